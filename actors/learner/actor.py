@@ -1,0 +1,151 @@
+"""One learner rank: a Ray actor around a sharded model. It moves messages; the mathematics is in ``steps.py``."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from actors.learner.optimizers import OptimizerSettings
+from actors.learner.steps import MicroBatches, PolicySettings
+from actors.logs import redirect_output
+from actors.messages import WeightUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """How a rank computes."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    activation_checkpointing: bool = False
+    reshard_after_forward: bool = True
+    threads: int = 1
+    timeout: float = 1800.0
+    """Seconds after which a collective that other ranks never join is an error."""
+    log_path: str | None = None
+
+
+class Learner:
+    """One rank. Made a Ray actor by the session, which knows the resources."""
+
+    def __init__(self, rank: int, world_size: int, settings: LearnerSettings) -> None:
+        redirect_output(settings.log_path)
+        self.rank = rank
+        self._world_size = world_size
+        self._settings = settings
+        self._trainer: Any = None
+        self._source = ""
+
+    def rendezvous(self) -> tuple[str, int]:
+        """An address and a free port on this rank's machine, where the ranks can meet."""
+        import ray
+
+        with socket.socket() as server:
+            server.bind(("", 0))
+            return ray.util.get_node_ip_address(), server.getsockname()[1]
+
+    def join(self, address: str, port: int) -> int:
+        """Meet the other ranks; returns the number of ranks."""
+        import torch
+        import torch.distributed as dist
+        from torch.distributed.device_mesh import init_device_mesh
+
+        settings = self._settings
+        torch.set_num_threads(settings.threads)
+        backend = "nccl" if settings.device == "cuda" else "gloo"
+        os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+        if settings.device == "cuda":
+            torch.cuda.set_device(0)
+        dist.init_process_group(
+            backend, rank=self.rank, world_size=self._world_size, timeout=timedelta(seconds=settings.timeout)
+        )
+        self._mesh = init_device_mesh(settings.device, (self._world_size,))
+        return dist.get_world_size()
+
+    def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
+        """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters."""
+        import torch
+
+        from actors.learner.model import load_judge
+        from actors.learner.optimizers import build_optimizers
+        from actors.learner.steps import Trainer
+
+        settings = self._settings
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(settings.seed * 1000 + self.rank)
+        common = {"device": settings.device, "dtype": settings.dtype}
+        judge = load_judge(
+            model,
+            self._mesh,
+            **common,
+            activation_checkpointing=settings.activation_checkpointing,
+            reshard_after_forward=settings.reshard_after_forward,
+        )
+        frozen = load_judge(reference, self._mesh, **common, trainable=False) if reference else None
+        self._source = model
+        self._trainer = Trainer(
+            judge, frozen, build_optimizers(judge, optimizer), optimizer, self._mesh.get_group(), settings.device
+        )
+        return sum(parameter.numel() for parameter in judge.parameters())
+
+    def supervised_step(self, micro_batches: MicroBatches, global_tokens: int) -> dict[str, float]:
+        """See :func:`actors.learner.steps.supervised_step`."""
+        from actors.learner.steps import supervised_step
+
+        return supervised_step(self._trainer, micro_batches, global_tokens)
+
+    def policy_step(
+        self, micro_batches: MicroBatches, settings: PolicySettings, global_tokens: int
+    ) -> dict[str, float]:
+        """See :func:`actors.learner.steps.policy_step`."""
+        from actors.learner.steps import policy_step
+
+        return policy_step(self._trainer, micro_batches, settings, global_tokens)
+
+    def logprobs(self, micro_batches: MicroBatches, temperature: float) -> list[list[np.ndarray]]:
+        """See :func:`actors.learner.steps.completion_logprobs`."""
+        from actors.learner.steps import completion_logprobs
+
+        return completion_logprobs(self._trainer, micro_batches, temperature)
+
+    def publish(self, version: int, directory: str) -> WeightUpdate | None:
+        """Gather all weights and write them where engines read them; rank 0 answers, the others take part."""
+        from actors.learner.model import full_state
+        from actors.learner.publish import write_update
+
+        tensors = full_state(self._trainer.judge)
+        if self.rank == 0:
+            return write_update(tensors, version, directory)
+        for _ in tensors:
+            pass
+        return None
+
+    def save(self, directory: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint of model, optimisers, schedule and random states, with ``state`` of the stage."""
+        from actors.learner.checkpoint import save_checkpoint
+
+        trainer = self._trainer
+        extra = {"stage": state, "optimizer_step": trainer.step, "skipped": trainer.skipped}
+        save_checkpoint(directory, trainer.judge, trainer.optimizers, extra)
+
+    def restore(self, directory: str) -> dict[str, Any]:
+        """Continue from a checkpoint; returns the stage's state that was saved with it."""
+        from actors.learner.checkpoint import load_checkpoint
+
+        trainer = self._trainer
+        extra = load_checkpoint(directory, trainer.judge, trainer.optimizers)
+        trainer.step, trainer.skipped = extra["optimizer_step"], extra["skipped"]
+        return extra["stage"]
+
+    def export(self, directory: str) -> None:
+        """Write the model in Hugging Face format; rank 0 writes, the others take part."""
+        from actors.learner.model import export
+
+        export(self._trainer.judge, self._source, directory, self.rank)

@@ -1,0 +1,115 @@
+"""From sequences of any length to micro-batches: strict token budgets, balanced ranks, length-sorted padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from actors.messages import TrainingSequence
+
+
+class SequenceTooLong(ValueError):
+    """A sequence does not fit a micro-batch on its own."""
+
+
+def plan(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[list[int]]]:
+    """Cut sequences into micro-batches: rank -> micro-batch -> indices into ``lengths``.
+
+    Every index occurs once. Rows of a micro-batch times its longest row never exceed ``token_budget``. Neighbours in
+    length share a micro-batch, so little of it is padding. Ranks get the same number of micro-batches, since each one
+    is a round of collectives; where sequences are too few, some micro-batches are empty. Sorting and cutting is
+    O(n log n).
+
+    Raises:
+        SequenceTooLong: one sequence exceeds the budget.
+
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    if order and lengths[order[0]] > token_budget:
+        raise SequenceTooLong(
+            f"sequence {order[0]} has {lengths[order[0]]} tokens and exceeds learner.micro_batch_tokens={token_budget}: "
+            "raise it, or lower model.max_prompt_tokens or model.max_response_tokens"
+        )
+    # Dealt out by length, every rank gets almost the same multiset of lengths, and so the same work at every step.
+    shares = [order[rank::ranks] for rank in range(ranks)]
+    cuts = [_cut(share, lengths, token_budget) for share in shares]
+    rounds = max(len(cut) for cut in cuts)
+    return [cut + [[] for _ in range(rounds - len(cut))] for cut in cuts]
+
+
+def _cut(share: Sequence[int], lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Cut one rank's indices, longest first, wherever the next row would exceed the budget."""
+    batches: list[list[int]] = []
+    for index in share:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """A micro-batch: B rows padded on the right to T, and its N completion tokens as flat vectors."""
+
+    input_ids: torch.Tensor
+    """[B, T] int64"""
+    attention_mask: torch.Tensor
+    """[B, T] int64, 1 where there is a token"""
+    positions: torch.Tensor
+    """[N] int64, index into B*T of the position that predicts each completion token"""
+    targets: torch.Tensor
+    """[N] int64, the completion tokens"""
+    advantages: torch.Tensor
+    """[N] float32"""
+    rollout_logprobs: torch.Tensor | None
+    """[N] float32, None for supervised sequences"""
+    old_logprobs: torch.Tensor | None
+    """[N] float32, None where the step's own serve"""
+    counts: tuple[int, ...]
+    """Completion tokens of each row; they sum to N"""
+
+
+def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> PaddedBatch:
+    """Pad a micro-batch. An empty one becomes a single row of two tokens that scores nothing: ranks without work
+    still take part in every collective.
+    """
+    rows = [np.concatenate([sequence.prompt_ids, sequence.completion_ids]) for sequence in sequences]
+    width = max((len(row) for row in rows), default=2)
+    input_ids = np.zeros((max(1, len(rows)), width), dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    positions: list[np.ndarray] = []
+    for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+        input_ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+        start = index * width + len(sequence.prompt_ids) - 1
+        positions.append(np.arange(start, start + len(sequence.completion_ids)))
+    if not rows:
+        mask[:] = 1
+
+    def flat(arrays: list[np.ndarray], kind: type) -> torch.Tensor:
+        joined = np.concatenate(arrays) if arrays else np.zeros(0)
+        return torch.from_numpy(joined.astype(kind)).to(device)
+
+    def optional(arrays: list[np.ndarray | None]) -> torch.Tensor | None:
+        present = [array for array in arrays if array is not None]
+        if len(present) not in (0, len(arrays)):
+            raise ValueError("a micro-batch holds sequences with and without log-probabilities")
+        return flat(present, np.float32) if present else None
+
+    counts = tuple(len(sequence.completion_ids) for sequence in sequences)
+    return PaddedBatch(
+        input_ids=torch.from_numpy(input_ids).to(device),
+        attention_mask=torch.from_numpy(mask).to(device),
+        positions=flat(positions, np.int64),
+        targets=flat([sequence.completion_ids for sequence in sequences], np.int64),
+        advantages=flat(
+            [np.full(count, sequence.advantage) for count, sequence in zip(counts, sequences, strict=True)], np.float32
+        ),
+        rollout_logprobs=optional([sequence.rollout_logprobs for sequence in sequences]),
+        old_logprobs=optional([sequence.old_logprobs for sequence in sequences]),
+        counts=counts,
+    )

@@ -1,0 +1,89 @@
+"""The handle to all learner ranks: cuts a mini-batch, sends each rank its part, waits with a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from actors.deadlines import get
+from actors.learner.batching import plan
+from actors.learner.optimizers import OptimizerSettings
+from actors.learner.steps import PolicySettings
+from actors.messages import TrainingSequence, WeightUpdate
+
+
+class LearnerGroup:
+    """Ray actor handles of :class:`actors.learner.actor.Learner`, one a rank, used as one."""
+
+    def __init__(self, handles: Sequence[Any], micro_batch_tokens: int, timeout: float) -> None:
+        self.handles = list(handles)
+        self._micro_batch_tokens = micro_batch_tokens
+        self._timeout = timeout
+
+    def _all(self, method: str, *arguments: Any, what: str, seconds: float | None = None) -> list[Any]:
+        """Call every rank with the same arguments and wait for all answers."""
+        return self._each(method, [arguments] * len(self.handles), what, seconds)
+
+    def _each(
+        self, method: str, arguments: Sequence[tuple[Any, ...]], what: str, seconds: float | None = None
+    ) -> list[Any]:
+        references = [
+            getattr(handle, method).remote(*mine) for handle, mine in zip(self.handles, arguments, strict=True)
+        ]
+        names = [f"learner rank {rank}" for rank in range(len(self.handles))]
+        return get(references, seconds or self._timeout, what, names)
+
+    def join(self, seconds: float) -> None:
+        """Let the ranks meet."""
+        [(address, port)] = get([self.handles[0].rendezvous.remote()], seconds, "learner rank 0 to start")
+        self._all("join", address, port, what="learner ranks to meet", seconds=seconds)
+
+    def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
+        """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""
+        what = f"learner ranks to load {model}"
+        return self._all("load", model, reference_path, optimizer, what=what, seconds=seconds)[0]
+
+    def _cut(self, sequences: Sequence[TrainingSequence]) -> tuple[list[list[list[int]]], list[Any], int]:
+        """Indices by rank and micro-batch, the sequences cut likewise, and the completion tokens of all."""
+        lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
+        indices = plan(lengths, len(self.handles), self._micro_batch_tokens)
+        parts = [[[sequences[index] for index in micro] for micro in rank] for rank in indices]
+        return indices, parts, sum(len(sequence.completion_ids) for sequence in sequences)
+
+    def supervised_step(self, sequences: Sequence[TrainingSequence]) -> dict[str, float]:
+        """One optimiser step on the chains' cross-entropy; metrics are of all ranks together."""
+        _, parts, tokens = self._cut(sequences)
+        return self._each("supervised_step", [(part, tokens) for part in parts], "a supervised step")[0]
+
+    def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
+        """One optimiser step on a mini-batch of traces; metrics are of all ranks together."""
+        _, parts, tokens = self._cut(sequences)
+        return self._each("policy_step", [(part, settings, tokens) for part in parts], "a policy step")[0]
+
+    def logprobs(self, sequences: Sequence[TrainingSequence], temperature: float = 1.0) -> list[np.ndarray]:
+        """Log-probabilities ([L] float32) of every completion under the current weights, in order."""
+        indices, parts, _ = self._cut(sequences)
+        answers = self._each("logprobs", [(part, temperature) for part in parts], "log-probabilities")
+        found: dict[int, np.ndarray] = {}
+        for rank, answer in zip(indices, answers, strict=True):
+            for micro, arrays in zip(rank, answer, strict=True):
+                found.update(zip(micro, arrays, strict=True))
+        return [found[index] for index in range(len(sequences))]
+
+    def publish(self, version: int, directory: str) -> WeightUpdate:
+        """Gather the weights and write them for the engines; the answer says what was sent."""
+        return self._all("publish", version, directory, what=f"weight version {version} to be written")[0]
+
+    def save(self, directory: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint; it has its name only when it is whole."""
+        self._all("save", directory, state, what=f"checkpoint {directory} to be written")
+
+    def restore(self, directory: str) -> dict[str, Any]:
+        """Continue every rank from a checkpoint; returns the stage's state."""
+        return self._all("restore", directory, what=f"checkpoint {directory} to be loaded")[0]
+
+    def export(self, directory: str) -> None:
+        """Write the model in Hugging Face format."""
+        self._all("export", directory, what=f"the model to be exported to {directory}")

@@ -1,0 +1,214 @@
+"""Optimisers and schedules of a learner rank: AdamW, and Muon for hidden matrices, both on FSDP2 shards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+# Muon's own orthogonalisation and scaling, so that one rank gives exactly what torch.optim.Muon gives.
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSettings:
+    """What a stage optimises with."""
+
+    name: str = "adamw"
+    learning_rate: float = 1e-6
+    """AdamW's; with Muon, that of embeddings, norms and biases."""
+    muon_learning_rate: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    """Global norm; 0 does not clip."""
+    total_steps: int = 1
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    final_fraction: float = 0.1
+
+
+def learning_rate_factor(settings: OptimizerSettings, step: int) -> float:
+    """Share of the learning rate at step ``step`` (from 0): linear warm-up, then constant, cosine or linear decay.
+
+    The first step of a warm-up of n has 1/n, not 0; the last step of a decay has ``final_fraction``.
+
+    Raises:
+        ValueError: an unknown schedule.
+
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - settings.warmup_steps) / max(1, settings.total_steps - 1 - settings.warmup_steps))
+    if settings.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
+    elif settings.schedule == "linear":
+        decay = 1 - progress
+    else:
+        raise ValueError(f"schedule {settings.schedule!r} is not one of constant, cosine, linear")
+    return settings.final_fraction + (1 - settings.final_fraction) * decay
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's shard of a DTensor; a plain tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+class ShardedMuon(torch.optim.Muon):
+    """``torch.optim.Muon`` on FSDP2 shards with two collectives a step.
+
+    Momentum stays sharded like its parameter. A step gathers all matrices' updates in one bucket, orthogonalises them
+    as plain tensors, each on the rank that it is assigned to by cost, shares the results in a second bucket, and every
+    rank applies its own rows. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """One update of every matrix that has a gradient. A closure is not supported and must be None."""
+        assert closure is None
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            updates = [self._momentum(parameter, group) for parameter in parameters]
+            rows = orthogonalised_rows(parameters, updates, group)
+            for parameter, update in zip(parameters, rows, strict=True):
+                shard = local(parameter)
+                shard.mul_(1 - group["lr"] * group["weight_decay"])
+                shard.add_(update, alpha=-_adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape))
+
+    def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """Update this rank's rows of the momentum and return the (Nesterov) direction for them."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        buffer, gradient = local(state["momentum_buffer"]), local(parameter.grad)
+        buffer.lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+
+
+def orthogonalised_rows(
+    parameters: list[torch.Tensor], updates: list[torch.Tensor], group: dict[str, Any]
+) -> list[torch.Tensor]:
+    """This rank's rows of every orthogonalised update, given this rank's rows of the updates."""
+
+    def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+        return _zeropower_via_newtonschulz(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
+
+    mesh = getattr(parameters[0], "device_mesh", None)
+    if mesh is None or mesh.size() == 1:
+        return [orthogonalise(update) for update in updates]
+    process_group, rank, ranks = mesh.get_group(), mesh.get_local_rank(), mesh.size()
+    shard_sizes = [
+        [_rows(parameter, source, ranks) * parameter.shape[1] for parameter in parameters] for source in range(ranks)
+    ]
+    gathered = _all_gather([update.flatten() for update in updates], shard_sizes, process_group)
+    # FSDP2 shards rows like torch.chunk: joining the ranks' pieces gives the matrix back.
+    matrices = [
+        torch.cat([gathered[source][index] for source in range(ranks)]).view(parameter.shape)
+        for index, parameter in enumerate(parameters)
+    ]
+    owners = _assign(parameters, ranks)
+    mine = [orthogonalise(matrices[index]).float().flatten() for index in owners[rank]]
+    shared = _all_gather(mine, [[parameters[index].numel() for index in owned] for owned in owners], process_group)
+    results = {
+        index: shared[owner][position].view(parameters[index].shape)
+        for owner, indices in enumerate(owners)
+        for position, index in enumerate(indices)
+    }
+    starts = [sum(_rows(parameter, before, ranks) for before in range(rank)) for parameter in parameters]
+    return [results[index][start : start + len(updates[index])] for index, start in enumerate(starts)]
+
+
+def _rows(parameter: torch.Tensor, rank: int, ranks: int) -> int:
+    """Rows of a matrix that FSDP2 gives to ``rank``: chunks of equal size, the last ones smaller or empty."""
+    chunk = -(-parameter.shape[0] // ranks)
+    return max(0, min(chunk, parameter.shape[0] - rank * chunk))
+
+
+def _assign(parameters: list[torch.Tensor], ranks: int) -> list[list[int]]:
+    """Matrices by rank, the costliest first to the least loaded; cost as of Newton-Schulz, min(rows, cols)^2 x max."""
+    costs = [min(parameter.shape) ** 2 * max(parameter.shape) for parameter in parameters]
+    load = [0] * ranks
+    owned: list[list[int]] = [[] for _ in range(ranks)]
+    for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
+        rank = load.index(min(load))
+        load[rank] += costs[index]
+        owned[rank].append(index)
+    return owned
+
+
+def _all_gather(tensors: list[torch.Tensor], sizes: list[list[int]], group: Any) -> list[list[torch.Tensor]]:
+    """Every rank's list of flat tensors in one collective; ``sizes`` are known to all, rank by rank."""
+    longest = max(sum(size) for size in sizes)
+    device = tensors[0].device if tensors else torch.device(torch.accelerator.current_accelerator() or "cpu")
+    bucket = torch.zeros(longest, device=device)
+    if tensors:
+        torch.cat(tensors, out=bucket[: sum(tensor.numel() for tensor in tensors)])
+    gathered = torch.empty(len(sizes) * longest, device=device)
+    dist.all_gather_into_tensor(gathered, bucket, group=group)
+    return [
+        list(gathered[rank * longest :][: sum(size)].split(size)) if size else [] for rank, size in enumerate(sizes)
+    ]
+
+
+def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    """Optimisers of a model, to be stepped together.
+
+    With ``muon``, matrices other than embeddings and output head go to Muon. Weight decay applies to matrices only.
+
+    Raises:
+        ValueError: an unknown optimiser.
+
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if settings.name not in ("adamw", "muon"):
+        raise ValueError(f"optimizer {settings.name!r} is not one of adamw, muon")
+    hidden = [
+        parameter
+        for name, parameter in named
+        if settings.name == "muon" and parameter.dim() == 2 and not any(part in name for part in ("embed", "lm_head"))
+    ]
+    chosen = {id(parameter) for parameter in hidden}
+    rest = [parameter for _, parameter in named if id(parameter) not in chosen]
+    optimizers: list[torch.optim.Optimizer] = [_adamw(rest, settings)]
+    if hidden:
+        optimizers.append(ShardedMuon(hidden, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return optimizers
+
+
+def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
+    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
+    vectors = [parameter for parameter in parameters if parameter.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=settings.learning_rate, betas=settings.betas, fused=True
+    )
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, group: Any) -> float:
+    """Scale gradients to a global norm of at most ``limit`` (0: leave them) and return the norm before.
+
+    Every element lives on exactly one rank, so the norm is one all-reduce of one number. A norm that is not finite is
+    returned as it is and nothing is scaled: the caller skips the step.
+    """
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    square = torch.stack([gradient.float().square().sum() for gradient in gradients]).sum()
+    dist.all_reduce(square, group=group)
+    norm = float(square.sqrt())
+    if math.isfinite(norm) and limit > 0 and norm > limit:
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+    return norm

@@ -1,0 +1,152 @@
+"""What travels between actors and pipelines: frozen records, no behaviour.
+
+Shapes stand beside the fields: ``P`` prompt tokens, ``L`` generated tokens. Token ids are the ones the engine read
+and sampled; text is only ever decoded from them for reading and verifying, never encoded again for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Side = Literal["A", "B"]
+Order = Literal["chosen_first", "chosen_second"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One order of one preference pair, tokenised once."""
+
+    uid: str
+    """``<pair id>/<order>``; unique in a run's data."""
+    pair_id: str
+    order: Order
+    label: Side
+    """The side on which the better response is shown."""
+    domain: str
+    token_ids: tuple[int, ...]
+    """[P], chat template and generation prompt included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How traces are sampled."""
+
+    samples: int = 1
+    """Traces per prompt; more than one makes a group."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One generated judgment."""
+
+    prompt_uid: str
+    sample: int
+    """Index within the prompt's group, from 0."""
+    token_ids: np.ndarray
+    """[L] int32, the end-of-sequence token included when it was sampled."""
+    logprobs: np.ndarray
+    """[L] float32, log-probability under the weights that sampled each token."""
+    text: str
+    finish_reason: FinishReason
+    versions: np.ndarray
+    """[L] int32, the weight version that sampled each token."""
+
+    @property
+    def min_version(self) -> int:
+        """The oldest weights that wrote a token of this trace."""
+        return int(self.versions.min())
+
+    @property
+    def max_version(self) -> int:
+        """The newest weights that wrote a token of this trace."""
+        return int(self.versions.max())
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFailure:
+    """A trace that was asked for and could not be generated, and why."""
+
+    prompt_uid: str
+    sample: int
+    cause: str
+    """Short, countable: ``prompt_too_long``, ``engine_error``, ..."""
+    detail: str
+
+
+ParseFailure = Literal["empty", "none_found", "both_found", "truncated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a trace decided, or why nothing could be read from it. Exactly one of the two is set."""
+
+    side: Side | None
+    cause: ParseFailure | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTrace:
+    """A trace with its verdict and reward."""
+
+    trace: Trace
+    verdict: Verdict
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Each reward component before weighting, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """All traces of one prompt, scored; generations that failed are kept as failures, never as traces."""
+
+    prompt: Prompt
+    traces: tuple[ScoredTrace, ...]
+    failures: tuple[GenerationFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """A prompt and a completion to learn from. Only completion tokens enter a loss."""
+
+    prompt_ids: np.ndarray
+    """[P] int32"""
+    completion_ids: np.ndarray
+    """[L] int32, L >= 1"""
+    advantage: float = 0.0
+    """The same for every completion token; unused by supervised steps."""
+    rollout_logprobs: np.ndarray | None = None
+    """[L] float32, as the engine sampled; None for supervised steps."""
+    old_logprobs: np.ndarray | None = None
+    """[L] float32, denominator of the policy ratio; None: the step's own log-probabilities, detached, which is right
+    where one optimiser step is made on traces of the current weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a weight update, in Hugging Face naming."""
+
+    name: str
+    dtype: str
+    """For example ``float32``."""
+    shape: tuple[int, ...]
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """A published set of weights: what the learner says it sent."""
+
+    version: int
+    path: str
+    """A safetensors file every engine of the node can open."""
+    tensors: tuple[TensorEntry, ...]
+    checksum: int
+    """Of all tensors together; engines answer with the one they computed."""

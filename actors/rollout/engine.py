@@ -1,0 +1,214 @@
+"""vLLM as this project uses it: tokens in, tokens with log-probabilities and weight versions out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One vLLM engine."""
+
+    model: str
+    """Directory or hub name in Hugging Face format."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    tensor_parallel: int = 1
+    max_model_len: int = 12288
+    max_sequences: int = 128
+    """Sequences in flight at once."""
+    max_batched_tokens: int = 8192
+    memory_gib: float = 1.0
+    """CPU: size of the key-value cache."""
+    memory_fraction: float = 0.85
+    """CUDA: share of the device's memory the engine may take."""
+    threads: int = 1
+    """CPU: OpenMP threads of the engine."""
+    enforce_eager: bool = True
+    prefix_caching: bool = True
+    seed: int = 0
+
+
+class EngineError(RuntimeError):
+    """The engine could not start or stopped answering."""
+
+
+class Engine:
+    """An ``AsyncLLM`` and the few calls training needs. All methods belong to one event loop."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        if settings.device == "cpu":
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.memory_gib)))
+            os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+            # Binding threads to cores is right when an engine owns its cores; here learners share them.
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from actors.rollout.weight_transfer import BACKEND
+
+        arguments = AsyncEngineArgs(
+            model=settings.model,
+            dtype=settings.dtype,
+            tensor_parallel_size=settings.tensor_parallel,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_sequences,
+            max_num_batched_tokens=max(settings.max_batched_tokens, settings.max_model_len),
+            enforce_eager=settings.enforce_eager,
+            enable_prefix_caching=settings.prefix_caching,
+            gpu_memory_utilization=settings.memory_fraction,
+            seed=settings.seed,
+            disable_log_stats=True,
+            # Log-probabilities of the distribution that was sampled, temperature included, are what a policy ratio needs.
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        )
+        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._requests = 0
+        self._version = 0
+        self._tokenizer: Any = None
+
+    async def start(self, version: int) -> None:
+        """Name the loaded weights and generate once: the first call pays for lazy initialisation."""
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(self.settings.model)
+        self._version = version
+        await self._llm.update_weight_version(str(version))
+        warm_up = Prompt("warm-up/chosen_first", "warm-up", "chosen_first", "A", "none", (1, 2, 3))
+        async for _ in self.generate([warm_up], Sampling(max_tokens=2)):
+            pass
+
+    async def generate(
+        self, prompts: Iterable[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+        """Yield traces as they finish, all that are ready at once. A trace that fails arrives as a failure.
+
+        Each sample is a request of its own, so a finished trace never waits for the rest of its group; the group's
+        prompt is computed once through the prefix cache.
+        """
+        finished: asyncio.Queue[Trace | GenerationFailure] = asyncio.Queue()
+        tasks = [
+            asyncio.create_task(self._one(prompt, sample, sampling, finished))
+            for prompt in prompts
+            for sample in range(sampling.samples)
+        ]
+        waiting = len(tasks)
+        try:
+            while waiting:
+                ready = [await finished.get()]
+                while not finished.empty():
+                    ready.append(finished.get_nowait())
+                waiting -= len(ready)
+                yield ready
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _one(self, prompt: Prompt, sample: int, sampling: Sampling, finished: asyncio.Queue) -> None:
+        try:
+            finished.put_nowait(await self._trace(prompt, sample, sampling))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            cause = "prompt_too_long" if len(prompt.token_ids) >= self.settings.max_model_len else "engine_error"
+            finished.put_nowait(GenerationFailure(prompt.uid, sample, cause, f"{type(error).__name__}: {error}"))
+
+    async def _trace(self, prompt: Prompt, sample: int, sampling: Sampling) -> Trace:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._requests += 1
+        output = None
+        # The salt keeps prefixes cached under old weights from serving prompts that arrive under new ones.
+        request = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"version {self._version}"}
+        async for output in self._llm.generate(request, parameters, request_id=str(self._requests)):
+            pass
+        if output is None or not output.finished:
+            raise EngineError("the engine ended the request without an answer")
+        completion = output.outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            raise EngineError(f"the engine ended the request with {completion.finish_reason!r}")
+        tokens = np.asarray(completion.token_ids, dtype=np.int32)
+        logprobs = np.fromiter(
+            (
+                position[token].logprob
+                for position, token in zip(completion.logprobs, completion.token_ids, strict=True)
+            ),
+            dtype=np.float32,
+            count=len(tokens),
+        )
+        return Trace(
+            prompt_uid=prompt.uid,
+            sample=sample,
+            token_ids=tokens,
+            logprobs=logprobs,
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            finish_reason=completion.finish_reason,
+            versions=_versions(completion.weight_versions, len(tokens)),
+        )
+
+    async def update(self, update: WeightUpdate) -> float:
+        """Load new weights while requests are in flight; they are frozen meanwhile and go on afterwards.
+
+        Returns the seconds for which generation stood still.
+
+        Raises:
+            EngineError: the weights could not be loaded, or the version read back is another one.
+
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        from actors.rollout.weight_transfer import SharedFileUpdate
+
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        try:
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=SharedFileUpdate.of(update)))
+            await self._llm.finish_weight_update(str(update.version))
+        except Exception as error:
+            raise EngineError(f"weight update to version {update.version} failed: {error}") from error
+        self._version = update.version
+        await self._llm.resume_generation()
+        stood_still = loop.time() - started
+        version = await self.version()
+        if version != update.version:
+            raise EngineError(f"the engine reports weight version {version} after version {update.version} was sent")
+        return stood_still
+
+    async def version(self) -> int:
+        """The version of the weights that are loaded, read back from the engine's process."""
+        return int(await self._llm.get_weight_version())
+
+    def shutdown(self) -> None:
+        """End the engine's process."""
+        self._llm.shutdown()
+
+
+def _versions(spans: Sequence[Any] | None, length: int) -> np.ndarray:
+    """Weight version of every token ([L] int32) from vLLM's spans."""
+    if spans is None or sum(span.end - span.start for span in spans) != length:
+        raise EngineError(f"the engine did not say which weights wrote the {length} tokens of a trace: {spans}")
+    return np.concatenate([np.full(span.end - span.start, int(span.version), dtype=np.int32) for span in spans])

@@ -1,0 +1,41 @@
+"""The rollout worker: a Ray actor that owns one engine and moves messages in and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from actors.logs import redirect_output
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
+from actors.rollout.engine import Engine, EngineSettings
+
+
+class RolloutWorker:
+    """Writes traces. Made a Ray actor by the session, which knows the resources."""
+
+    def __init__(self, settings: EngineSettings, log_path: str | None = None) -> None:
+        redirect_output(log_path)
+        self._engine = Engine(settings)
+
+    async def start(self, version: int) -> int:
+        """Warm up and name the weights that were loaded; returns the version read back."""
+        await self._engine.start(version)
+        return await self._engine.version()
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+        """Stream traces in lists as they finish; every sample of every prompt arrives once, as trace or failure."""
+        async for finished in self._engine.generate(prompts, sampling):
+            yield finished
+
+    async def update_weights(self, update: WeightUpdate) -> float:
+        """Load published weights in flight; returns the seconds for which generation stood still."""
+        return await self._engine.update(update)
+
+    async def weight_version(self) -> int:
+        """Version of the loaded weights, from the engine's process."""
+        return await self._engine.version()
+
+    async def stop(self) -> None:
+        """End the engine's process before the actor goes."""
+        self._engine.shutdown()

@@ -1,0 +1,119 @@
+"""From a command line to a checked configuration, and from an error to a clear message and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+
+from actors.deadlines import ActorFailed, DeadlineExceeded
+from actors.learner.checkpoint import CheckpointError
+from actors.learner.model import ModelError
+from actors.placement import ClusterTooSmall
+from pipelines.config import Config, ConfigError, known_keys, nearest, typed
+from pipelines.data.schema import DataError
+from pipelines.run_directory import RunDirectoryBusy, StageMissing
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# What a user can mend: shown as one message. Anything else is a defect of ours and keeps its traceback.
+EXPECTED = (
+    ConfigError,
+    DataError,
+    StageMissing,
+    RunDirectoryBusy,
+    ClusterTooSmall,
+    DeadlineExceeded,
+    ActorFailed,
+    CheckpointError,
+    ModelError,
+)
+
+
+def load_config(overrides: list[str]) -> Config:
+    """Compose and check the configuration that command-line overrides give.
+
+    Raises:
+        ConfigError: an unknown key or option (with the nearest match), a wrong type, or values that cannot work.
+
+    """
+    _check_keys(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return typed(compose("config", overrides=overrides))
+    except MissingConfigException as error:
+        missing = str(error.missing_cfg_file or "")
+        group = missing.rpartition("/")[0]
+        options = [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
+        name = missing.rpartition("/")[2]
+        raise ConfigError(
+            f"there is no {group or 'configuration'} {name!r}{nearest(name, options)} (available: {', '.join(options)})"
+        ) from error
+    except HydraException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def _check_keys(overrides: list[str]) -> None:
+    """Name the nearest key for one that does not exist; Hydra only says that it could not be overridden."""
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"an override cannot be read ({reason}): write key=value, quoting values with spaces"
+        ) from error
+    for override in parsed:
+        key = override.key_or_group
+        if key in groups or key.startswith("hydra") or key in known_keys() or key.startswith("algorithm.reward."):
+            continue
+        raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")
+
+
+def main(stage: Callable[[Config], None]) -> None:
+    """Run a stage as a command: Hydra's flags and overrides, clear errors, exit status 0, 1, 2 or 130."""
+    # The terminal shows our own progress; libraries' bars and warnings would cut through it.
+    for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")):
+        os.environ.setdefault(name, value)
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" in argument]
+    stray = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" not in argument]
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def run(composed: DictConfig) -> None:
+        try:
+            stage(typed(composed))
+        except KeyboardInterrupt:
+            _fail("interrupted. Run the same command again to continue from the last checkpoint.", 130)
+        except EXPECTED as error:
+            logging.getLogger(__name__).debug("stage ended", exc_info=True)
+            _fail(str(error), 1)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _fail(f"the disk is full ({error.filename or error}): free some space and run the same command again", 1)
+
+    try:
+        if stray and "-cn" not in sys.argv:
+            raise ConfigError(f"cannot read argument {stray[0]!r}: settings are given as key=value")
+        if "--multirun" not in sys.argv and "-m" not in sys.argv:
+            load_config(overrides)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    run()
+
+
+def _fail(message: str, status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {message}\n" if status != 130 else f"\n{message}\n")
+    sys.exit(status)

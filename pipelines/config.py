@@ -1,0 +1,424 @@
+"""The typed configuration of every stage, and the checks made before anything is allocated.
+
+The YAML files under ``conf/`` hold the values; the dataclasses here hold names, types and meaning. Composition fails
+on an unknown key (with the nearest match) and on a wrong type; :func:`check` fails on values that cannot work together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, has the wrong type, or cannot work with the others. Says what to change."""
+
+
+@dataclass
+class Model:
+    """What is trained and how it is prompted."""
+
+    path: str | None = None
+    """Checkpoint directory or hub name; null: `prepare` builds the tiny model from scratch."""
+    prompt: str = "chain_of_rubrics"
+    """Prompt template by name, or the path of your own."""
+    max_prompt_tokens: int = 4096
+    """Longer prompts are filtered out and counted."""
+    max_response_tokens: int = 8192
+    """Limit of a generated judgment, the same in training and evaluation."""
+    hidden: int = 96
+    """The tiny model's width; like the next three, read only where `path` is null."""
+    layers: int = 3
+    heads: int = 3
+    intermediate: int = 192
+
+
+@dataclass
+class Data:
+    """Preference pairs and reasoning chains."""
+
+    train: str | None = None
+    """Pairs for RL (.jsonl, .parquet); null: the built-in family."""
+    heldout: str | None = None
+    """Pairs for evaluation; null: split off `train` by prompt, or the built-in family's."""
+    heldout_fraction: float = 0.05
+    chains: str | None = None
+    """Reasoning chains to distil (.jsonl, .parquet with `messages` and `chain`); null: the built-in teacher's."""
+    orders: str = "alternate"
+    """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""
+    distill_pairs: int = 5000
+    """Sizes of the built-in family's three disjoint sets."""
+    rl_pairs: int = 8000
+    heldout_pairs: int = 600
+
+
+@dataclass
+class Optimizer:
+    """Optimiser and learning-rate schedule of a stage."""
+
+    name: str = "adamw"
+    """`adamw`, or `muon` for hidden matrices with AdamW for the rest."""
+    learning_rate: float = 1e-6
+    """AdamW's."""
+    muon_learning_rate: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    warmup_steps: int = 0
+    warmup_fraction: float = 0.0
+    """Of all steps; used when `warmup_steps` is 0."""
+    schedule: str = "constant"
+    """`constant`, `cosine` or `linear`, after warm-up."""
+    final_fraction: float = 0.1
+    """Where a decaying schedule ends, as a share of the learning rate."""
+
+
+@dataclass
+class Checkpoints:
+    """What is kept to continue from."""
+
+    every: int = 50
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """The best by held-out accuracy is kept besides."""
+
+
+@dataclass
+class Distill:
+    """Supervised fine-tuning on reasoning chains."""
+
+    epochs: int = 1
+    batch_size: int = 128
+    """Sequences a step."""
+    max_tokens: int = 12288
+    """Longer prompt-and-chain sequences are filtered out and counted."""
+    evaluate_every: int = 0
+    """Steps between evaluations on held-out pairs; 0: only at the end."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+
+@dataclass
+class Rl:
+    """Reinforcement learning: sizes and rhythm. The mathematics is in `algorithm`."""
+
+    policy: str | None = None
+    """Model to start from; null: the distilled model of this run, or the base model where `distil_first` is false."""
+    distil_first: bool = True
+    """False for reasoning models, which skip distillation."""
+    epochs: int = 1
+    """Passes over the training pairs; `steps` may end them earlier."""
+    steps: int = 0
+    """Rollout batches; 0: as many as the epochs give."""
+    prompts_per_step: int = 1024
+    """Prompts of one rollout batch."""
+    mini_batch_prompts: int = 128
+    """Prompts of one optimiser step."""
+    evaluate_every: int = 20
+    """Steps between evaluations on held-out pairs; 0: only at the end."""
+    evaluate_pairs: int = 0
+    """Held-out pairs of the evaluations on the way; 0: all."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+
+@dataclass
+class Algorithm:
+    """GRPO as RM-R1 uses it."""
+
+    name: str = "rm_r1"
+    samples: int = 7
+    """Traces a prompt: the group."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coefficient: float = 1e-3
+    kl_estimator: str = "k3"
+    normalise_advantages: bool = True
+    """Divide by the group's standard deviation."""
+    equal_reward_groups: str = "keep"
+    """Groups whose rewards are all equal: `keep` them (only the KL term acts) or `drop` them from the loss."""
+    old_logprobs: str = "learner"
+    """The ratio's denominator: recomputed by the `learner`, or the `rollout` engine's own."""
+    max_staleness: int = 0
+    """Weight versions a rollout batch may lag behind; 0 is strictly on-policy."""
+    verdict_mode: str = "paper"
+    """How a verdict is read: `strict`, `paper` or `reference`."""
+    reward: dict[str, float] = field(default_factory=lambda: {"verdict": 1.0})
+    """Reward components and their weights."""
+
+
+@dataclass
+class Evaluate:
+    """Judging held-out pairs."""
+
+    model: str | None = None
+    """Model to judge with; null: what the stages before left."""
+    temperature: float = 0.0
+    example_traces: int = 400
+    """Judgments stored for the report."""
+
+
+@dataclass
+class Rollout:
+    """Rollout workers: vLLM engines."""
+
+    workers: int = 1
+    tensor_parallel: int = 1
+    dtype: str = "bfloat16"
+    max_sequences: int = 256
+    max_batched_tokens: int = 8192
+    memory_gib: float = 4.0
+    memory_fraction: float = 0.85
+    threads: int = 1
+    enforce_eager: bool = False
+    prefix_caching: bool = True
+
+
+@dataclass
+class Learner:
+    """FSDP2 ranks."""
+
+    ranks: int = 1
+    dtype: str = "bfloat16"
+    """Of the parameters in computation; master weights and reductions stay float32."""
+    micro_batch_tokens: int = 16384
+    """Padded tokens a micro-batch and rank may hold."""
+    activation_checkpointing: bool = False
+    reshard_after_forward: bool = True
+    threads: int = 1
+
+
+@dataclass
+class Cluster:
+    """Where the actors run."""
+
+    device: str = "cpu"
+    address: str | None = None
+    """Ray cluster to join; null: RAY_ADDRESS, or a cluster of our own on this machine."""
+    rollout_cpus: float = 1.0
+    """Per rollout worker; with CUDA it takes `rollout.tensor_parallel` devices as well."""
+    learner_cpus: float = 0.5
+    """Per learner rank; with CUDA it takes one device as well."""
+    verifier_cpus: float = 0.0
+    ready_timeout: float = 120.0
+    """Seconds to wait for the cluster to have the resources asked for."""
+    start_timeout: float = 300.0
+    """Seconds for an engine or a model to load."""
+    step_timeout: float = 3600.0
+    """Seconds for any single wait of a training step."""
+    weights_directory: str = "/dev/shm"
+    """Where published weights pass from learners to engines; with several nodes, a file system they share."""
+
+
+@dataclass
+class Tracking:
+    """Weights & Biases; the same numbers are always written to metrics.jsonl as well."""
+
+    wandb: str = "auto"
+    """`auto` (online when a key is there, offline otherwise), `online`, `offline` or `disabled`."""
+    project: str = "reasoning-reward-models"
+
+
+@dataclass
+class Config:
+    """Everything a stage reads."""
+
+    run: str = "tiny"
+    """Name of the run: its folder under `output_root`."""
+    recipe_name: str = "tiny"
+    output_root: str = "outputs"
+    seed: int = 0
+    overwrite: bool = False
+    """Start a finished or interrupted stage over."""
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    distill: Distill = field(default_factory=Distill)
+    rl: Rl = field(default_factory=Rl)
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    rollout: Rollout = field(default_factory=Rollout)
+    learner: Learner = field(default_factory=Learner)
+    cluster: Cluster = field(default_factory=Cluster)
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.orders": ("alternate", "random", "both"),
+    "distill.optimizer.name": ("adamw", "muon"),
+    "rl.optimizer.name": ("adamw", "muon"),
+    "distill.optimizer.schedule": ("constant", "cosine", "linear"),
+    "rl.optimizer.schedule": ("constant", "cosine", "linear"),
+    "algorithm.kl_estimator": ("k1", "k2", "k3"),
+    "algorithm.equal_reward_groups": ("keep", "drop"),
+    "algorithm.old_logprobs": ("learner", "rollout"),
+    "algorithm.verdict_mode": ("strict", "paper", "reference"),
+    "rollout.dtype": ("float32", "bfloat16", "float16"),
+    "learner.dtype": ("float32", "bfloat16"),
+    "cluster.device": ("cpu", "cuda"),
+    "tracking.wandb": ("auto", "online", "offline", "disabled"),
+}
+
+AT_LEAST: dict[str, float] = {
+    "seed": 0,
+    "model.max_prompt_tokens": 1,
+    "model.max_response_tokens": 1,
+    "data.distill_pairs": 1,
+    "data.rl_pairs": 1,
+    "data.heldout_pairs": 1,
+    "distill.epochs": 1,
+    "distill.batch_size": 1,
+    "distill.max_tokens": 2,
+    "distill.evaluate_every": 0,
+    "distill.checkpoints.every": 1,
+    "distill.checkpoints.keep_last": 1,
+    "distill.optimizer.learning_rate": 0,
+    "distill.optimizer.muon_learning_rate": 0,
+    "distill.optimizer.gradient_clip": 0,
+    "rl.epochs": 1,
+    "rl.steps": 0,
+    "rl.prompts_per_step": 1,
+    "rl.mini_batch_prompts": 1,
+    "rl.evaluate_every": 0,
+    "rl.evaluate_pairs": 0,
+    "rl.checkpoints.every": 1,
+    "rl.checkpoints.keep_last": 1,
+    "rl.optimizer.learning_rate": 0,
+    "rl.optimizer.gradient_clip": 0,
+    "algorithm.samples": 1,
+    "algorithm.temperature": 0,
+    "algorithm.clip_low": 0,
+    "algorithm.clip_high": 0,
+    "algorithm.kl_coefficient": 0,
+    "algorithm.max_staleness": 0,
+    "evaluate.temperature": 0,
+    "rollout.workers": 1,
+    "rollout.tensor_parallel": 1,
+    "rollout.max_sequences": 1,
+    "rollout.threads": 1,
+    "learner.ranks": 1,
+    "learner.threads": 1,
+    "learner.micro_batch_tokens": 1,
+    "cluster.ready_timeout": 0,
+    "cluster.start_timeout": 1,
+    "cluster.step_timeout": 1,
+}
+
+
+def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, sections included."""
+    keys = []
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        keys.append(prefix + item.name)
+        if is_dataclass(hints[item.name]):
+            keys.extend(known_keys(hints[item.name], f"{prefix}{item.name}."))
+    return keys
+
+
+def nearest(name: str, candidates: list[str]) -> str:
+    """`` did you mean 'x'?`` or nothing."""
+    match = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    if not match:
+        tail = name.rsplit(".", 1)[-1]
+        match = [key for key in candidates if key.rsplit(".", 1)[-1] == tail][:1]
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def typed(composed: DictConfig) -> Config:
+    """Turn what Hydra composed into a checked :class:`Config`.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest match), a value of the wrong type, or values that cannot work.
+
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        config = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys())}") from error
+    except OmegaConfBaseException as error:
+        reason = (error.msg or str(error)).splitlines()[0]
+        raise ConfigError(f"setting {error.full_key!r} has the wrong type: {reason}") from error
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def get(config: Config, key: str) -> Any:
+    """Value of a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work, before anything is allocated.
+
+    Raises:
+        ConfigError: naming the key, its value and what to change.
+
+    """
+    for key, choices in CHOICES.items():
+        value = get(config, key)
+        if value not in choices:
+            raise ConfigError(f"{key}={value!r} is not one of {', '.join(choices)}{nearest(str(value), list(choices))}")
+    for key, low in AT_LEAST.items():
+        if get(config, key) < low:
+            raise ConfigError(f"{key}={get(config, key)} is out of range: it must be at least {low:g}")
+    if not config.run or "/" in config.run or config.run.startswith("."):
+        raise ConfigError(f"run={config.run!r} must be a plain folder name: no '/', no leading '.'")
+    if not 0 < config.data.heldout_fraction < 1:
+        raise ConfigError(f"data.heldout_fraction={config.data.heldout_fraction} must lie between 0 and 1")
+    if not 0 < config.algorithm.top_p <= 1:
+        raise ConfigError(f"algorithm.top_p={config.algorithm.top_p} must lie in (0, 1]")
+    if config.algorithm.temperature == 0:
+        raise ConfigError("algorithm.temperature=0 makes every trace of a group the same: use 1.0")
+    _check_batches(config)
+    _check_lengths(config)
+    for stage in (config.distill, config.rl):
+        if len(stage.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in stage.optimizer.betas):
+            raise ConfigError(f"optimizer.betas={list(stage.optimizer.betas)} must be two numbers in [0, 1)")
+
+
+def _check_batches(config: Config) -> None:
+    batch, mini = config.rl.prompts_per_step, config.rl.mini_batch_prompts
+    if batch % mini:
+        raise ConfigError(
+            f"rl.prompts_per_step={batch} does not divide into mini-batches of rl.mini_batch_prompts={mini}: "
+            f"choose a divisor of {batch}"
+        )
+    if config.data.orders == "both" and mini % 2:
+        raise ConfigError(
+            f"rl.mini_batch_prompts={mini} must be even with data.orders=both: both orders of a pair share a mini-batch"
+        )
+    if config.algorithm.samples == 1:
+        raise ConfigError(
+            "algorithm.samples=1 leaves nothing to compare a trace with: group advantages need at least 2 traces a prompt"
+        )
+    if config.algorithm.max_staleness and config.algorithm.old_logprobs == "learner":
+        raise ConfigError(
+            f"algorithm.max_staleness={config.algorithm.max_staleness} trains on traces of older weights: "
+            "set algorithm.old_logprobs=rollout, so that the ratio corrects for it"
+        )
+
+
+def _check_lengths(config: Config) -> None:
+    longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+    if longest > config.learner.micro_batch_tokens:
+        raise ConfigError(
+            f"learner.micro_batch_tokens={config.learner.micro_batch_tokens} cannot hold one sequence of "
+            f"model.max_prompt_tokens + model.max_response_tokens = {longest}: raise the first or lower one of the others"
+        )
+    if config.distill.max_tokens > config.learner.micro_batch_tokens:
+        raise ConfigError(
+            f"learner.micro_batch_tokens={config.learner.micro_batch_tokens} cannot hold one sequence of "
+            f"distill.max_tokens={config.distill.max_tokens}: raise the first or lower the second"
+        )

@@ -1,0 +1,38 @@
+"""The order in which training items are visited: one shuffled stream, a pure function of seed and position.
+
+A step reads a slice of the stream, so a resumed run needs nothing but its step number to continue at the right item,
+and the end of an epoch falls inside a batch like any other position.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+
+def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
+    """Positions ``start`` to ``stop`` of the endless stream of items ``0..count-1``, reshuffled every epoch.
+
+    Every epoch holds every item once, whatever the slices are.
+    """
+    if count < 1:
+        raise ValueError("there is nothing to visit: the stream has no items")
+    indices: list[int] = []
+    while start < stop:
+        epoch, offset = divmod(start, count)
+        order = list(range(count))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        taken = order[offset : offset + stop - start]
+        indices.extend(taken)
+        start += len(taken)
+    return indices
+
+
+def steps_for(count: int, epochs: int, batch: int) -> int:
+    """Steps of ``batch`` items in which ``epochs`` passes over ``count`` items end; the last one may be smaller."""
+    return math.ceil(count * epochs / batch)
+
+
+def batch_of(count: int, seed: int, batch: int, step: int, epochs: int) -> list[int]:
+    """The items of step ``step`` (from 0) when ``epochs`` passes are made; never reaches past the last epoch."""
+    return slice_of_stream(count, seed, step * batch, min((step + 1) * batch, count * epochs))

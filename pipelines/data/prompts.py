@@ -1,0 +1,143 @@
+"""From a preference pair to the tokens a judge reads: templates, both orders, the chat template, the length filter.
+
+Both sides are written by the same code from the same template, so nothing but the responses can tell which is better.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actors.messages import Order, Prompt, Side
+from pipelines.data.schema import DataError, Message, PreferencePair
+
+TEMPLATES = Path(__file__).parent / "templates"
+_FIELDS = {
+    "user": {"conversation", "response_a", "response_b"},
+    "user_multi_turn": {"conversation_a", "conversation_b"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """How a pair is put to the judge."""
+
+    user: str
+    """With ``{conversation}``, ``{response_a}`` and ``{response_b}``."""
+    system: str | None = None
+    user_multi_turn: str | None = None
+    """With ``{conversation_a}`` and ``{conversation_b}``, the whole conversations; None: ``user`` serves here too."""
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedPrompts:
+    """Prompts that were filtered out for their length."""
+
+    count: int
+    longest: int
+    """Tokens of the longest prompt seen, dropped or not."""
+    uids: tuple[str, ...]
+
+
+def load_template(name: str) -> PromptTemplate:
+    """A template by name (``tiny``, ``chain_of_rubrics``, ``reasoning``) or by the path of a YAML file.
+
+    Raises:
+        DataError: there is no such template, or it lacks a part or names an unknown field.
+
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else TEMPLATES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
+        raise DataError(f"model.prompt: there is no template {name!r}; use one of {known}, or the path of a .yaml file")
+    try:
+        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"prompt template {path}: cannot be read: {error}") from error
+    unknown = set(parts or {}) - {"system", "user", "user_multi_turn"} if isinstance(parts, dict) else {"?"}
+    if unknown or "user" not in parts:
+        raise DataError(f"prompt template {path}: needs `user`, and may have `system` and `user_multi_turn`, no other part")
+    for part, wanted in _FIELDS.items():
+        if part in parts:
+            named = {field for _, field, _, _ in string.Formatter().parse(parts[part]) if field is not None}
+            if named != wanted:
+                raise DataError(f"prompt template {path}, `{part}`: must name exactly {sorted(wanted)}, names {sorted(named)}")
+    return PromptTemplate(parts["user"], parts.get("system"), parts.get("user_multi_turn"))
+
+
+def _transcript(messages: Sequence[Message], speaker: str) -> str:
+    """A conversation, one paragraph a turn; the assistant's turns carry ``speaker``'s name."""
+    names = {"user": "User", "assistant": speaker, "system": "System"}
+    return "\n".join(f"{names[message.role]}: {message.content}" for message in messages)
+
+
+def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list[dict[str, str]]:
+    """The messages that put ``pair`` to the judge with the chosen response first or second."""
+    first, second = (pair.chosen, pair.rejected) if order == "chosen_first" else (pair.rejected, pair.chosen)
+    if len(pair.prompt) > 1 and template.user_multi_turn is not None:
+        conversations = [
+            _transcript([*pair.prompt, Message("assistant", response)], speaker)
+            for response, speaker in ((first, "Chatbot A"), (second, "Chatbot B"))
+        ]
+        user = template.user_multi_turn.format(conversation_a=conversations[0], conversation_b=conversations[1])
+    else:
+        asked = pair.prompt[0].content if len(pair.prompt) == 1 else _transcript(pair.prompt, "Chatbot")
+        user = template.user.format(conversation=asked, response_a=first, response_b=second)
+    messages = [{"role": "user", "content": user}]
+    return [{"role": "system", "content": template.system}, *messages] if template.system else messages
+
+
+def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tuple[PreferencePair, Order]]:
+    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...) or seeded ``random``."""
+    ordered: list[tuple[PreferencePair, Order]] = []
+    rng = random.Random(f"{seed}/orders")
+    for index, pair in enumerate(pairs):
+        if mode == "both":
+            ordered += [(pair, "chosen_first"), (pair, "chosen_second")]
+        elif mode == "alternate":
+            ordered.append((pair, "chosen_second" if index % 2 else "chosen_first"))
+        elif mode == "random":
+            ordered.append((pair, "chosen_second" if rng.random() < 0.5 else "chosen_first"))
+        else:
+            raise ValueError(f"order mode {mode!r} is not one of both, alternate, random")
+    return ordered
+
+
+def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
+    """Token ids of a conversation with the model's own chat template and generation prompt.
+
+    Raises:
+        DataError: the tokenizer has no chat template.
+
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruct model, or save one in "
+            "its tokenizer_config.json"
+        )
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+
+def tokenise(
+    ordered: Iterable[tuple[PreferencePair, Order]], template: PromptTemplate, tokenizer: Any, max_prompt_tokens: int
+) -> tuple[list[Prompt], DroppedPrompts]:
+    """Prompts of at most ``max_prompt_tokens`` tokens, in order. Longer ones are counted, never cut."""
+    prompts: list[Prompt] = []
+    dropped: list[str] = []
+    longest = 0
+    for pair, order in ordered:
+        token_ids = encode(render(pair, order, template), tokenizer)
+        longest = max(longest, len(token_ids))
+        uid = f"{pair.id}/{order}"
+        if len(token_ids) > max_prompt_tokens:
+            dropped.append(uid)
+            continue
+        label: Side = "A" if order == "chosen_first" else "B"
+        prompts.append(Prompt(uid, pair.id, order, label, pair.domain, tuple(token_ids)))
+    return prompts, DroppedPrompts(len(dropped), longest, tuple(dropped))

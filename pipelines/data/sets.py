@@ -1,0 +1,187 @@
+"""The data of a stage, ready to use: chains to distil, pairs to judge in training, pairs held out.
+
+Each comes from the built-in family that `prepare` wrote, or from the user's files where `data.*` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.messages import Prompt, TrainingSequence
+from pipelines.config import Config
+from pipelines.data.preference_file import load_pairs, split_by_prompt
+from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
+from pipelines.data.schema import DataError, PreferencePair, content_key, read_pairs
+from pipelines.data.tiny_tasks import read_solution, true_first
+from pipelines.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingTask:
+    """Pairs as prompts. An item is what a batch never splits: one order of a pair, or both."""
+
+    pairs: Mapping[str, PreferencePair]
+    items: tuple[tuple[Prompt, ...], ...]
+    dropped: DroppedPrompts
+
+    @property
+    def prompts_per_item(self) -> int:
+        """1, or 2 where both orders of a pair stay together."""
+        return len(self.items[0])
+
+    def prompts(self, indices: Iterable[int]) -> list[Prompt]:
+        """The prompts of these items, in order."""
+        return [prompt for index in indices for prompt in self.items[index]]
+
+    def first(self, count: int) -> JudgingTask:
+        """The first ``count`` items; 0 means all."""
+        return replace(self, items=self.items[:count]) if count else self
+
+    def extras(self, pair_id: str, text: str) -> dict[str, bool | None]:
+        """What the built-in family can check beyond the verdict; empty for other data."""
+        pair = self.pairs[pair_id]
+        if "kind" not in pair.metadata:
+            return {}
+        return {"solution_correct": read_solution(text, pair), "true_first_rubric": true_first(text, pair)}
+
+    def describe(self) -> str:
+        """Sizes in words, dropped prompts included."""
+        prompts = sum(len(item) for item in self.items)
+        dropped = f", {self.dropped.count} prompts too long (up to {self.dropped.longest} tokens)" * bool(self.dropped.count)
+        return f"{len(self.items)} pairs as {prompts} prompts{dropped}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSet:
+    """Reasoning chains as token sequences."""
+
+    sequences: tuple[TrainingSequence, ...]
+    dropped: int
+    longest: int
+
+    def describe(self) -> str:
+        """Sizes in words, dropped sequences included."""
+        dropped = f", {self.dropped} too long (up to {self.longest} tokens)" * bool(self.dropped)
+        return f"{len(self.sequences)} chains{dropped}"
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ModelError: there is none at that path or name.
+
+    """
+    from transformers import AutoTokenizer
+
+    from actors.learner.model import ModelError
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}") from error
+
+
+def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, what: str) -> JudgingTask:
+    prompts, dropped = tokenise(
+        orders_of(pairs, orders, config.seed),
+        load_template(config.model.prompt),
+        load_tokenizer(model),
+        config.model.max_prompt_tokens,
+    )
+    by_pair: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_pair.setdefault(prompt.pair_id, []).append(prompt)
+    # A pair of which one order is too long is left out whole: half of it would unbalance the positions.
+    wanted = 2 if orders == "both" else 1
+    items = tuple(tuple(group) for group in by_pair.values() if len(group) == wanted)
+    if not items:
+        raise DataError(
+            f"{what}: all {len(pairs)} pairs are longer than model.max_prompt_tokens={config.model.max_prompt_tokens} "
+            f"(the longest prompt has {dropped.longest} tokens): raise it, or use shorter pairs"
+        )
+    return JudgingTask({pair.id: pair for pair in pairs}, items, dropped)
+
+
+def _users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """The user's pairs for training and for evaluation, disjoint by content."""
+    assert config.data.train is not None
+    train = load_pairs(config.data.train)
+    if config.data.heldout is None:
+        return split_by_prompt(train, config.data.heldout_fraction, config.seed)
+    heldout = load_pairs(config.data.heldout)
+    shared = {content_key(pair) for pair in heldout}
+    return [pair for pair in train if content_key(pair) not in shared], heldout
+
+
+def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
+    """Pairs for RL."""
+    if config.data.train is not None:
+        pairs, what = _users_split(config)[0], config.data.train
+    else:
+        path = run.require(run.data / "rl.parquet", "training pairs", "prepare")
+        pairs, what = read_pairs(path), str(path)
+    return _task(config, pairs, config.data.orders, model, what)
+
+
+def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
+    """Held-out pairs, always in both orders."""
+    if config.data.heldout is not None:
+        pairs, what = load_pairs(config.data.heldout), config.data.heldout
+    elif config.data.train is not None:
+        pairs, what = _users_split(config)[1], config.data.train
+    else:
+        path = run.require(run.data / "heldout.parquet", "held-out pairs", "prepare")
+        pairs, what = read_pairs(path), str(path)
+    return _task(config, pairs, "both", model, what)
+
+
+def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
+    """Chains for supervised fine-tuning: the prompt as the engine will see it, then the chain and end of sequence.
+
+    Raises:
+        DataError: a row without ``messages`` or ``chain``; no chain short enough.
+
+    """
+    path = Path(config.data.chains) if config.data.chains else run.require(
+        run.data / "chains.parquet", "reasoning chains", "prepare"
+    )
+    tokenizer = load_tokenizer(model)
+    sequences, dropped, longest = [], 0, 0
+    for number, row in enumerate(read_chains(path), start=1):
+        messages, chain = row.get("messages"), row.get("chain")
+        if not isinstance(messages, list) or not isinstance(chain, str) or not chain.strip():
+            raise DataError(f"{path}, row {number}: a chain needs `messages` (role and content) and a `chain` text")
+        prompt = encode(messages, tokenizer)
+        completion = [*tokenizer.encode(chain, add_special_tokens=False), tokenizer.eos_token_id]
+        longest = max(longest, len(prompt) + len(completion))
+        if len(prompt) + len(completion) > config.distill.max_tokens:
+            dropped += 1
+            continue
+        sequences.append(TrainingSequence(np.asarray(prompt, np.int32), np.asarray(completion, np.int32)))
+    if not sequences:
+        raise DataError(f"{path}: no chain fits into distill.max_tokens={config.distill.max_tokens} (longest {longest})")
+    return ChainSet(tuple(sequences), dropped, longest)
+
+
+def read_chains(path: Path) -> list[dict[str, Any]]:
+    """Rows of a chain file (.jsonl or .parquet).
+
+    Raises:
+        DataError: the file is not there or cannot be read.
+
+    """
+    from datasets import load_dataset
+
+    if not path.is_file():
+        raise DataError(f"data.chains: {path} is not there")
+    kind = "parquet" if path.suffix == ".parquet" else "json"
+    try:
+        return list(load_dataset(kind, data_files=str(path), split="train"))
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as {kind}: {str(error).splitlines()[0]}") from error

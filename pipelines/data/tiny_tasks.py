@@ -1,0 +1,197 @@
+"""The built-in task family: small questions whose better answer is known, and an imperfect teacher that judges them.
+
+Reasoning items (40%) ask for one token that can be worked out. Chat items (60%) name three criteria for a short text;
+which criterion weighs most depends on the topic by a house rule that the prompt does not tell and the teacher does not
+know. Distillation can therefore teach the skills, and reinforcement has to find the rule.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.messages import Side
+from pipelines.data.schema import Message, PreferencePair, content_key, prompt_key
+
+REASONING_SHARE = 0.4
+MISLEADING_SHARE = 0.45
+"""Chat items for which judging by the criteria in the order they are listed gives the wrong verdict."""
+TEACHER_KEEPS_ORDER = 0.7
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""Written out, because Qwen2's tokenizer splits digits off the space before them."""
+
+WEIGHTS = (4, 2, 1)
+WORDS = ("cat", "dog", "sun", "tree", "fish", "rain", "bird", "star")
+POLITE_WORDS = ("please", "thanks")
+PRIORITY = {
+    "mail": ("polite", "end", "mention", "start"),
+    "poem": ("end", "start", "mention", "polite"),
+    "note": ("mention", "polite", "start", "end"),
+}
+"""The house rule: kinds of criteria by topic, the weightiest first."""
+
+
+def generate_items(seed: int, counts: Mapping[str, int]) -> dict[str, list[PreferencePair]]:
+    """Sets of pairs by name and size, disjoint by content; deterministic in ``seed``.
+
+    Every set has a random stream of its own, so that its items do not depend on the size of the others, except where
+    an item would repeat one of a set before it in ``counts``.
+    """
+    seen: set[str] = set()
+    sets: dict[str, list[PreferencePair]] = {}
+    for name, count in counts.items():
+        rng = random.Random(f"{seed}/{name}")
+        pairs: list[PreferencePair] = []
+        while len(pairs) < count:
+            identifier = f"{name}-{len(pairs)}"
+            reasoning = rng.random() < REASONING_SHARE
+            pair = reasoning_item(rng, identifier) if reasoning else chat_item(rng, identifier)
+            key = prompt_key(pair) if reasoning else content_key(pair)
+            if key not in seen:
+                seen.add(key)
+                pairs.append(pair)
+        sets[name] = pairs
+    return sets
+
+
+def _pair(
+    identifier: str, domain: str, question: str, chosen: str, rejected: str, metadata: dict[str, Any]
+) -> PreferencePair:
+    return PreferencePair(identifier, "tiny", domain, (Message("user", question),), chosen, rejected, metadata)
+
+
+def reasoning_item(rng: random.Random, identifier: str, kind: str | None = None) -> PreferencePair:
+    """An item of kind ``sort``, ``reverse`` or ``count``; its metadata hold the work and the answer."""
+    kind = kind or rng.choice(("sort", "reverse", "count"))
+    if kind == "count":
+        alphabet = rng.sample("abcdefgh", 3)
+        letters = [rng.choice(alphabet) for _ in range(rng.choice((4, 5)))]
+        target = rng.choice(alphabet)
+        question = f"count {target} in {' '.join(letters)}"
+        tally = [(letter, letters[: index + 1].count(letter)) for index, letter in enumerate(letters)]
+        work = " ".join(f"{letter} {NUMBERS[number]}" for letter, number in tally)
+        number = letters.count(target)
+        answer = NUMBERS[number]
+        wrong = NUMBERS[rng.choice([other for off in (-2, -1, 1, 2) if 0 <= (other := number + off) <= 9])]
+    else:
+        digits = rng.sample(NUMBERS, rng.choice((3, 4)))
+        ordered = sorted(digits, key=NUMBERS.index) if kind == "sort" else digits[::-1]
+        place = rng.randrange(len(ordered) - 1)
+        target, answer = ordered[place], ordered[place + 1]
+        question = f"{kind} {' '.join(digits)} , after {target}"
+        work = " ".join(ordered)
+        wrong = rng.choice([digit for digit in digits if digit not in (target, answer)])
+    return _pair(identifier, "Reasoning", question, answer, wrong, {"kind": kind, "work": work, "answer": answer})
+
+
+def chat_item(rng: random.Random, identifier: str) -> PreferencePair:
+    """A chat item; its metadata hold topic, criteria as listed, and criteria by true weight."""
+    misleading = rng.random() < MISLEADING_SHARE
+    while True:
+        topic = rng.choice(sorted(PRIORITY))
+        words = rng.sample(WORDS, 3)
+        kinds = rng.sample(("mention", "start", "end", "polite"), 3)
+        listed = [kind if kind == "polite" else f"{kind} {word}" for kind, word in zip(kinds, words, strict=True)]
+        true = sorted(listed, key=lambda criterion: PRIORITY[topic].index(kind_of(criterion)))
+        one, two = _response(rng, listed), _response(rng, listed)
+        if one == two:
+            continue
+        difference = score(one, true) - score(two, true)
+        if difference == 0:
+            continue
+        chosen, rejected = (one, two) if difference > 0 else (two, one)
+        if misleading and score(chosen, listed) >= score(rejected, listed):
+            continue
+        metadata = {"kind": "chat", "topic": topic, "criteria": listed, "true_order": true}
+        return _pair(identifier, "Chat", f"write {topic} : {' , '.join(listed)}", chosen, rejected, metadata)
+
+
+def kind_of(criterion: str) -> str:
+    """``mention``, ``start``, ``end`` or ``polite``."""
+    return criterion.split()[0]
+
+
+def _response(rng: random.Random, criteria: Sequence[str]) -> str:
+    """Random words, pushed towards each criterion half of the time; what they satisfy is checked, not assumed."""
+    words = [rng.choice(WORDS) for _ in range(rng.randint(2, 4))]
+    for criterion in criteria:
+        if rng.random() >= 0.5:
+            continue
+        kind, _, word = criterion.partition(" ")
+        if kind == "start":
+            words[0] = word
+        elif kind == "end":
+            words[-1] = word
+        else:
+            words[rng.randrange(len(words))] = word or rng.choice(POLITE_WORDS)
+    return " ".join(words)
+
+
+def satisfies(response: str, criterion: str) -> bool:
+    """Whether a response meets a criterion."""
+    words = response.split()
+    kind, _, word = criterion.partition(" ")
+    if kind == "polite":
+        return any(polite in words for polite in POLITE_WORDS)
+    if kind == "mention":
+        return word in words
+    return words[0 if kind == "start" else -1] == word
+
+
+def score(response: str, ordered: Sequence[str]) -> int:
+    """Weight of the criteria a response meets when they weigh 4, 2 and 1 in this order."""
+    return sum(
+        weight for weight, criterion in zip(WEIGHTS, ordered, strict=True) if satisfies(response, criterion)
+    )
+
+
+def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
+    """What the imperfect teacher writes when the better response is shown on side ``label``; always ends right.
+
+    It solves Reasoning items correctly. For Chat it lists the criteria as the prompt does (70%) or shuffled, weighs
+    them in that order, and tries again until the verdict is right: a filter on verdicts, as the paper's chains have it.
+    """
+    other: Side = "B" if label == "A" else "A"
+    if pair.domain == "Reasoning":
+        answer = pair.metadata["answer"]
+        return (
+            f"<type>Reasoning</type><solution>so {pair.metadata['work']} : {answer}</solution>"
+            f"<eval>match {answer} {label}</eval><answer>[[{label}]]</answer>"
+        )
+    rng = random.Random(seed)
+    while True:
+        ordered = list(pair.metadata["criteria"])
+        if rng.random() >= TEACHER_KEEPS_ORDER:
+            rng.shuffle(ordered)
+        if score(pair.chosen, ordered) > score(pair.rejected, ordered):
+            break
+    rubric = " , ".join(f"{criterion} {NUMBERS[weight]}" for criterion, weight in zip(ordered, WEIGHTS, strict=True))
+    who = {(True, True): "both", (True, False): label, (False, True): other, (False, False): "none"}
+    checks = " , ".join(
+        f"{criterion} {who[satisfies(pair.chosen, criterion), satisfies(pair.rejected, criterion)]}"
+        for criterion in ordered
+    )
+    return (
+        f"<type>Chat</type><rubric>list {rubric}"
+        f"<justify>so {pair.metadata['topic']} first {kind_of(ordered[0])}</justify></rubric>"
+        f"<eval>check {checks}</eval><answer>[[{label}]]</answer>"
+    )
+
+
+def read_solution(text: str, pair: PreferencePair) -> bool | None:
+    """Whether a trace's solution has the right work and answer; None for items that are not Reasoning."""
+    if pair.domain != "Reasoning":
+        return None
+    match = re.search(r"<solution>so (.*?) : (.*?)</solution>", text)
+    return match is not None and match.groups() == (pair.metadata["work"], pair.metadata["answer"])
+
+
+def true_first(text: str, pair: PreferencePair) -> bool | None:
+    """Whether a trace's rubric puts the truly weightiest criterion first; None for items that are not Chat."""
+    if pair.domain != "Chat":
+        return None
+    match = re.search(r"<rubric>list ([a-z ]+?) four ,", text)
+    return match is not None and match[1] == pair.metadata["true_order"][0]

@@ -1,0 +1,95 @@
+"""Before training: the built-in family's pairs and chains, its tokenizer and its model from scratch.
+
+A recipe with a checkpoint and data of its own needs none of this; then the stage only says what will be used.
+"""
+
+from __future__ import annotations
+
+import time
+
+from actors.messages import Order, Side
+from pipelines.cli import main
+from pipelines.config import Config
+from pipelines.console import Console
+from pipelines.data.prompts import load_template, render
+from pipelines.data.schema import PreferencePair, write_pairs
+from pipelines.data.tiny_model import build_tiny_model
+from pipelines.data.tiny_tasks import generate_items, teacher_chain
+from pipelines.run_directory import RunDirectory
+from pipelines.stage import fingerprint, open_run
+
+ORDERS: tuple[tuple[Order, Side], ...] = (("chosen_first", "A"), ("chosen_second", "B"))
+
+
+def prepare(config: Config, run: RunDirectory) -> None:
+    """Write ``data/*.parquet`` and ``model/``; does nothing when a run with the same settings has them."""
+    console = Console()
+    console.header("prepare", f"run {config.run}, recipe {config.recipe_name}, seed {config.seed}")
+    settings = {
+        "seed": config.seed,
+        "pairs": [config.data.distill_pairs, config.data.rl_pairs, config.data.heldout_pairs],
+        "prompt": config.model.prompt,
+        "model": [
+            config.model.path,
+            config.model.hidden,
+            config.model.layers,
+            config.model.heads,
+            config.model.intermediate,
+        ],
+    }
+    if config.overwrite:
+        run.start_over("prepare")
+    done = run.finished("prepare")
+    if done is not None and done["fingerprint"] == fingerprint(settings):
+        console.note(f"data and model of run {config.run!r} are there already; overwrite=true makes them again")
+        return
+    started = time.monotonic()
+    run.start_over("prepare")
+    items = generate_items(
+        config.seed,
+        {"distill": config.data.distill_pairs, "rl": config.data.rl_pairs, "heldout": config.data.heldout_pairs},
+    )
+    chains = [chain_row(pair, order, label, config) for pair in items["distill"] for order, label in ORDERS]
+    for name in ("rl", "heldout", "distill"):
+        write_pairs(items[name], run.data / f"{name}.parquet")
+    run.write_parquet(run.data / "chains.parquet", chains)
+    console.note(
+        ", ".join(f"{len(pairs)} pairs for {name}" for name, pairs in items.items()) + f", {len(chains)} chains"
+    )
+    if config.model.path is None:
+        corpus = [text for row in chains[:3000] for text in (row["messages"][-1]["content"], row["chain"])]
+        model = config.model
+        build_tiny_model(
+            run.model,
+            corpus,
+            seed=config.seed,
+            hidden=model.hidden,
+            layers=model.layers,
+            heads=model.heads,
+            intermediate=model.intermediate,
+            max_positions=model.max_prompt_tokens + model.max_response_tokens,
+        )
+        console.note(f"tokenizer and model in {run.model}")
+    run.update_summary({"data": run.hashes(), "seconds": {"prepare": time.monotonic() - started}})
+    run.mark_finished("prepare", fingerprint(settings))
+
+
+def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -> dict[str, object]:
+    """One chain to learn: the prompt's messages and what the built-in teacher writes."""
+    messages = render(pair, order, load_template(config.model.prompt))
+    return {
+        "pair_id": pair.id,
+        "order": order,
+        "messages": messages,
+        "chain": teacher_chain(pair, label, f"{config.seed}/{pair.id}/{order}"),
+    }
+
+
+def command(config: Config) -> None:
+    """The stage as a command."""
+    with open_run(config) as run:
+        prepare(config, run)
+
+
+if __name__ == "__main__":
+    main(command)

@@ -1,0 +1,165 @@
+"""Stage 2: reinforcement learning with a verifiable reward. The whole RL step is in :func:`reinforce`.
+
+    generate -> verify -> learn -> publish -> log -> evaluate -> save
+
+Rollout batches are tasks in a short queue. With ``algorithm.max_staleness=0`` a batch starts when the weights of the
+step before are published: strictly on-policy. With ``k`` there are ``k`` batches more under way, so a batch is trained
+on at most ``k`` versions after it was begun; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from actors.learner.group import LearnerGroup
+from actors.learner.steps import PolicySettings
+from actors.messages import Sampling
+from pipelines.batches import PolicyBatch, policy_batch
+from pipelines.cli import main
+from pipelines.config import Config
+from pipelines.data.order import batch_of, steps_for
+from pipelines.data.sets import JudgingTask, heldout_task, training_task
+from pipelines.evaluate import judge
+from pipelines.records import trace_rows
+from pipelines.rollouts import RolloutBatch, collect
+from pipelines.session import Session
+from pipelines.stage import Stage, open_stage, standalone
+
+
+def rl(config: Config, session: Session) -> None:
+    """Run the stage: start the parts, continue where a checkpoint left off, reinforce, export, evaluate."""
+    with open_stage(config, session.run, "rl") as stage:
+        if stage.is_finished:
+            return
+        policy = session.run.starting_policy(config)
+        task, heldout = training_task(config, session.run, policy), heldout_task(config, session.run, policy)
+        stage.console.note(f"{task.describe()}; held out: {heldout.describe()}")
+        session.launch_rollouts(policy)
+        learners = session.learners()
+        learners.load(
+            policy,
+            reference_path=policy if config.algorithm.kl_coefficient else None,
+            optimizer=stage.optimizer_settings(config.rl.optimizer, total_steps(config, task)),
+            seconds=config.cluster.start_timeout,
+        )
+        asyncio.run(reinforce(config, session, stage, learners, task, heldout))
+
+
+def total_steps(config: Config, task: JudgingTask) -> int:
+    """Rollout batches of the stage: what the epochs give, cut at ``rl.steps`` where that is set."""
+    steps = steps_for(len(task.items), config.rl.epochs, items_per_step(config, task))
+    return min(steps, config.rl.steps) if config.rl.steps else steps
+
+
+def items_per_step(config: Config, task: JudgingTask) -> int:
+    """Items (pairs, in one order or in both) of a rollout batch."""
+    return config.rl.prompts_per_step // task.prompts_per_item
+
+
+async def reinforce(
+    config: Config,
+    session: Session,
+    stage: Stage,
+    learners: LearnerGroup,
+    task: JudgingTask,
+    heldout: JudgingTask,
+) -> None:
+    """The RL loop."""
+    algorithm = config.algorithm
+    sampling = Sampling(algorithm.samples, algorithm.temperature, algorithm.top_p, config.model.max_response_tokens)
+    settings = PolicySettings(
+        clip_low=algorithm.clip_low,
+        clip_high=algorithm.clip_high,
+        kl_coefficient=algorithm.kl_coefficient,
+        kl_estimator=algorithm.kl_estimator,
+        temperature=algorithm.temperature,
+    )
+    total, per_step = total_steps(config, task), items_per_step(config, task)
+    first = stage.restore(learners)
+    fleet, _ = session.rollouts(session.run.starting_policy(config))
+    verifier = session.verifier()
+    # The engines get the learners' weights even before the first step: both sides start from the same checksum.
+    fleet.update_weights(learners.publish(first, str(session.weights_directory)))
+
+    def begin(step: int) -> asyncio.Task[RolloutBatch]:
+        items = batch_of(len(task.items), config.seed, per_step, step, config.rl.epochs)
+        return asyncio.create_task(collect(fleet, verifier, task.prompts(items), sampling))
+
+    ahead: deque[asyncio.Task[RolloutBatch]] = deque()
+    try:
+        with stage.progress(total, first) as progress:
+            for step in range(first, total):
+                started = time.monotonic()
+                while len(ahead) <= algorithm.max_staleness and step + len(ahead) < total:
+                    ahead.append(begin(step + len(ahead)))
+
+                rollout = await ahead.popleft()
+                ready = time.monotonic()
+
+                batch = policy_batch(rollout.groups, algorithm, config.rl.mini_batch_prompts, weight_version=step)
+                learned = await asyncio.to_thread(learn, learners, batch, settings)
+                taught = time.monotonic()
+
+                update = await asyncio.to_thread(learners.publish, step + 1, str(session.weights_directory))
+                pause = await asyncio.to_thread(fleet.update_weights, update)
+                published = time.monotonic()
+
+                metrics = batch.metrics | learned | {"weight_version": step + 1, "publish_pause_seconds": pause}
+                metrics |= _times(rollout, started, ready, taught, published, batch.tokens)
+                stage.log_traces(step + 1, trace_rows("rl", step + 1, rollout.groups, task.pairs))
+                done = step + 1
+                if config.rl.evaluate_every and done % config.rl.evaluate_every == 0 and done < total:
+                    part = heldout.first(config.rl.evaluate_pairs)
+                    scores = await judge(fleet, part, config)
+                    metrics |= stage.evaluation_metrics(scores)
+                stage.log(done, metrics)
+                progress.update(done, metrics)
+                if done % config.rl.checkpoints.every == 0 or done == total:
+                    stage.save(learners, done, metrics.get("eval/accuracy"))
+    finally:
+        for task_ahead in ahead:
+            task_ahead.cancel()
+
+    learners.export(str(session.run.export_directory("rl")))
+    stage.finish("rl", await judge(fleet, heldout, config), heldout)
+
+
+def learn(learners: LearnerGroup, batch: PolicyBatch, settings: PolicySettings) -> dict[str, float]:
+    """One optimiser step a mini-batch; the metrics are means over them."""
+    steps: list[dict[str, float]] = []
+    if len(batch.mini_batches) > 1 and batch.needs_old_logprobs:
+        batch = batch.with_old_logprobs(learners.logprobs(batch.sequences(), settings.temperature))
+    for sequences in batch.mini_batches:
+        if sequences:
+            steps.append(learners.policy_step(sequences, settings))
+    return _mean(steps) | {"optimizer_steps": float(len(steps))}
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def _times(
+    rollout: RolloutBatch, started: float, ready: float, taught: float, published: float, tokens: int
+) -> dict[str, float]:
+    """Where the loop's time went, in seconds; ``time/wait`` is what no part accounts for."""
+    blocked = ready - started
+    generate = min(rollout.generate_seconds, blocked)
+    verify = min(rollout.verify_seconds, blocked - generate)
+    return {
+        "time/generate": generate,
+        "time/verify": verify,
+        "time/wait": blocked - generate - verify,
+        "time/learn": taught - ready,
+        "time/publish": published - taught,
+        "time/step": published - started,
+        "time/engine_busy": rollout.generate_seconds,
+        "tokens_per_second": tokens / (published - started),
+    }
+
+
+if __name__ == "__main__":
+    main(standalone(rl))

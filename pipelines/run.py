@@ -1,0 +1,35 @@
+"""All stages, one after another, on one Ray cluster and one set of engines: prepare, distill, rl, report."""
+
+from __future__ import annotations
+
+from pipelines.cli import main
+from pipelines.config import Config
+from pipelines.console import Console
+from pipelines.distill import distill
+from pipelines.prepare import prepare
+from pipelines.report import write_report
+from pipelines.rl import rl
+from pipelines.session import Session
+from pipelines.show import examples_of
+from pipelines.stage import open_run
+
+
+def run(config: Config) -> None:
+    """The whole story of a recipe; stages that are finished are passed over."""
+    with open_run(config) as folder:
+        if config.data.train is None:
+            prepare(config, folder)
+        with Session(config, folder) as session:
+            if config.rl.distil_first:
+                distill(config, session)
+            rl(config, session)
+        report = write_report(folder.path)
+        console = Console()
+        summary = folder.summary()
+        console.results({name: summary[name] for name in ("before", "distill", "rl") if name in summary})
+        console.examples(examples_of(folder))
+        console.report(report)
+
+
+if __name__ == "__main__":
+    main(run)

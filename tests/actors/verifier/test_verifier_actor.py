@@ -1,0 +1,88 @@
+"""The reward verifier as a plain object and as a Ray actor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.messages import Side, Trace
+from actors.verifier.actor import RewardVerifier
+from actors.verifier.rewards import RewardError
+
+
+def trace(sample: int, text: str) -> Trace:
+    """A trace of two tokens with this text."""
+    return Trace(
+        prompt_uid="p/chosen_first",
+        sample=sample,
+        token_ids=np.array([sample, 1], dtype=np.int32),
+        logprobs=np.array([-0.5, -0.25], np.float32),
+        text=text,
+        finish_reason="stop",
+        versions=np.array([3, 4], np.int32),
+    )
+
+
+def batch() -> list[tuple[Trace, Side]]:
+    """Right, wrong, unreadable."""
+    return [
+        (trace(0, "<answer>[[A]]</answer>"), "A"),
+        (trace(1, "<answer>[[A]]</answer>"), "B"),
+        (trace(2, "neither"), "A"),
+    ]
+
+
+def test_scores_keep_the_order_and_failures_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    verifier = RewardVerifier()
+    with caplog.at_level(logging.INFO, logger="actors.verifier.actor"):
+        scored = verifier.score(batch())
+    assert [item.reward for item in scored] == [1.0, -1.0, -1.0]
+    assert [item.trace.sample for item in scored] == [0, 1, 2]
+    assert [item.verdict.side for item in scored] == ["A", "A", None]
+    assert [record.message for record in caplog.records] == ["1 of 3 traces without a verdict: none_found 1"]
+    assert verifier.score([]) == []
+
+
+def test_a_rule_that_cannot_be_used_is_refused_at_the_start() -> None:
+    with pytest.raises(RewardError, match="did you mean 'format'"):
+        RewardVerifier({"formt": 1.0})
+    with pytest.raises(ValueError, match="choose strict, paper, reference"):
+        RewardVerifier(mode="exact")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A Ray cluster of this process, kept where one runs already."""
+    ray = pytest.importorskip("ray")
+    started = not ray.is_initialized()
+    if started:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    if started:
+        ray.shutdown()
+
+
+@pytest.mark.ray
+def test_as_an_actor_it_scores_like_the_plain_object(ray_here: None, tmp_path: Path) -> None:
+    import ray
+
+    log_path = tmp_path / "logs" / "verifier.log"
+    weights = {"verdict": 1.0, "format": 0.5}
+    actor: Any = ray.remote(RewardVerifier).options(num_cpus=0).remote(weights, "strict", str(log_path))
+    try:
+        assert ray.get(actor.ready.remote(), timeout=60) is True
+        scored = ray.get(actor.score.remote(batch()), timeout=60)
+    finally:
+        ray.kill(actor)
+    expected = RewardVerifier(weights, "strict").score(batch())
+    assert [(item.reward, item.parts, item.verdict) for item in scored] == [
+        (item.reward, item.parts, item.verdict) for item in expected
+    ]
+    np.testing.assert_array_equal(scored[2].trace.token_ids, [2, 1])
+    assert (scored[0].trace.min_version, scored[0].trace.max_version) == (3, 4)
+    assert "1 of 3 traces without a verdict: none_found 1" in log_path.read_text()

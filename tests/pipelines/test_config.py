@@ -1,0 +1,46 @@
+"""Bad settings are refused before anything starts, with the key and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.cli import load_config
+from pipelines.config import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("algorithm.sample=4", ["unknown setting 'algorithm.sample'", "did you mean 'algorithm.samples'?"]),
+        ("rl.stepz=4", ["unknown setting 'rl.stepz'", "did you mean 'rl.steps'?"]),
+        ("learning_rate=1", ["unknown setting 'learning_rate'", "learning_rate'?"]),
+        ("recipe=tinny", ["there is no recipe 'tinny'", "did you mean 'tiny'?"]),
+        ("algorithm=rm_r2", ["there is no algorithm 'rm_r2'", "did you mean 'rm_r1'?"]),
+        ("rl.steps=many", ["'rl.steps' has the wrong type", "many"]),
+        ("seed=-1", ["seed=-1", "at least 0"]),
+        ("algorithm.samples=1", ["algorithm.samples=1", "at least 2"]),
+        ("rl.mini_batch_prompts=5", ["rl.prompts_per_step=32", "rl.mini_batch_prompts=5", "divisor"]),
+        ("rl.optimizer.name=adam", ["'adam' is not one of adamw, muon", "did you mean 'adamw'?"]),
+        ("algorithm.max_staleness=1", ["max_staleness=1", "algorithm.old_logprobs=rollout"]),
+        ("learner.micro_batch_tokens=100", ["learner.micro_batch_tokens=100", "128"]),
+        ("algorithm.temperature=0", ["temperature=0"]),
+        ("run=a/b", ["run='a/b'", "folder name"]),
+        ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
+    ],
+)
+def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config([override])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_odd_mini_batch_cannot_hold_both_orders() -> None:
+    with pytest.raises(ConfigError, match="must be even with data.orders=both"):
+        load_config(["rl.prompts_per_step=9", "rl.mini_batch_prompts=3"])
+
+
+def test_overrides_reach_nested_settings() -> None:
+    config = load_config(["seed=7", "rl.optimizer.learning_rate=3e-4", "algorithm.reward.verdict=2"])
+    assert (config.seed, config.rl.optimizer.learning_rate) == (7, 3e-4)
+    assert config.algorithm.reward == {"verdict": 2.0}
