@@ -13,7 +13,7 @@ from actors.messages import TensorEntry
 def tensor_checksum(tensor: torch.Tensor) -> int:
     """CRC-32 of a tensor's bytes, in C order; equal bytes give equal checksums on every machine of one endianness."""
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return zlib.crc32(memoryview(flat.numpy()))
+    return zlib.crc32(flat.numpy().data)
 
 
 def combined_checksum(entries: Iterable[TensorEntry]) -> int:

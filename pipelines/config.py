@@ -401,7 +401,8 @@ def _check_batches(config: Config) -> None:
         )
     if config.algorithm.samples == 1:
         raise ConfigError(
-            "algorithm.samples=1 leaves nothing to compare a trace with: group advantages need at least 2 traces a prompt"
+            "algorithm.samples=1 leaves nothing to compare a trace with: "
+            "group advantages need at least 2 traces a prompt"
         )
     if config.algorithm.max_staleness and config.algorithm.old_logprobs == "learner":
         raise ConfigError(
@@ -415,7 +416,8 @@ def _check_lengths(config: Config) -> None:
     if longest > config.learner.micro_batch_tokens:
         raise ConfigError(
             f"learner.micro_batch_tokens={config.learner.micro_batch_tokens} cannot hold one sequence of "
-            f"model.max_prompt_tokens + model.max_response_tokens = {longest}: raise the first or lower one of the others"
+            f"model.max_prompt_tokens + model.max_response_tokens = {longest}: "
+            "raise the first or lower one of the others"
         )
     if config.distill.max_tokens > config.learner.micro_batch_tokens:
         raise ConfigError(

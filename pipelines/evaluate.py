@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
 from actors.messages import GenerationFailure, Sampling
 from actors.rollout.fleet import RolloutFleet
-from actors.verifier.trace import read_verdict
+from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.benchmarks.comparisons import JudgedComparison
 from pipelines.cli import main
 from pipelines.config import Config
@@ -46,7 +47,7 @@ async def judge(
                 order=prompt.order,
                 label=prompt.label,
                 domain=prompt.domain,
-                verdict=read_verdict(item.text, config.algorithm.verdict_mode, truncated=truncated),
+                verdict=read_verdict(item.text, cast(VerdictMode, config.algorithm.verdict_mode), truncated=truncated),
                 tokens=len(item.token_ids),
                 finish_reason=item.finish_reason,
                 text=item.text,

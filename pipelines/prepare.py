@@ -6,6 +6,7 @@ A recipe with a checkpoint and data of its own needs none of this; then the stag
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from actors.messages import Order, Side
 from pipelines.cli import main
@@ -67,14 +68,13 @@ def prepare(config: Config, run: RunDirectory) -> None:
             layers=model.layers,
             heads=model.heads,
             intermediate=model.intermediate,
-            max_positions=model.max_prompt_tokens + model.max_response_tokens,
         )
         console.note(f"tokenizer and model in {run.model}")
     run.update_summary({"data": run.hashes(), "seconds": {"prepare": time.monotonic() - started}})
     run.mark_finished("prepare", fingerprint(settings))
 
 
-def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -> dict[str, object]:
+def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -> dict[str, Any]:
     """One chain to learn: the prompt's messages and what the built-in teacher writes."""
     messages = render(pair, order, load_template(config.model.prompt))
     return {

@@ -166,9 +166,7 @@ class Stage:
         """Keep a full held-out evaluation: its row of ``summary.json`` and its judgments."""
         row = summarise(judged, seed=self.config.seed)
         shown = judged[: self.config.evaluate.example_traces]
-        self.run.write_parquet(
-            self.run.traces / f"heldout-{name}.parquet", judgment_rows(name, 0, shown, task.pairs)
-        )
+        self.run.write_parquet(self.run.traces / f"heldout-{name}.parquet", judgment_rows(name, 0, shown, task.pairs))
         self.run.update_summary({name: row})
         return row
 
@@ -231,8 +229,8 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
     ]
     if changed:
         raise ConfigError(
-            f"{name} of run {config.run!r} was begun with other settings ({'; '.join(changed)}): give them back, choose "
-            "another run name (RUN=...), or start over with overwrite=true"
+            f"{name} of run {config.run!r} was begun with other settings ({'; '.join(changed)}): give them back, "
+            "choose another run name (RUN=...), or start over with overwrite=true"
         )
 
 

@@ -80,7 +80,7 @@ class Learner:
         settings = self._settings
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(settings.seed * 1000 + self.rank)
-        common = {"device": settings.device, "dtype": settings.dtype}
+        common: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
         judge = load_judge(
             model,
             self._mesh,

@@ -30,8 +30,8 @@ def plan(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[lis
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     if order and lengths[order[0]] > token_budget:
         raise SequenceTooLong(
-            f"sequence {order[0]} has {lengths[order[0]]} tokens and exceeds learner.micro_batch_tokens={token_budget}: "
-            "raise it, or lower model.max_prompt_tokens or model.max_response_tokens"
+            f"sequence {order[0]} has {lengths[order[0]]} tokens, more than learner.micro_batch_tokens={token_budget}: "
+            "raise that, or lower model.max_prompt_tokens or model.max_response_tokens"
         )
     # Dealt out by length, every rank gets almost the same multiset of lengths, and so the same work at every step.
     shares = [order[rank::ranks] for rank in range(ranks)]

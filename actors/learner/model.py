@@ -27,9 +27,9 @@ class Judge(nn.Module):
     positions are ever made and prompt positions are not scored.
     """
 
-    def __init__(self, lm: nn.Module) -> None:
+    def __init__(self, lm: Any) -> None:
         super().__init__()
-        self.lm = lm
+        self.lm: Any = lm
 
     def forward(self, batch: PaddedBatch, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (with gradient) and entropies (without) of the batch's targets: [N] float32 each."""
@@ -72,7 +72,7 @@ def load_judge(
     lm.config.use_cache = False
     if activation_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    judge = Judge(lm.to(device))
+    judge = Judge(cast(nn.Module, lm).to(device))
     judge.train(trainable)
     judge.requires_grad_(trainable)
     precision = (

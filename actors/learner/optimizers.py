@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +70,8 @@ class ShardedMuon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """One update of every matrix that has a gradient. A closure is not supported and must be None."""
-        assert closure is None
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every matrix that has a gradient; there is no closure to evaluate again."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -87,6 +86,7 @@ class ShardedMuon(torch.optim.Muon):
     def _momentum(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         """Update this rank's rows of the momentum and return the (Nesterov) direction for them."""
         state = self.state[parameter]
+        assert parameter.grad is not None
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter.grad)
         buffer, gradient = local(state["momentum_buffer"]), local(parameter.grad)

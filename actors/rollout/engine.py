@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Engine:
 
         arguments = AsyncEngineArgs(
             model=settings.model,
-            dtype=settings.dtype,
+            dtype=cast(Any, settings.dtype),
             tensor_parallel_size=settings.tensor_parallel,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_sequences,
@@ -71,7 +71,7 @@ class Engine:
             gpu_memory_utilization=settings.memory_fraction,
             seed=settings.seed,
             disable_log_stats=True,
-            # Log-probabilities of the distribution that was sampled, temperature included, are what a policy ratio needs.
+            # Of the distribution that was sampled, temperature included: what a policy ratio needs.
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         )
@@ -141,12 +141,12 @@ class Engine:
         self._requests += 1
         output = None
         # The salt keeps prefixes cached under old weights from serving prompts that arrive under new ones.
-        request = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"version {self._version}"}
-        async for output in self._llm.generate(request, parameters, request_id=str(self._requests)):
-            pass
+        request: Any = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"version {self._version}"}
+        async for latest in self._llm.generate(request, parameters, request_id=str(self._requests)):
+            output = latest
         if output is None or not output.finished:
             raise EngineError("the engine ended the request without an answer")
-        completion = output.outputs[0]
+        completion: Any = output.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended the request with {completion.finish_reason!r}")
         tokens = np.asarray(completion.token_ids, dtype=np.int32)

@@ -8,7 +8,7 @@ tensor's checksum is compared with what the learner said it sent before any of i
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -81,7 +81,7 @@ class SharedFileEngine(WeightTransferEngine[SharedFileInit, SharedFileUpdate]):
                     f"weight file {update_info.path}: tensor {name!r} has checksum {got:#010x}, "
                     f"the learner sent {entry['checksum']:#010x}"
                 )
-        self.model.load_weights(received.items())
+        cast(Any, self.model).load_weights(received.items())
 
     def finish_weight_update(self) -> None:
         """Prepack again and move the new weights to where the kernels read them."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from actors.messages import Order, Prompt, Side
 from pipelines.data.schema import DataError, Message, PreferencePair

@@ -114,7 +114,7 @@ def build_tiny_model(
     layers: int = 3,
     heads: int = 3,
     intermediate: int = 192,
-    max_positions: int = 128,
+    max_positions: int = 4096,
 ) -> None:
     """Write tokenizer and model to ``directory``, at once or not at all; an older one is replaced.
 

@@ -36,7 +36,7 @@ def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> No
 
 
 def test_odd_mini_batch_cannot_hold_both_orders() -> None:
-    with pytest.raises(ConfigError, match="must be even with data.orders=both"):
+    with pytest.raises(ConfigError, match=r"must be even with data\.orders=both"):
         load_config(["rl.prompts_per_step=9", "rl.mini_batch_prompts=3"])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.cli import CONF, load_config
 
-# model, SFT learning rate (None: no distillation), RL learning rate, GPUs; RM-R1, arXiv 2505.02387, section on training.
+# model, SFT learning rate (None: no distillation), RL learning rate, GPUs: arXiv 2505.02387, training details.
 PAPER = {
     "rm_r1_qwen2_5_7b": ("Qwen/Qwen2.5-7B-Instruct", 5e-6, 1e-6, 8),
     "rm_r1_qwen2_5_14b": ("Qwen/Qwen2.5-14B-Instruct", 3e-6, 7e-7, 16),
