@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from actors.learner.objectives import group_advantages
+from actors.learner.advantages import group_advantages
 from actors.messages import ScoredGroup, TrainingSequence
 from pipelines.config import Algorithm
 

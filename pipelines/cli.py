@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from actors.learner.checkpoint import CheckpointError
-from actors.learner.model import ModelError
+from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
 from pipelines.config import Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError

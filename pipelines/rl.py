@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from actors.learner.group import LearnerGroup
-from actors.learner.steps import PolicySettings
+from actors.learner.settings import PolicySettings
 from actors.messages import Sampling
 from pipelines.batches import PolicyBatch, policy_batch
 from pipelines.cli import main

@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors.deadlines import get
-from actors.learner.actor import Learner, LearnerSettings
+from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
+from actors.learner.settings import LearnerSettings
 from actors.placement import ClusterShape, reserve
 from actors.rollout.engine import EngineSettings
 from actors.rollout.fleet import RolloutFleet
@@ -51,7 +52,6 @@ class Session:
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.weights_directory, ignore_errors=True)
-        self._connect()
         return self
 
     def __exit__(
@@ -103,6 +103,7 @@ class Session:
 
     def _reserved(self) -> Any:
         if self._placement is None:
+            self._connect()
             self._placement = reserve(self.shape(), self.config.cluster.ready_timeout)
         return self._placement
 
@@ -196,6 +197,8 @@ class Session:
         """End every actor, and the Ray cluster if it is ours."""
         import ray
 
+        if not ray.is_initialized():
+            return
         if self._fleet is not None:
             with contextlib.suppress(Exception):
                 self._fleet.stop()

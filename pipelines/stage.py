@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from actors.learner.checkpoint import checkpoint_path, latest, prune
 from actors.learner.group import LearnerGroup
-from actors.learner.optimizers import OptimizerSettings
+from actors.learner.settings import OptimizerSettings
 from pipelines.benchmarks.comparisons import JudgedComparison
 from pipelines.benchmarks.metrics import summarise
 from pipelines.config import Config, ConfigError, Optimizer

@@ -1,4 +1,4 @@
-"""Runs pipelines as a user does, as commands in processes of their own, and ends whatever a failed test left running."""
+"""Runs pipelines as a user does, as commands of their own, and ends whatever a failed test left running."""
 
 from __future__ import annotations
 

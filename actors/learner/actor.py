@@ -5,31 +5,17 @@ from __future__ import annotations
 import os
 import random
 import socket
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.learner.optimizers import OptimizerSettings
-from actors.learner.steps import MicroBatches, PolicySettings
+from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
 from actors.logs import redirect_output
 from actors.messages import WeightUpdate
 
-
-@dataclass(frozen=True, slots=True)
-class LearnerSettings:
-    """How a rank computes."""
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    seed: int = 0
-    activation_checkpointing: bool = False
-    reshard_after_forward: bool = True
-    threads: int = 1
-    timeout: float = 1800.0
-    """Seconds after which a collective that other ranks never join is an error."""
-    log_path: str | None = None
+if TYPE_CHECKING:
+    from actors.learner.steps import MicroBatches
 
 
 class Learner:

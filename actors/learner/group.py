@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from actors.deadlines import get
-from actors.learner.batching import plan
-from actors.learner.optimizers import OptimizerSettings
-from actors.learner.steps import PolicySettings
+from actors.learner.planning import plan
+from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence, WeightUpdate
 
 

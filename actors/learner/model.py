@@ -14,10 +14,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from actors.learner.batching import PaddedBatch
 from actors.learner.objectives import token_logprobs
-
-
-class ModelError(RuntimeError):
-    """A model cannot be loaded or used; names its path and the reason."""
+from actors.learner.settings import ModelError
 
 
 class Judge(nn.Module):

@@ -1,4 +1,4 @@
-"""The mathematics of learning, as pure functions: log-probabilities, advantages, policy loss, KL.
+"""The mathematics of learning, as pure functions: log-probabilities, policy loss, KL.
 
 Per-token functions return one value a token; callers sum and divide by a global count, so that no result depends on
 how a batch was cut into micro-batches or spread over ranks.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 LOG_RATIO_LIMIT = 20.0
@@ -72,18 +71,6 @@ def token_logprobs(
 
     """
     return _TokenLogprobs.apply(hidden, weight, targets, temperature, chunk)
-
-
-def group_advantages(rewards: np.ndarray, normalise: bool = True, epsilon: float = 1e-6) -> np.ndarray:
-    """Advantages of one group ([G]): reward minus the group's mean, divided by its standard deviation.
-
-    GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1. The standard deviation is the sample one (G - 1 in the
-    denominator), as in veRL, which RM-R1 trained with. A group of equal rewards gives zeros.
-    """
-    centred = np.asarray(rewards, dtype=np.float64) - np.mean(rewards)
-    if not normalise:
-        return centred
-    return centred / (np.std(rewards, ddof=1) + epsilon)
 
 
 def clipped_policy_loss(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,23 +13,7 @@ from torch import nn
 # Muon's own orthogonalisation and scaling, so that one rank gives exactly what torch.optim.Muon gives.
 from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
-
-@dataclass(frozen=True, slots=True)
-class OptimizerSettings:
-    """What a stage optimises with."""
-
-    name: str = "adamw"
-    learning_rate: float = 1e-6
-    """AdamW's; with Muon, that of embeddings, norms and biases."""
-    muon_learning_rate: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    """Global norm; 0 does not clip."""
-    total_steps: int = 1
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    final_fraction: float = 0.1
+from actors.learner.settings import OptimizerSettings
 
 
 def learning_rate_factor(settings: OptimizerSettings, step: int) -> float:

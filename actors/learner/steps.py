@@ -18,22 +18,11 @@ import torch.distributed as dist
 from actors.learner.batching import PaddedBatch, collate
 from actors.learner.model import Judge
 from actors.learner.objectives import clipped_policy_loss, kl_divergence
-from actors.learner.optimizers import OptimizerSettings, clip_gradients, learning_rate_factor
+from actors.learner.optimizers import clip_gradients, learning_rate_factor
+from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
 
 MicroBatches = Sequence[Sequence[TrainingSequence]]
-
-
-@dataclass(frozen=True, slots=True)
-class PolicySettings:
-    """The clipped objective with a KL term."""
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_coefficient: float = 1e-3
-    kl_estimator: str = "k3"
-    temperature: float = 1.0
-    """That the traces were sampled at; log-probabilities are of the same distribution."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs, split_by_prompt
@@ -78,8 +79,6 @@ def load_tokenizer(model: str) -> Any:
 
     """
     from transformers import AutoTokenizer
-
-    from actors.learner.model import ModelError
 
     try:
         return AutoTokenizer.from_pretrained(model)

@@ -22,7 +22,7 @@ from pipelines.config import ConfigError
         ("rl.mini_batch_prompts=5", ["rl.prompts_per_step=32", "rl.mini_batch_prompts=5", "divisor"]),
         ("rl.optimizer.name=adam", ["'adam' is not one of adamw, muon", "did you mean 'adamw'?"]),
         ("algorithm.max_staleness=1", ["max_staleness=1", "algorithm.old_logprobs=rollout"]),
-        ("learner.micro_batch_tokens=100", ["learner.micro_batch_tokens=100", "128"]),
+        ("learner.micro_batch_tokens=100", ["learner.micro_batch_tokens=100", "= 576"]),
         ("algorithm.temperature=0", ["temperature=0"]),
         ("run=a/b", ["run='a/b'", "folder name"]),
         ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
