@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import socket
@@ -174,11 +175,10 @@ def watch(client: JobSubmissionClient, job: str, out: TextIO, ask: Callable[[], 
             try:
                 if stopping and not stop_sent:
                     stop_sent = client.stop_job(job) or client.get_job_status(job).is_terminal()
-                asyncio.run(_follow(client, job, out, shown))
+                ended = asyncio.run(_follow(client, job, out, shown))
                 status = client.get_job_status(job)
                 answered = time.monotonic()
-                if status.is_terminal():
-                    asyncio.run(_follow(client, job, out, shown))
+                if ended and status.is_terminal():
                     return status
             except (ClientError, RuntimeError, OSError) as error:
                 if time.monotonic() - answered > _LOST_CONTACT_SECONDS:
@@ -194,8 +194,8 @@ def watch(client: JobSubmissionClient, job: str, out: TextIO, ask: Callable[[], 
             answered = time.monotonic()
 
 
-async def _follow(client: JobSubmissionClient, job: str, out: TextIO, shown: list[int]) -> None:
-    """Write the log beyond the first ``shown[0]`` characters, and count on, until the connection or the job ends.
+async def _follow(client: JobSubmissionClient, job: str, out: TextIO, shown: list[int]) -> bool:
+    """Write the log beyond the first ``shown[0]`` characters, counting on; whether the server came to its end.
 
     The server always begins at the log's start. A silent connection is given up: it may be a dead one.
     """
@@ -204,8 +204,10 @@ async def _follow(client: JobSubmissionClient, job: str, out: TextIO, shown: lis
     while True:
         try:
             chunk = await asyncio.wait_for(anext(chunks), _SILENCE_SECONDS)
-        except (StopAsyncIteration, TimeoutError):
-            return
+        except StopAsyncIteration:
+            return True
+        except TimeoutError:
+            return False
         seen += len(chunk)
         fresh = seen - shown[0]
         if fresh > 0:
@@ -249,7 +251,9 @@ def submit(pipeline: str, address: str, overrides: Sequence[str], python: str | 
         return 0
     with explained(address):
         message = client.get_job_info(job).message or ""
-    _say(f"job {job} {status.value.lower()}: {message.strip()[-2000:]}")
+    # The end of the log, which Ray repeats in its message, is on the screen already.
+    reason = message.partition(", last available logs")[0].strip()
+    _say(f"job {job} {status.value.lower()}: {reason[-2000:]}")
     return 1
 
 
@@ -276,4 +280,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # Ray's client reports every file it packs; what matters is the job's own log.
+    logging.disable(logging.INFO)
     sys.exit(main())

@@ -22,7 +22,7 @@ from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
 from pipelines.config import Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
-from pipelines.run_directory import RunDirectoryBusy, StageMissing
+from pipelines.run_directory import RunDirectoryError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -30,8 +30,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPECTED = (
     ConfigError,
     DataError,
-    StageMissing,
-    RunDirectoryBusy,
+    RunDirectoryError,
     ClusterTooSmall,
     DeadlineExceeded,
     ActorFailed,

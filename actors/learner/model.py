@@ -106,7 +106,7 @@ def export(judge: Judge, source: str, directory: str, rank: int) -> None:
     from transformers import AutoTokenizer, PreTrainedModel
 
     target = Path(directory)
-    partial = target.with_name(f"{target.name}.partial")
+    partial = target.with_name(f"{target.name}.tmp-export")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     lm = cast(PreTrainedModel, judge.lm)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.schema import DataError, PreferencePair, prompt_key, validate
+from pipelines.data.schema import DataError, PreferencePair, prompt_key, read_rows, validate
 
 
 def load_pairs(path: str | Path) -> list[PreferencePair]:
@@ -22,7 +23,7 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     file = Path(path)
     if not file.is_file():
         raise DataError(f"{file} is not there: give the path of a .jsonl or .parquet file of preference pairs")
-    readers = {".jsonl": _read_jsonl, ".json": _read_jsonl, ".parquet": _read_parquet}
+    readers = {".jsonl": _read_jsonl, ".parquet": read_rows}
     if file.suffix not in readers:
         raise DataError(f"{file}: unknown kind of file {file.suffix!r}; use .jsonl or .parquet")
     pairs: list[PreferencePair] = []
@@ -30,38 +31,32 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     for number, row in readers[file.suffix](file):
         pair = validate(row, place=f"{file}, row {number}", number=number)
         if pair.id in first_row:
-            raise DataError(f"{file}, row {number}, field 'id': {pair.id!r} is the id of row {first_row[pair.id]} too")
+            raise DataError(
+                f"{file}, row {number}, field 'id': {pair.id!r} is the id of row {first_row[pair.id]} too: change one"
+            )
         first_row[pair.id] = number
         pairs.append(pair)
     if not pairs:
-        raise DataError(f"{file} holds no pairs")
+        raise DataError(f"{file} holds no pairs: write one row a pair")
     return pairs
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+    # Split at line feeds alone: texts may hold other characters that Unicode takes for line ends.
+    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not raw.strip():
             continue
+        place = f"{path}, row {number}"
         try:
             yield number, json.loads(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}, row {number}: not UTF-8 (byte {error.start} of the line)") from error
+            raise DataError(f"{place}: not UTF-8 (byte {error.start} of the line): save the file as UTF-8") from error
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, row {number}: malformed JSON at column {error.colno}: {error.msg}") from error
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row.get("metadata"), str):
-            row["metadata"] = json.loads(row["metadata"])
-        yield number, row
+            raise DataError(
+                f"{place}: malformed JSON at column {error.colno}: {error.msg}; write one object a line"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place}: JSON that cannot be read: {error}") from error
 
 
 def split_by_prompt(

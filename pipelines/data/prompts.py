@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml  # type: ignore[import-untyped]
 
 from actors.messages import Order, Prompt, Side
@@ -62,12 +63,27 @@ def load_template(name: str) -> PromptTemplate:
         raise DataError(f"prompt template {path}: cannot be read: {error}") from error
     unknown = set(parts or {}) - {"system", "user", "user_multi_turn"} if isinstance(parts, dict) else {"?"}
     if unknown or "user" not in parts:
-        raise DataError(f"prompt template {path}: needs `user`, and may have `system` and `user_multi_turn`, no other part")
+        raise DataError(
+            f"prompt template {path}: needs `user`, and may have `system` and `user_multi_turn`, no other part"
+        )
+    for part, text in parts.items():
+        if not isinstance(text, str):
+            raise DataError(f"prompt template {path}, `{part}`: must be text, not {type(text).__name__}")
     for part, wanted in _FIELDS.items():
         if part in parts:
-            named = {field for _, field, _, _ in string.Formatter().parse(parts[part]) if field is not None}
+            try:
+                # Conversions and format codes are part of the name here, so that none is accepted.
+                named = {
+                    f"{field}{'!' * bool(how)}{how or ''}{':' * bool(code)}{code}"
+                    for _, field, code, how in string.Formatter().parse(parts[part])
+                    if field is not None
+                }
+            except ValueError as error:
+                raise DataError(f"prompt template {path}, `{part}`: {error}; write a brace of its own twice") from error
             if named != wanted:
-                raise DataError(f"prompt template {path}, `{part}`: must name exactly {sorted(wanted)}, names {sorted(named)}")
+                raise DataError(
+                    f"prompt template {path}, `{part}`: must name exactly {sorted(wanted)}, names {sorted(named)}"
+                )
     return PromptTemplate(parts["user"], parts.get("system"), parts.get("user_multi_turn"))
 
 
@@ -113,7 +129,7 @@ def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
     """Token ids of a conversation with the model's own chat template and generation prompt.
 
     Raises:
-        DataError: the tokenizer has no chat template.
+        DataError: the tokenizer has no chat template, or one that refuses these messages.
 
     """
     if not getattr(tokenizer, "chat_template", None):
@@ -121,7 +137,14 @@ def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruct model, or save one in "
             "its tokenizer_config.json"
         )
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(
+            f"the chat template of {tokenizer.name_or_path!r} refuses messages with the roles {roles}: {error}; "
+            "choose a prompt template (model.prompt) without a system part"
+        ) from error
 
 
 def tokenise(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -55,18 +55,31 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
     chosen, rejected = _responses(row, place)
     if chosen.strip() == rejected.strip():
         raise DataError(f"{place}: both responses are equal, so neither is better: remove the row")
-    metadata = row.get("metadata") or {}
-    if not isinstance(metadata, Mapping):
-        raise DataError(f"{place}, field 'metadata': must be an object, not {type(metadata).__name__}")
+    metadata = row.get("metadata")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise DataError(f"{place}, field 'metadata': must be an object, not {type(metadata).__name__}; or leave it out")
     return PreferencePair(
-        id=str(row["id"]) if row.get("id") is not None else f"row-{number}",
+        id=_identifier(row.get("id"), place, number),
         source=_text(row, "source", place, default="user"),
         domain=_text(row, "domain", place, default="all"),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        metadata=dict(metadata),
+        metadata=dict(metadata or {}),
     )
+
+
+def _identifier(value: Any, place: str, number: int) -> str:
+    if value is None:
+        return f"row-{number}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f"{place}, field 'id': must be text or a whole number, not {value!r}; leave it out to number rows"
+        )
+    _check_encodes(value, f"{place}, field 'id'")
+    return value
 
 
 def _text(row: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
@@ -74,15 +87,28 @@ def _text(row: Mapping[str, Any], name: str, place: str, default: str | None = N
     if value is None and default is not None:
         return default
     if value is None:
-        raise DataError(f"{place}: field {name!r} is missing (the row has: {', '.join(sorted(row)) or 'nothing'})")
+        # A parquet row has every column of its file; only those with a value help to find the mistake.
+        present = ", ".join(sorted(str(key) for key, cell in row.items() if cell is not None)) or "nothing"
+        raise DataError(f"{place}: field {name!r} is missing (the row has: {present}): add it, or remove the row")
     if not isinstance(value, str):
         raise DataError(f"{place}, field {name!r}: must be text, not {type(value).__name__}")
+    _check_encodes(value, f"{place}, field {name!r}")
     return value
 
 
+def _check_encodes(text: str, where: str) -> None:
+    """JSON can state half of a surrogate pair, which no tokenizer, hash or file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start + 1} is half of a surrogate pair: repair or remove the row"
+        ) from error
+
+
 def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
-    if "chosen" not in row and "label" in row:
-        label = row["label"]
+    if row.get("chosen") is None and row.get("rejected") is None and {"label", "response_a", "response_b"} & row.keys():
+        label = row.get("label")
         if label not in ("A", "B"):
             raise DataError(f"{place}, field 'label': {label!r} is neither side; write 'A' or 'B'")
         better, worse = ("response_a", "response_b") if label == "A" else ("response_b", "response_a")
@@ -109,6 +135,7 @@ def _conversation(value: Any, place: str) -> tuple[Message, ...]:
             raise DataError(
                 f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
             )
+        _check_encodes(message["content"], f"{where}, message {index + 1}")
         messages.append(Message(cast(Role, message["role"]), message["content"]))
     if messages[-1].role != "user":
         raise DataError(f"{where}: the last message must be the user's, not the {messages[-1].role}'s")
@@ -135,7 +162,7 @@ def content_key(pair: PreferencePair) -> str:
 
 def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> None:
     """Write pairs as a parquet file, at once or not at all; ``metadata`` becomes a column of JSON text."""
-    from datasets import Dataset
+    from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     rows = [
         {
@@ -150,20 +177,48 @@ def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> None:
         for pair in pairs
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.tmp-partial")
+    quiet = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         Dataset.from_list(rows).to_parquet(str(partial))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+        if not quiet:
+            enable_progress_bars()
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row numbers, from 1, and rows of a parquet file; a ``metadata`` column of JSON text becomes objects.
+
+    Raises:
+        DataError: the file is missing or not parquet, or metadata are not JSON.
+
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError(f"{path} is not there: give the path of a parquet file of preference pairs")
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as parquet, write it again: {str(error).splitlines()[0]}") from error
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row.get("metadata"), str):
+            try:
+                row["metadata"] = json.loads(row["metadata"])
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, row {number}, field 'metadata': malformed JSON: {error}") from error
+        yield number, row
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
-    """Pairs as :func:`write_pairs` wrote them."""
-    import pyarrow.parquet as pq
+    """Pairs as :func:`write_pairs` wrote them.
 
-    pairs = []
-    for number, row in enumerate(pq.read_table(path).to_pylist(), start=1):
-        row["metadata"] = json.loads(row["metadata"])
-        pairs.append(validate(row, place=f"{path}, row {number}", number=number))
-    return pairs
+    Raises:
+        DataError: the file is missing or damaged, or a row is not a pair.
+
+    """
+    return [validate(row, place=f"{path}, row {number}", number=number) for number, row in read_rows(path)]

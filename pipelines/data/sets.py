@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs, split_by_prompt
 from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
-from pipelines.data.schema import DataError, PreferencePair, content_key, read_pairs
-from pipelines.data.tiny_tasks import read_solution, true_first
+from pipelines.data.schema import ROLES, DataError, PreferencePair, content_key, read_pairs
+from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.run_directory import RunDirectory
 
 
@@ -46,15 +46,15 @@ class JudgingTask:
     def extras(self, pair_id: str, text: str) -> dict[str, bool | None]:
         """What the built-in family can check beyond the verdict; empty for other data."""
         pair = self.pairs[pair_id]
-        if "kind" not in pair.metadata:
+        if pair.source != SOURCE or "kind" not in pair.metadata:
             return {}
         return {"solution_correct": read_solution(text, pair), "true_first_rubric": true_first(text, pair)}
 
     def describe(self) -> str:
         """Sizes in words, dropped prompts included."""
         prompts = sum(len(item) for item in self.items)
-        dropped = f", {self.dropped.count} prompts too long (up to {self.dropped.longest} tokens)" * bool(self.dropped.count)
-        return f"{len(self.items)} pairs as {prompts} prompts{dropped}"
+        dropped = f", {self.dropped.count} prompts too long (up to {self.dropped.longest} tokens)"
+        return f"{len(self.items)} pairs as {prompts} prompts" + dropped * bool(self.dropped.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,12 @@ def _users_split(config: Config) -> tuple[list[PreferencePair], list[PreferenceP
         return split_by_prompt(train, config.data.heldout_fraction, config.seed)
     heldout = load_pairs(config.data.heldout)
     shared = {content_key(pair) for pair in heldout}
-    return [pair for pair in train if content_key(pair) not in shared], heldout
+    kept = [pair for pair in train if content_key(pair) not in shared]
+    if not kept:
+        raise DataError(
+            f"{config.data.train}: every pair is in data.heldout={config.data.heldout} too: give other pairs for one"
+        )
+    return kept, heldout
 
 
 def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
@@ -147,14 +152,16 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
         DataError: a row without ``messages`` or ``chain``; no chain short enough.
 
     """
-    path = Path(config.data.chains) if config.data.chains else run.require(
-        run.data / "chains.parquet", "reasoning chains", "prepare"
+    path = (
+        Path(config.data.chains)
+        if config.data.chains
+        else run.require(run.data / "chains.parquet", "reasoning chains", "prepare")
     )
     tokenizer = load_tokenizer(model)
     sequences, dropped, longest = [], 0, 0
     for number, row in enumerate(read_chains(path), start=1):
         messages, chain = row.get("messages"), row.get("chain")
-        if not isinstance(messages, list) or not isinstance(chain, str) or not chain.strip():
+        if not _is_conversation(messages) or not isinstance(chain, str) or not chain.strip():
             raise DataError(f"{path}, row {number}: a chain needs `messages` (role and content) and a `chain` text")
         prompt = encode(messages, tokenizer)
         completion = [*tokenizer.encode(chain, add_special_tokens=False), tokenizer.eos_token_id]
@@ -164,8 +171,19 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
             continue
         sequences.append(TrainingSequence(np.asarray(prompt, np.int32), np.asarray(completion, np.int32)))
     if not sequences:
-        raise DataError(f"{path}: no chain fits into distill.max_tokens={config.distill.max_tokens} (longest {longest})")
+        raise DataError(
+            f"{path}: no chain fits into distill.max_tokens={config.distill.max_tokens} (longest {longest}): raise it"
+        )
     return ChainSet(tuple(sequences), dropped, longest)
+
+
+def _is_conversation(messages: Any) -> TypeGuard[list[dict[str, str]]]:
+    if not isinstance(messages, list) or not messages:
+        return False
+    return all(
+        isinstance(message, Mapping) and message.get("role") in ROLES and isinstance(message.get("content"), str)
+        for message in messages
+    )
 
 
 def read_chains(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 The initialisation matters: with the usual standard deviation of 0.02 a model this small does not begin to copy tokens
 in the time there is. Here embeddings start large, the projections back into the residual stream start small, and in
-the layers after the first, half of the heads start with equal query and key weights, so that they attend to equal tokens.
+the layers after the first, query and key weights start equal, so that every head begins by attending to equal tokens.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 START, END, PADDING = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 TAGS = tuple(
-    f"<{slash}{name}>"
-    for name in ("type", "solution", "rubric", "justify", "eval", "answer")
-    for slash in ("", "/")
+    f"<{slash}{name}>" for name in ("type", "solution", "rubric", "justify", "eval", "answer") for slash in ("", "/")
 )
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -66,7 +64,15 @@ def build_tokenizer(corpus: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(
-    vocabulary: int, eos: int, pad: int, seed: int, hidden: int, layers: int, heads: int, intermediate: int, positions: int
+    vocabulary: int,
+    eos: int,
+    pad: int,
+    seed: int,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int,
+    positions: int,
 ) -> Qwen2ForCausalLM:
     """A Qwen2 with tied embeddings and the initialisation described above, in float32."""
     import torch
@@ -97,11 +103,10 @@ def build_model(
                 parameter.normal_(0, 0.08 / math.sqrt(parameter.shape[1]), generator=generator)
             elif parameter.dim() == 2:
                 parameter.normal_(0, 0.8 / math.sqrt(parameter.shape[1]), generator=generator)
-        matching = (heads + 1) // 2 * (hidden // heads)
         for layer in model.model.layers[1:]:
             query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
-            query[:matching].normal_(0, 1 / math.sqrt(hidden), generator=generator)
-            key[:matching].copy_(query[:matching])
+            query.normal_(0, 1 / math.sqrt(hidden), generator=generator)
+            key.copy_(query)
     return model
 
 
@@ -126,12 +131,20 @@ def build_tiny_model(
         raise ValueError(f"model.hidden={hidden} does not divide into model.heads={heads}")
     tokenizer = build_tokenizer(corpus)
     model = build_model(
-        len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed, hidden, layers, heads, intermediate, max_positions
+        len(tokenizer),
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        seed,
+        hidden,
+        layers,
+        heads,
+        intermediate,
+        max_positions,
     )
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    partial = directory.with_name(f"{directory.name}.partial")
+    partial = directory.with_name(f"{directory.name}.tmp-partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save_pretrained(partial)
     model.save_pretrained(partial)

@@ -13,12 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.messages import Side
-from pipelines.data.schema import Message, PreferencePair, content_key, prompt_key
+from pipelines.data.schema import DataError, Message, PreferencePair, content_key, prompt_key
 
+SOURCE = "tiny"
 REASONING_SHARE = 0.4
 MISLEADING_SHARE = 0.45
-"""Chat items for which judging by the criteria in the order they are listed gives the wrong verdict."""
+"""Chat items drawn until judging by the criteria in the order they are listed gives the wrong verdict. Chance makes
+others so too: about 57% in all."""
 TEACHER_KEEPS_ORDER = 0.7
+REDRAWS = 1000
+"""Repeats in a row after which the family counts as exhausted."""
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """Written out, because Qwen2's tokenizer splits digits off the space before them."""
@@ -39,28 +43,38 @@ def generate_items(seed: int, counts: Mapping[str, int]) -> dict[str, list[Prefe
 
     Every set has a random stream of its own, so that its items do not depend on the size of the others, except where
     an item would repeat one of a set before it in ``counts``.
+
+    Raises:
+        DataError: the family has not as many different items.
+
     """
     seen: set[str] = set()
     sets: dict[str, list[PreferencePair]] = {}
     for name, count in counts.items():
         rng = random.Random(f"{seed}/{name}")
-        pairs: list[PreferencePair] = []
-        while len(pairs) < count:
-            identifier = f"{name}-{len(pairs)}"
-            reasoning = rng.random() < REASONING_SHARE
-            pair = reasoning_item(rng, identifier) if reasoning else chat_item(rng, identifier)
-            key = prompt_key(pair) if reasoning else content_key(pair)
-            if key not in seen:
-                seen.add(key)
-                pairs.append(pair)
-        sets[name] = pairs
+        sets[name] = [_unseen_item(rng, f"{name}-{index}", seen) for index in range(count)]
     return sets
+
+
+def _unseen_item(rng: random.Random, identifier: str, seen: set[str]) -> PreferencePair:
+    # The domain is drawn once: Reasoning items repeat more often, and drawing it again would thin them out.
+    reasoning = rng.random() < REASONING_SHARE
+    for _ in range(REDRAWS):
+        pair = reasoning_item(rng, identifier) if reasoning else chat_item(rng, identifier)
+        key = prompt_key(pair) if reasoning else content_key(pair)
+        if key not in seen:
+            seen.add(key)
+            return pair
+    raise DataError(
+        f"the built-in family has no further {pair.domain} item for {identifier}: ask for fewer pairs "
+        "(data.distill_pairs, data.rl_pairs, data.heldout_pairs)"
+    )
 
 
 def _pair(
     identifier: str, domain: str, question: str, chosen: str, rejected: str, metadata: dict[str, Any]
 ) -> PreferencePair:
-    return PreferencePair(identifier, "tiny", domain, (Message("user", question),), chosen, rejected, metadata)
+    return PreferencePair(identifier, SOURCE, domain, (Message("user", question),), chosen, rejected, metadata)
 
 
 def reasoning_item(rng: random.Random, identifier: str, kind: str | None = None) -> PreferencePair:
@@ -143,9 +157,7 @@ def satisfies(response: str, criterion: str) -> bool:
 
 def score(response: str, ordered: Sequence[str]) -> int:
     """Weight of the criteria a response meets when they weigh 4, 2 and 1 in this order."""
-    return sum(
-        weight for weight, criterion in zip(WEIGHTS, ordered, strict=True) if satisfies(response, criterion)
-    )
+    return sum(weight for weight, criterion in zip(WEIGHTS, ordered, strict=True) if satisfies(response, criterion))
 
 
 def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import socket
@@ -275,8 +276,8 @@ class TestOnACluster:
         done = cluster.submit("status=3", "lines=1")
         assert done.returncode == 1
         assert "line 0" in done.stdout
-        assert "failed" in done.stderr
-        assert "exit code 3" in done.stderr
+        assert done.stderr.endswith("failed: Job entrypoint command failed with exit code 3\n")
+        assert len(done.stderr.splitlines()) == 2
 
     def test_a_missing_and_a_wrong_token_are_told_apart(self, cluster: Cluster, tmp_path: Path) -> None:
         done = cluster.submit(HOME=str(tmp_path))
@@ -332,12 +333,12 @@ class TestOnACluster:
         try:
             text = read_until(terminal, lambda text: "line 0" in text)
             process.send_signal(signal.SIGINT)
-            text += read_until(terminal, lambda text: "watch on?" in text)
+            text += read_until(terminal, lambda text: "atch on?" in text)
             os.write(terminal, b"w\n")
             # Nothing of the log is written while it asks, so this tick comes from watching on.
             text += read_until(terminal, lambda text: "tick" in text)
             process.send_signal(signal.SIGINT)
-            text += read_until(terminal, lambda text: "watch on?" in text)
+            text += read_until(terminal, lambda text: "atch on?" in text)
             os.write(terminal, b"s\n")
             text += read_until(terminal, lambda text: False)
             assert process.wait(60) == 1, text
@@ -351,9 +352,11 @@ class TestOnACluster:
 
 
 def read_until(terminal: int, found: Callable[[str], bool]) -> str:
-    """Read a terminal until its text is as wanted, or its other side is closed."""
+    """Read a terminal until its text is as wanted, or its other side is closed; fail after a minute without output."""
     text = b""
     while not found(text.decode(errors="replace")):
+        readable, _, _ = select.select([terminal], [], [], 60)
+        assert readable, text.decode(errors="replace")
         try:
             part = os.read(terminal, 4096)
         except OSError:

@@ -1,0 +1,116 @@
+"""The main job as README gives it, with real parts: distil, reinforce, evaluate, report; and what it must show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support import Runs
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def demo(runs: Runs) -> Path:
+    """One run of the tiny recipe at its full size."""
+    output = runs("run", "demo", "seed=0", timeout=1700, WANDB_MODE="offline")
+    path = runs.path("demo")
+    (path / "terminal.txt").write_text(output)
+    return path
+
+
+def test_reinforcement_adds_to_distillation(runs: Runs, demo: Path) -> None:
+    summary = runs.summary("demo")
+    before, distill, rl = summary["before"], summary["distill"], summary["rl"]
+    assert before["accuracy"] == 0.0
+    assert rl["accuracy"] - distill["accuracy"] >= 0.08
+    assert rl["accuracy"] >= 0.88
+    assert 1 - rl["flip_rate"] >= 0.93
+    assert rl["strict_parse_rate"] >= 0.99
+    assert rl["n"] >= 600
+    assert {"Chat", "Reasoning"} == set(rl["by_domain"])
+    # What RL has to find is the house rule that the teacher does not know.
+    assert rl["by_domain"]["Chat"]["extras"]["true_first_rubric"] >= 0.95
+
+
+def test_engine_and_learner_agree_after_every_publish(runs: Runs, demo: Path) -> None:
+    """The engine's log-probabilities of its own traces, against the learner's of the same tokens and weights."""
+    steps = runs.metrics("demo", "rl")
+    assert len(steps) == steps[-1]["step"] > 50
+    assert max(step["metrics"]["logprob_difference_max"] for step in steps) < 1e-5
+    assert all(step["metrics"]["staleness_max"] == 0 for step in steps)
+
+
+def test_outputs_are_complete(demo: Path) -> None:
+    for name in ("config.yaml", "summary.json", "metrics.jsonl", "report.html", "logs", "wandb"):
+        assert (demo / name).exists(), name
+    assert (
+        len(list(demo.glob("traces/rl-rollouts-*.parquet")))
+        == json.loads((demo / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    )
+    assert len(list(demo.glob("checkpoints/rl/step-*"))) <= 3
+    assert list(demo.glob("wandb/offline-run-*"))
+    summary = json.loads((demo / "summary.json").read_text())
+    assert set(summary["data"]) == {"chains", "distill", "heldout", "rl"}
+    assert {"prepare", "distill", "rl"} <= set(summary["seconds"])
+    assert sum(summary["time_share"].values()) == pytest.approx(1.0, abs=1e-6)
+    text = (demo / "terminal.txt").read_text()
+    assert "report.html" in text
+    assert "Traceback" not in text
+
+
+def test_held_out_pairs_are_disjoint_from_training_pairs(demo: Path) -> None:
+    from pipelines.data.schema import content_key, read_pairs
+
+    keys = {
+        name: {content_key(pair) for pair in read_pairs(demo / "data" / f"{name}.parquet")}
+        for name in ("distill", "rl", "heldout")
+    }
+    assert not keys["heldout"] & (keys["distill"] | keys["rl"])
+    assert not keys["distill"] & keys["rl"]
+
+
+def test_every_trace_row_is_whole(demo: Path) -> None:
+    rows = pq.read_table(demo / "traces" / "rl-rollouts-000001.parquet").to_pylist()
+    assert len(rows) == 32 * 8
+    for row in rows:
+        assert row["reward"] == (1.0 if row["verdict"] == row["label"] else -1.0)
+        assert (row["verdict"] is None) != (row["cause"] is None)
+
+
+@pytest.mark.parametrize("stage", ["distill", "rl"])
+def test_exported_models_load_with_transformers(demo: Path, stage: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(demo / stage / "hf")
+    assert sum(parameter.numel() for parameter in model.parameters()) < 400_000
+    assert AutoTokenizer.from_pretrained(demo / stage / "hf").chat_template
+
+
+def test_evaluate_alone_judges_the_exported_model_alike(runs: Runs, demo: Path) -> None:
+    """The engine loads ``rl/hf`` from disk here, where the run had it published: the same judgments."""
+    accuracy = runs.summary("demo")["rl"]["accuracy"]
+    assert "held out: accuracy" in runs("evaluate", "demo")
+    assert runs.summary("demo")["rl"]["accuracy"] == pytest.approx(accuracy, abs=0.01)
+
+
+def test_own_pairs_train_from_the_distilled_model(runs: Runs, demo: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": f"own-{number}",
+            "prompt": [{"role": "user", "content": f"Say {number} twice." + " Please." * (300 if number == 7 else 0)}],
+            "chosen": f"{number} {number}",
+            "rejected": f"{number}",
+        }
+        for number in range(40)
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = demo / "distill" / "hf"
+    small = ["rl.steps=2", "rl.prompts_per_step=4", "rl.mini_batch_prompts=4", "algorithm.samples=2", "tracking=off"]
+    output = runs("rl", "own", f"data.train={pairs}", "data.heldout_fraction=0.2", f"rl.policy={policy}", *small)
+    assert "prompts too long" in output
+    assert [line["step"] for line in runs.metrics("own", "rl")] == [1, 2]
+    assert runs.summary("own")["rl"]["n"] >= 1

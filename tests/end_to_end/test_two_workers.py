@@ -1,0 +1,24 @@
+"""Two rollout workers and two learner ranks, rollouts one version ahead: same agreement, bounded staleness."""
+
+from __future__ import annotations
+
+import pytest
+from support import SMALL, Runs
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+
+TWO = ("rollout.workers=2", "cluster.rollout_cpus=0.5", "learner.ranks=2")
+
+
+def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(runs: Runs) -> None:
+    runs("run", "two", *SMALL, *TWO, "algorithm.max_staleness=1", "algorithm.old_logprobs=rollout")
+    steps = [line["metrics"] for line in runs.metrics("two", "rl")]
+    assert len(steps) == 6
+    assert steps[0]["logprob_difference_max"] < 1e-5
+    assert max(step["staleness_max"] for step in steps) == 1
+    assert all(step["generation_failures"] == 0 for step in steps)
+    assert [step["weight_version"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {path.name for path in (runs.path("two") / "logs").glob("rollout-*.log")} == {
+        "rollout-0.log",
+        "rollout-1.log",
+    }

@@ -1,0 +1,77 @@
+"""The cluster files: they parse, fit one another and the pinned versions, and never leave a cluster without a token."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml  # type: ignore[import-untyped]
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+FILES = sorted(LAUNCH.glob("*.yaml"))
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((LAUNCH / name).read_text())
+
+
+def pinned(package: str) -> str:
+    setup = configparser.ConfigParser()
+    setup.read(LAUNCH.parent / "setup.cfg")
+    lines = setup["options"]["install_requires"].split()
+    return next(line.partition("==")[2] for line in lines if line.partition("==")[0].partition("[")[0] == package)
+
+
+def ray_cluster(name: str) -> dict[str, Any]:
+    spec = load(name)["spec"]
+    return spec.get("rayClusterSpec", spec)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_parses_and_says_how_to_use_it(file: Path) -> None:
+    text = file.read_text()
+    assert isinstance(yaml.safe_load(text), dict)
+    assert text.startswith("# ")
+
+
+@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
+def test_kubernetes_clusters_have_a_token_and_the_pinned_ray(name: str) -> None:
+    spec = ray_cluster(name)
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["rayVersion"] == pinned("ray")
+    for group in [spec["headGroupSpec"], *spec.get("workerGroupSpecs", [])]:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+def test_the_standing_cluster_has_the_devices_of_two_nodes() -> None:
+    (group,) = ray_cluster("kuberay-cluster.yaml")["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert (group["replicas"], limits["nvidia.com/gpu"]) == (2, 8)
+    assert ray_cluster("kuberay-cluster.yaml")["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+
+
+def test_the_cloud_cluster_fits_rays_schema_and_has_a_token() -> None:
+    cluster = load("aws-cluster.yaml")
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+    assert cluster["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+    starts = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
+    assert [("RAY_AUTH_MODE=token" in command) for command in starts if "ray start" in command] == [True, True]
+
+
+def test_the_slurm_script_is_valid_bash_and_wants_a_pipeline() -> None:
+    script = str(LAUNCH / "slurm.sbatch")
+    subprocess.run(["bash", "-n", script], check=True)
+    done = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "usage: sbatch launch/slurm.sbatch PIPELINE" in done.stderr
