@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
+
+# When one rank dies, the others fail in their collectives, sometimes sooner: how long to wait for the better answer.
+_GRACE_SECONDS = 2.0
 
 
 class DeadlineExceeded(TimeoutError):
@@ -17,7 +21,8 @@ class ActorFailed(RuntimeError):
 def get(references: Sequence[Any], seconds: float, what: str, names: Sequence[str] | None = None) -> list[Any]:
     """Results of Ray references, in order, within ``seconds``; ``names`` says whose they are.
 
-    The first failure ends the wait at once: with collectives, the others would only wait for the one that failed.
+    The first failure ends the wait: with collectives, the others would only wait for the one that failed. An actor's
+    death goes before another's error, which it may have caused.
 
     Raises:
         DeadlineExceeded: naming what, and those that had not answered.
@@ -25,26 +30,46 @@ def get(references: Sequence[Any], seconds: float, what: str, names: Sequence[st
 
     """
     import ray
-    from ray.exceptions import RayActorError, RayError, RayTaskError
+    from ray.exceptions import RayActorError
 
     names = names or [f"actor {index}" for index in range(len(references))]
     owners = dict(zip(references, names, strict=True))
     waiting = list(references)
     answered: dict[Any, Any] = {}
-    import time
-
     deadline = time.monotonic() + seconds
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
             late = ", ".join(owners[reference] for reference in waiting)
             raise DeadlineExceeded(f"waited {seconds:g} s for {what}; no answer from {late}")
-        try:
-            answered[ready[0]] = ray.get(ready[0], timeout=max(1.0, deadline - time.monotonic()))
-        except RayTaskError as error:
-            raise ActorFailed(f"{what}: {owners[ready[0]]} failed: {error.cause!r}") from error
-        except RayActorError as error:
-            raise ActorFailed(f"{what}: {owners[ready[0]]} died: {str(error).strip().splitlines()[-1]}") from error
-        except RayError as error:
-            raise ActorFailed(f"{what}: {owners[ready[0]]}: {error}") from error
+        answer = _answer(ready[0])
+        if isinstance(answer, Exception):
+            failed = {ready[0]: answer}
+            if waiting and not isinstance(answer, RayActorError):
+                others, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS)
+                failed |= {other: error for other in others if isinstance(error := _answer(other), RayActorError)}
+            culprit, error = list(failed.items())[-1]
+            raise ActorFailed(f"{what}: {owners[culprit]} {_reason(error)}") from error
+        answered[ready[0]] = answer
     return [answered[reference] for reference in references]
+
+
+def _answer(reference: Any) -> Any:
+    """What a finished reference holds: its value, or the error it ended with."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(reference, timeout=60.0)
+    except RayError as error:
+        return error
+
+
+def _reason(error: Exception) -> str:
+    from ray.exceptions import RayActorError, RayTaskError
+
+    if isinstance(error, RayTaskError):
+        return f"failed: {error.cause!r}"
+    if isinstance(error, RayActorError):
+        return f"died: {str(error).strip().splitlines()[-1]}"
+    return f"failed: {error}"

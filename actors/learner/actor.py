@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,38 +20,43 @@ class Learner:
     """One rank. Made a Ray actor by the session, which knows the resources."""
 
     def __init__(self, rank: int, world_size: int, settings: LearnerSettings) -> None:
-        redirect_output(settings.log_path)
+        if settings.log_path is not None:
+            redirect_output(settings.log_path)
         self.rank = rank
         self._world_size = world_size
         self._settings = settings
+        self._store: Any = None
         self._trainer: Any = None
         self._source = ""
 
     def rendezvous(self) -> tuple[str, int]:
-        """An address and a free port on this rank's machine, where the ranks can meet."""
+        """Open the store at which the ranks meet, on this rank's machine; returns its address and port."""
         import ray
+        import torch.distributed as dist
 
-        with socket.socket() as server:
-            server.bind(("", 0))
-            return ray.util.get_node_ip_address(), server.getsockname()[1]
+        address = ray.util.get_node_ip_address()
+        # Port 0: the store takes a free one and keeps it, so that nobody else can take it before the ranks meet.
+        self._store = dist.TCPStore(
+            address, 0, self._world_size, True, timedelta(seconds=self._settings.timeout), wait_for_workers=False
+        )
+        return address, self._store.port
 
-    def join(self, address: str, port: int) -> int:
-        """Meet the other ranks; returns the number of ranks."""
+    def join(self, address: str, port: int) -> str | None:
+        """Meet the other ranks at rank 0's store; returns where this rank logs."""
         import torch
         import torch.distributed as dist
         from torch.distributed.device_mesh import init_device_mesh
 
-        settings = self._settings
+        settings, timeout = self._settings, timedelta(seconds=self._settings.timeout)
         torch.set_num_threads(settings.threads)
-        backend = "nccl" if settings.device == "cuda" else "gloo"
-        os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
         if settings.device == "cuda":
             torch.cuda.set_device(0)
-        dist.init_process_group(
-            backend, rank=self.rank, world_size=self._world_size, timeout=timedelta(seconds=settings.timeout)
-        )
+        store = self._store or dist.TCPStore(address, port, self._world_size, False, timeout)
+        # Metrics are summed on the CPU wherever the model is, so a CUDA group speaks gloo as well.
+        backend = "cpu:gloo,cuda:nccl" if settings.device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self._world_size, timeout=timeout)
         self._mesh = init_device_mesh(settings.device, (self._world_size,))
-        return dist.get_world_size()
+        return settings.log_path
 
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
         """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters."""
@@ -66,18 +69,18 @@ class Learner:
         settings = self._settings
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(settings.seed * 1000 + self.rank)
-        common: dict[str, Any] = {"device": settings.device, "dtype": settings.dtype}
-        judge = load_judge(
-            model,
-            self._mesh,
-            **common,
-            activation_checkpointing=settings.activation_checkpointing,
-            reshard_after_forward=settings.reshard_after_forward,
-        )
+        common: dict[str, Any] = {"dtype": settings.dtype, "reshard_after_forward": settings.reshard_after_forward}
+        judge = load_judge(model, self._mesh, **common, activation_checkpointing=settings.activation_checkpointing)
         frozen = load_judge(reference, self._mesh, **common, trainable=False) if reference else None
         self._source = model
         self._trainer = Trainer(
-            judge, frozen, build_optimizers(judge, optimizer), optimizer, self._mesh.get_group(), settings.device
+            judge,
+            frozen,
+            build_optimizers(judge, optimizer),
+            optimizer,
+            self._mesh.get_group(),
+            settings.device,
+            accumulate=not settings.reshard_after_forward,
         )
         return sum(parameter.numel() for parameter in judge.parameters())
 

@@ -11,7 +11,11 @@ def group_advantages(rewards: np.ndarray, normalise: bool = True, epsilon: float
     GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1. The standard deviation is the sample one (G - 1 in the
     denominator), as in veRL, which RM-R1 trained with. A group of equal rewards gives zeros.
     """
-    centred = np.asarray(rewards, dtype=np.float64) - np.mean(rewards)
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if np.ptp(rewards) == 0:
+        # Exactly: the rounding of a mean divided by epsilon is not nothing, and one trace has no sample deviation.
+        return np.zeros_like(rewards)
+    centred = rewards - np.mean(rewards)
     if not normalise:
         return centred
     return centred / (np.std(rewards, ddof=1) + epsilon)

@@ -13,12 +13,14 @@ from actors.messages import TrainingSequence
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """A micro-batch: B rows padded on the right to T, and its N completion tokens as flat vectors."""
+    """A micro-batch: B rows padded on the right to T, and its N completion tokens as flat vectors.
+
+    There is no attention mask: under causal attention no token sees the padding to its right, nothing is scored there,
+    and attention without a mask takes the fast kernels.
+    """
 
     input_ids: torch.Tensor
     """[B, T] int64"""
-    attention_mask: torch.Tensor
-    """[B, T] int64, 1 where there is a token"""
     positions: torch.Tensor
     """[N] int64, index into B*T of the position that predicts each completion token"""
     targets: torch.Tensor
@@ -36,19 +38,22 @@ class PaddedBatch:
 def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> PaddedBatch:
     """Pad a micro-batch. An empty one becomes a single row of two tokens that scores nothing: ranks without work
     still take part in every collective.
+
+    Raises:
+        ValueError: a prompt or completion without tokens, or log-probabilities that some sequences have and some lack.
+
     """
+    for sequence in sequences:
+        if not len(sequence.prompt_ids) or not len(sequence.completion_ids):
+            raise ValueError("a training sequence needs at least one prompt token and one completion token")
     rows = [np.concatenate([sequence.prompt_ids, sequence.completion_ids]) for sequence in sequences]
     width = max((len(row) for row in rows), default=2)
     input_ids = np.zeros((max(1, len(rows)), width), dtype=np.int64)
-    mask = np.zeros_like(input_ids)
     positions: list[np.ndarray] = []
     for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
         input_ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
         start = index * width + len(sequence.prompt_ids) - 1
         positions.append(np.arange(start, start + len(sequence.completion_ids)))
-    if not rows:
-        mask[:] = 1
 
     def flat(arrays: list[np.ndarray], kind: type) -> torch.Tensor:
         joined = np.concatenate(arrays) if arrays else np.zeros(0)
@@ -63,7 +68,6 @@ def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> Padde
     counts = tuple(len(sequence.completion_ids) for sequence in sequences)
     return PaddedBatch(
         input_ids=torch.from_numpy(input_ids).to(device),
-        attention_mask=torch.from_numpy(mask).to(device),
         positions=flat(positions, np.int64),
         targets=flat([sequence.completion_ids for sequence in sequences], np.int64),
         advantages=flat(

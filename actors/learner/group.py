@@ -20,6 +20,7 @@ class LearnerGroup:
         self.handles = list(handles)
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout = timeout
+        self._names = [f"learner rank {rank}" for rank in range(len(self.handles))]
 
     def _all(self, method: str, *arguments: Any, what: str, seconds: float | None = None) -> list[Any]:
         """Call every rank with the same arguments and wait for all answers."""
@@ -31,13 +32,13 @@ class LearnerGroup:
         references = [
             getattr(handle, method).remote(*mine) for handle, mine in zip(self.handles, arguments, strict=True)
         ]
-        names = [f"learner rank {rank}" for rank in range(len(self.handles))]
-        return get(references, seconds or self._timeout, what, names)
+        return get(references, seconds or self._timeout, what, self._names)
 
     def join(self, seconds: float) -> None:
         """Let the ranks meet."""
-        [(address, port)] = get([self.handles[0].rendezvous.remote()], seconds, "learner rank 0 to start")
-        self._all("join", address, port, what="learner ranks to meet", seconds=seconds)
+        [(address, port)] = get([self.handles[0].rendezvous.remote()], seconds, "learners to start", self._names[:1])
+        logs = self._all("join", address, port, what="learner ranks to meet", seconds=seconds)
+        self._names = [f"{name} (log: {log})" if log else name for name, log in zip(self._names, logs, strict=True)]
 
     def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
         """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""
@@ -46,6 +47,8 @@ class LearnerGroup:
 
     def _cut(self, sequences: Sequence[TrainingSequence]) -> tuple[list[list[list[int]]], list[Any], int]:
         """Indices by rank and micro-batch, the sequences cut likewise, and the completion tokens of all."""
+        if not sequences:
+            raise ValueError("a mini-batch needs at least one sequence: there is nothing to divide its loss by")
         lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
         indices = plan(lengths, len(self.handles), self._micro_batch_tokens)
         parts = [[[sequences[index] for index in micro] for micro in rank] for rank in indices]

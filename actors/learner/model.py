@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from actors.learner.batching import PaddedBatch
 from actors.learner.objectives import token_logprobs
 from actors.learner.settings import ModelError
+from actors.learner.sharding import gather_whole
+
+# Configuration keys by which a model changes its logits after the output embedding.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class Judge(nn.Module):
@@ -30,9 +36,7 @@ class Judge(nn.Module):
 
     def forward(self, batch: PaddedBatch, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (with gradient) and entropies (without) of the batch's targets: [N] float32 each."""
-        states = self.lm.get_decoder()(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state
+        states = self.lm.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         chosen = states.flatten(0, 1).index_select(0, batch.positions)
         logprobs, entropies = token_logprobs(chosen, self.lm.get_output_embeddings().weight, batch.targets, temperature)
         # A batch without targets still has to run backward through every layer: other ranks wait in its collectives.
@@ -43,7 +47,6 @@ def load_judge(
     path: str,
     mesh: DeviceMesh,
     *,
-    device: str,
     dtype: str,
     activation_checkpointing: bool = False,
     reshard_after_forward: bool = True,
@@ -51,35 +54,32 @@ def load_judge(
 ) -> Judge:
     """Load a checkpoint by directory or hub name and shard it over ``mesh``.
 
-    Parameters are kept in float32. With ``dtype`` bfloat16 they are gathered and used in bfloat16 while gradients
-    are reduced in float32. Gradients are summed over ranks, not averaged: losses are divided by global counts.
+    Trained parameters are kept in float32, frozen ones in ``dtype``. With ``dtype`` bfloat16 they are gathered and used
+    in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
+    divided by global counts. A rank's machine holds the checkpoint in its stored type while it loads; its device never
+    holds more than one whole layer besides the shards.
 
     Raises:
-        ModelError: there is no checkpoint at ``path``, or it is not a causal language model.
+        ModelError: there is no checkpoint at ``path``, some of its weights are missing, or it is not a causal language
+            model whose log-probabilities follow from hidden states and output embedding alone.
 
     """
-    from transformers import AutoModelForCausalLM
-
-    if path.startswith((".", "/")) and not Path(path).is_dir():
-        raise ModelError(f"there is no model at {path}")
-    try:
-        lm = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a causal language model from {path!r}: {str(error).splitlines()[0]}") from error
-    lm.config.use_cache = False
+    lm = _read(path)
     if activation_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    judge = Judge(cast(nn.Module, lm).to(device))
+    judge = Judge(lm)
     judge.train(trainable)
     judge.requires_grad_(trainable)
-    precision = (
-        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        if dtype == "bfloat16"
-        else MixedPrecisionPolicy()
-    )
-    for layer in lm.get_decoder().layers:
-        fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=reshard_after_forward)
-    fully_shard(judge, mesh=mesh, mp_policy=precision, reshard_after_forward=reshard_after_forward)
+    compute = getattr(torch, dtype)
+    precision = MixedPrecisionPolicy()
+    if compute != torch.float32:
+        precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    kept = torch.float32 if trainable else compute
+    for module in [*lm.get_decoder().layers, judge]:
+        for parameter in module.parameters():
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(kept)
+        fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=reshard_after_forward)
     for module in judge.modules():
         if isinstance(module, FSDPModule):
             # Both together mean a plain sum: gloo knows no other reduction than that and an average.
@@ -88,38 +88,76 @@ def load_judge(
     return judge
 
 
-def full_state(judge: Judge) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every parameter in Hugging Face naming as a full CPU tensor; all ranks take part and must exhaust it.
+def _read(path: str) -> Any:
+    """A causal LM on the CPU in its stored data type, checked to be one that :class:`Judge` computes right."""
+    from transformers import AutoModelForCausalLM
+
+    if path.startswith((".", "/")) and not Path(path).is_dir():
+        raise ModelError(f"there is no model at {path}")
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto", attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"cannot load a causal language model from {path!r}: {str(error).splitlines()[0]}") from error
+    lm, found = loaded
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ModelError(
+            f"the model at {path!r} lacks {len(missing)} of its weights ({missing[0]}, ...): it is damaged"
+        )
+    head = lm.get_output_embeddings()
+    changed = [name for name in _LOGIT_CHANGES if getattr(lm.config, name, None) not in (None, 1.0)]
+    if head is None or getattr(head, "bias", None) is not None or changed:
+        what = changed[0] if changed else "an output layer that is not a plain matrix"
+        raise ModelError(f"the model at {path!r} has {what}, which learners do not compute: choose another base model")
+    return lm
+
+
+def synchronise_gradients(judge: Judge, now: bool) -> None:
+    """Whether the next backward ends in the reduction of gradients over ranks; before it, they pile up on each rank.
+
+    Only for models that stay whole between forward and backward: one reduction a step instead of one a micro-batch,
+    at the price of whole gradients in memory.
+    """
+    root = cast(FSDPModule, judge)
+    root.set_requires_gradient_sync(now)
+    root.set_reshard_after_backward(now)
+
+
+def full_state(judge: Judge, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter in Hugging Face naming as a whole tensor; all ranks take part and must exhaust it.
 
     A tied output embedding is the input embedding under another name and comes once, as checkpoints store it.
     """
-    for name, parameter in judge.lm.named_parameters():
-        full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-        yield name, full.detach().cpu()
+    named = list(judge.lm.named_parameters())
+    mesh = named[0][1].device_mesh
+    wholes = gather_whole([parameter for _, parameter in named], dtype, mesh.get_group())
+    for (name, _), whole in zip(named, wholes, strict=True):
+        yield name, whole
 
 
 def export(judge: Judge, source: str, directory: str, rank: int) -> None:
-    """Write the model with ``source``'s tokenizer in Hugging Face format, at once or not at all; rank 0 writes."""
-    state = dict(full_state(judge))
+    """Write the model with ``source``'s configuration and tokenizer in Hugging Face format; rank 0 writes.
+
+    The weights keep the data type in which ``source`` stores them. The folder appears whole or not at all.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(source)
+    dtype = config.dtype or torch.float32
+    state = {name: tensor.cpu() for name, tensor in full_state(judge, dtype) if rank == 0}
     if rank != 0:
         return
-    from transformers import AutoTokenizer, PreTrainedModel
-
+    # A model without weights writes the state: the trained one carries settings of training and FSDP2's classes.
+    with torch.device("meta"):
+        blank = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    blank.generation_config = judge.lm.generation_config
     target = Path(directory)
     partial = target.with_name(f"{target.name}.tmp-export")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    lm = cast(PreTrainedModel, judge.lm)
-    dtype = getattr(torch, _stored_dtype(source))
-    lm.save_pretrained(partial, state_dict={name: tensor.to(dtype).contiguous() for name, tensor in state.items()})
+    blank.save_pretrained(partial, state_dict=state)
     AutoTokenizer.from_pretrained(source).save_pretrained(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
-
-
-def _stored_dtype(source: str) -> str:
-    """The data type in which a checkpoint is stored; what is exported keeps it."""
-    from transformers import AutoConfig
-
-    dtype: Any = AutoConfig.from_pretrained(source).dtype
-    return str(dtype or torch.float32).removeprefix("torch.")

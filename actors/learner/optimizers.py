@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim._muon import _adjust_lr
 
 from actors.learner.settings import OptimizerSettings
+from actors.learner.sharding import exchange, local, shard_rows
 
 
 def learning_rate_factor(settings: OptimizerSettings, step: int) -> float:
@@ -39,17 +40,13 @@ def learning_rate_factor(settings: OptimizerSettings, step: int) -> float:
     return settings.final_fraction + (1 - settings.final_fraction) * decay
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's shard of a DTensor; a plain tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
 class ShardedMuon(torch.optim.Muon):
     """``torch.optim.Muon`` on FSDP2 shards with two collectives a step.
 
-    Momentum stays sharded like its parameter. A step gathers all matrices' updates in one bucket, orthogonalises them
-    as plain tensors, each on the rank that it is assigned to by cost, shares the results in a second bucket, and every
-    rank applies its own rows. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+    Momentum stays sharded like its parameter. A step sends every matrix's update, in one all-to-all, to the rank it is
+    assigned to by cost; that rank orthogonalises it as a plain tensor; a second all-to-all brings every rank its own
+    rows. No rank ever holds more whole matrices than its share. Jordan et al., "Muon: An optimizer for hidden layers
+    in neural networks", 2024.
     """
 
     @torch.no_grad()
@@ -86,26 +83,44 @@ def orthogonalised_rows(
     if mesh is None or mesh.size() == 1:
         return orthogonalise(updates, *newton_schulz)
     process_group, rank, ranks = mesh.get_group(), mesh.get_local_rank(), mesh.size()
-    shard_sizes = [
-        [_rows(parameter, source, ranks) * parameter.shape[1] for parameter in parameters] for source in range(ranks)
-    ]
-    gathered = _all_gather([update.flatten() for update in updates], shard_sizes, process_group)
-    # FSDP2 shards rows like torch.chunk: joining the ranks' pieces gives the matrix back.
-    matrices = [
-        torch.cat([gathered[source][index] for source in range(ranks)]).view(parameter.shape)
-        for index, parameter in enumerate(parameters)
-    ]
     owners = _assign(parameters, ranks)
-    orthogonal = orthogonalise([matrices[index] for index in owners[rank]], *newton_schulz)
-    mine = [matrix.float().flatten() for matrix in orthogonal]
-    shared = _all_gather(mine, [[parameters[index].numel() for index in owned] for owned in owners], process_group)
-    results = {
-        index: shared[owner][position].view(parameters[index].shape)
-        for owner, indices in enumerate(owners)
-        for position, index in enumerate(indices)
-    }
-    starts = [sum(_rows(parameter, before, ranks) for before in range(rank)) for parameter in parameters]
-    return [results[index][start : start + len(updates[index])] for index, start in enumerate(starts)]
+
+    def size(index: int, holder: int) -> int:
+        return shard_rows(parameters[index].shape[0], holder, ranks) * parameters[index].shape[1]
+
+    # Newton-Schulz begins by rounding to bfloat16, so nothing is lost by sending that.
+    outward = [torch.cat([_flat(updates[index]) for index in owned] or [_flat(updates[0][:0])]) for owned in owners]
+    mine = owners[rank]
+    received = exchange(outward, [sum(size(index, source) for index in mine) for source in range(ranks)], process_group)
+    pieces = [part.split([size(index, source) for index in mine]) for source, part in enumerate(received)]
+    # FSDP2 shards rows like torch.chunk: joining the ranks' pieces gives the matrix back.
+    joined = [torch.cat([piece[place] for piece in pieces]) for place in range(len(mine))]
+    whole = orthogonalise(
+        [matrix.view(parameters[index].shape) for matrix, index in zip(joined, mine, strict=True)], *newton_schulz
+    )
+    homeward = [
+        torch.cat([_flat(part) for part in parts] or [_flat(updates[0][:0])])
+        for parts in _cut_rows(whole, [parameters[index].shape[0] for index in mine], ranks)
+    ]
+    returned = exchange(homeward, [sum(size(index, rank) for index in owned) for owned in owners], process_group)
+    rows: dict[int, torch.Tensor] = {}
+    for owned, part in zip(owners, returned, strict=True):
+        for index, piece in zip(owned, part.split([size(index, rank) for index in owned]), strict=True):
+            rows[index] = piece.view(updates[index].shape)
+    return [rows[index] for index in range(len(updates))]
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16().flatten()
+
+
+def _cut_rows(matrices: list[torch.Tensor], heights: list[int], ranks: int) -> list[list[torch.Tensor]]:
+    """Each rank's rows of every matrix: rank -> matrix -> rows."""
+    cut = [
+        matrix.split([shard_rows(height, holder, ranks) for holder in range(ranks)])
+        for matrix, height in zip(matrices, heights, strict=True)
+    ]
+    return [[rows[holder] for rows in cut] for holder in range(ranks)]
 
 
 def orthogonalise(
@@ -133,12 +148,6 @@ def orthogonalise(
     return results
 
 
-def _rows(parameter: torch.Tensor, rank: int, ranks: int) -> int:
-    """Rows of a matrix that FSDP2 gives to ``rank``: chunks of equal size, the last ones smaller or empty."""
-    chunk = -(-parameter.shape[0] // ranks)
-    return max(0, min(chunk, parameter.shape[0] - rank * chunk))
-
-
 def _assign(parameters: list[torch.Tensor], ranks: int) -> list[list[int]]:
     """Matrices by rank, the costliest first to the least loaded; cost as of Newton-Schulz, min(rows, cols)^2 x max."""
     costs = [min(parameter.shape) ** 2 * max(parameter.shape) for parameter in parameters]
@@ -149,20 +158,6 @@ def _assign(parameters: list[torch.Tensor], ranks: int) -> list[list[int]]:
         load[rank] += costs[index]
         owned[rank].append(index)
     return owned
-
-
-def _all_gather(tensors: list[torch.Tensor], sizes: list[list[int]], group: Any) -> list[list[torch.Tensor]]:
-    """Every rank's list of flat tensors in one collective; ``sizes`` are known to all, rank by rank."""
-    longest = max(sum(size) for size in sizes)
-    device = tensors[0].device if tensors else torch.device(torch.accelerator.current_accelerator() or "cpu")
-    bucket = torch.zeros(longest, device=device)
-    if tensors:
-        torch.cat(tensors, out=bucket[: sum(tensor.numel() for tensor in tensors)])
-    gathered = torch.empty(len(sizes) * longest, device=device)
-    dist.all_gather_into_tensor(gathered, bucket, group=group)
-    return [
-        list(gathered[rank * longest :][: sum(size)].split(size)) if size else [] for rank, size in enumerate(sizes)
-    ]
 
 
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from actors.learner.batching import PaddedBatch, collate
-from actors.learner.model import Judge
+from actors.learner.model import Judge, synchronise_gradients
 from actors.learner.objectives import clipped_policy_loss, kl_divergence
 from actors.learner.optimizers import clip_gradients, learning_rate_factor
 from actors.learner.settings import OptimizerSettings, PolicySettings
@@ -35,6 +35,8 @@ class Trainer:
     settings: OptimizerSettings
     group: Any
     device: str
+    accumulate: bool = False
+    """Reduce gradients once a step instead of once a micro-batch."""
     step: int = 0
     skipped: int = 0
 
@@ -42,7 +44,9 @@ class Trainer:
 def supervised_step(trainer: Trainer, micro_batches: MicroBatches, global_tokens: int) -> dict[str, float]:
     """One optimiser step on cross-entropy of completion tokens: -sum log p / global_tokens."""
     totals = torch.zeros(1, dtype=torch.float64)
-    for sequences in micro_batches:
+    for index, sequences in enumerate(micro_batches):
+        if trainer.accumulate:
+            synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
         batch = collate(sequences, trainer.device)
         logprobs, _ = trainer.judge(batch)
         loss = -logprobs.sum() / global_tokens
@@ -57,7 +61,9 @@ def policy_step(
 ) -> dict[str, float]:
     """One optimiser step on the clipped policy loss plus KL to the reference, a mean over the mini-batch's tokens."""
     sums, largest = torch.zeros(7, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    for sequences in micro_batches:
+    for index, sequences in enumerate(micro_batches):
+        if trainer.accumulate:
+            synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
         batch = collate(sequences, trainer.device)
         logprobs, entropies = trainer.judge(batch, settings.temperature)
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

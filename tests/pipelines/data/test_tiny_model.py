@@ -134,8 +134,8 @@ def test_initial_standard_deviations(model) -> None:
 
 def test_a_new_model_replaces_the_old_one_whole(tmp_path: Path) -> None:
     directory = tmp_path / "model"
-    (tmp_path / "model.partial").mkdir()
-    (tmp_path / "model.partial" / "leftover").touch()
+    (tmp_path / "model.tmp-partial").mkdir()
+    (tmp_path / "model.tmp-partial" / "leftover").touch()
     directory.mkdir()
     (directory / "old").touch()
     build_tiny_model(directory, ["so match"], seed=0, hidden=64, layers=1, heads=2, intermediate=64)

@@ -1,0 +1,158 @@
+"""A small judge and learner ranks without Ray: what tests of the learner share.
+
+Run as a script it is one rank of several: it reads which from its arguments, meets the others, plays the scenario and
+saves what it saw.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.learner.actor import Learner
+from actors.learner.planning import plan
+from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
+from actors.messages import TrainingSequence
+
+VOCABULARY = 61
+BUDGET = 64
+"""Padded tokens a micro-batch: small enough that every step has several, and a rank of two an empty one."""
+POLICY = PolicySettings(clip_low=0.2, clip_high=0.2, kl_coefficient=0.1, temperature=0.9)
+OPTIMIZERS = {
+    "adamw": OptimizerSettings(name="adamw", learning_rate=1e-3, weight_decay=0.1, total_steps=10, warmup_steps=2),
+    "muon": OptimizerSettings(name="muon", learning_rate=1e-3, muon_learning_rate=0.01, total_steps=10),
+}
+
+
+def build_model(directory: Path, seed: int = 0, tied: bool = True, **changes: Any) -> str:
+    """A Qwen2 of two layers with a word-level tokenizer; some of its matrices do not divide by two."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "intermediate_size": 37,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": tied,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(Qwen2Config(**settings | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.3)
+    model.save_pretrained(directory)
+    words = {f"w{index}": index for index in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w2"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", eos_token="w1", unk_token="w2").save_pretrained(
+        directory
+    )
+    return str(directory)
+
+
+def sequences(count: int, seed: int, old: bool = False) -> list[TrainingSequence]:
+    """Sequences of 5 to 20 tokens with advantages of both signs; ``old`` adds log-probabilities to clip against."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        prompt, completion = int(generator.integers(2, 9)), int(generator.integers(3, 13))
+        made.append(
+            TrainingSequence(
+                generator.integers(0, VOCABULARY, prompt).astype(np.int32),
+                generator.integers(0, VOCABULARY, completion).astype(np.int32),
+                advantage=float(generator.normal()),
+                rollout_logprobs=np.full(completion, -4.0, np.float32),
+                old_logprobs=generator.normal(-4.5, 1.0, completion).astype(np.float32) if old else None,
+            )
+        )
+    return made
+
+
+def cut(items: list[TrainingSequence], rank: int, ranks: int, budget: int = BUDGET) -> tuple[Any, int]:
+    """What the driver sends one rank: its micro-batches, and the tokens of all ranks."""
+    planned = plan([len(item.prompt_ids) + len(item.completion_ids) for item in items], ranks, budget)
+    return [[items[index] for index in micro] for micro in planned[rank]], sum(
+        len(item.completion_ids) for item in items
+    )
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    """The whole model; all ranks take part."""
+    from actors.learner.model import full_state
+
+    return {name: tensor.clone() for name, tensor in full_state(learner._trainer.judge)}
+
+
+def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int = BUDGET) -> dict[str, Any]:
+    """Supervised and policy steps with each optimiser; the same on any number of ranks, or it is a defect."""
+    seen: dict[str, Any] = {}
+    for name, optimizer in OPTIMIZERS.items():
+        learner.load(model, model, optimizer)
+        steps = [learner.supervised_step(*cut(sequences(9, step), learner.rank, ranks, budget)) for step in range(3)]
+        micro, tokens = cut(sequences(9, 7, old=True), learner.rank, ranks, budget)
+        steps.append(learner.policy_step(micro, POLICY, tokens))
+        seen[name] = {"metrics": steps, "weights": weights(learner)}
+    learner.export(str(folder / f"exported-{ranks}"))
+    seen["update"] = learner.publish(5, str(folder / f"published-{ranks}"))
+    learner.save(str(folder / f"step-{ranks:06d}"), {"step": 4})
+    before = weights(learner)
+    after_save = learner.supervised_step(*cut(sequences(9, 11), learner.rank, ranks, budget))
+    seen["state"] = learner.restore(str(folder / f"step-{ranks:06d}"))
+    seen["restored"] = all(torch.equal(before[name], tensor) for name, tensor in weights(learner).items())
+    again = learner.supervised_step(*cut(sequences(9, 11), learner.rank, ranks, budget))
+    seen["replayed"] = after_save == again
+    return seen
+
+
+def play_on_two_ranks(model: str, folder: Path) -> dict[str, Any]:
+    """Run the scenario in two processes and return what rank 0 saw."""
+    command = [sys.executable, __file__, model, str(folder)]
+    root = Path(__file__).parent.parent
+    with (
+        subprocess.Popen(
+            [*command, "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=root
+        ) as first,
+        subprocess.Popen([*command, "1"], stdin=subprocess.PIPE, text=True, cwd=root) as second,
+    ):
+        try:
+            assert first.stdout is not None
+            line = first.stdout.readline()
+            second.communicate(line, timeout=120)
+            assert first.wait(120) == 0
+            assert second.returncode == 0
+        finally:
+            first.kill()
+            second.kill()
+    return torch.load(folder / "seen.pt", weights_only=False)
+
+
+def _rank(model: str, folder: Path, rank: int) -> None:
+    learner = Learner(rank, 2, LearnerSettings(reshard_after_forward=True, timeout=60.0))
+    if rank == 0:
+        address, port = learner.rendezvous()
+        print(address, port, flush=True)
+    else:
+        address, number = sys.stdin.readline().split()
+        port = int(number)
+    learner.join(address, port)
+    seen = scenario(learner, 2, model, folder)
+    if rank == 0:
+        torch.save(seen, folder / "seen.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _rank(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
