@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 from actors.messages import Side
@@ -21,6 +22,9 @@ MISLEADING_SHARE = 0.45
 """Chat items drawn until judging by the criteria in the order they are listed gives the wrong verdict. Chance makes
 others so too: about 57% in all."""
 TEACHER_KEEPS_ORDER = 0.7
+TEACHER_TASTE = ("start", "mention", "end", "polite")
+TASTE_FACTOR = 4
+"""How much likelier the teacher takes an order that begins with its favourite kind than another right one."""
 REDRAWS = 1000
 """Repeats in a row after which the family counts as exhausted."""
 
@@ -163,8 +167,10 @@ def score(response: str, ordered: Sequence[str]) -> int:
 def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
     """What the imperfect teacher writes when the better response is shown on side ``label``; always ends right.
 
-    It solves Reasoning items correctly. For Chat it lists the criteria as the prompt does (70%) or shuffled, weighs
-    them in that order, and tries again until the verdict is right: a filter on verdicts, as the paper's chains have it.
+    It solves Reasoning items correctly. For Chat it keeps the criteria in the order of the prompt (70%) if that order
+    gives the right verdict, and otherwise takes one of the orders that do: a filter on verdicts, as the paper's chains
+    have it. Among those it prefers one that begins with what is to its own taste, whatever the topic; without a taste,
+    the rule it does not know would be the commonest order in its chains, and imitation alone would find it.
     """
     other: Side = "B" if label == "A" else "A"
     if pair.domain == "Reasoning":
@@ -174,12 +180,12 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
             f"<eval>match {answer} {label}</eval><answer>[[{label}]]</answer>"
         )
     rng = random.Random(seed)
-    while True:
-        ordered = list(pair.metadata["criteria"])
-        if rng.random() >= TEACHER_KEEPS_ORDER:
-            rng.shuffle(ordered)
-        if score(pair.chosen, ordered) > score(pair.rejected, ordered):
-            break
+    listed = pair.metadata["criteria"]
+    right = [order for order in permutations(listed) if score(pair.chosen, order) > score(pair.rejected, order)]
+    ordered: Sequence[str] = listed
+    if tuple(listed) not in right or rng.random() >= TEACHER_KEEPS_ORDER:
+        favourite = min(listed, key=lambda criterion: TEACHER_TASTE.index(kind_of(criterion)))
+        ordered = rng.choices(right, [TASTE_FACTOR if order[0] == favourite else 1 for order in right])[0]
     rubric = " , ".join(f"{criterion} {NUMBERS[weight]}" for criterion, weight in zip(ordered, WEIGHTS, strict=True))
     who = {(True, True): "both", (True, False): label, (False, True): other, (False, False): "none"}
     checks = " , ".join(

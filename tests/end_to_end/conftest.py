@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support import Runs
+from commands import Runs
 
 
 @pytest.fixture(scope="module")

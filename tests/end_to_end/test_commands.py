@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support import SMALL, Runs
+from commands import SMALL, Runs
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support import SMALL, Runs, wait_until
+from commands import SMALL, Runs, wait_until
 
 from pipelines.data.order import batch_of
 

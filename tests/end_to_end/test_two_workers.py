@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support import SMALL, Runs
+from commands import SMALL, Runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 

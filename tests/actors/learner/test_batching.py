@@ -28,7 +28,9 @@ def test_collate_by_hand() -> None:
 def test_log_probabilities_follow_their_tokens() -> None:
     first = sequence([1], [2, 3], rollout_logprobs=np.array([-0.1, -0.2], np.float32))
     second = sequence([1], [4], rollout_logprobs=np.array([-0.3], np.float32))
-    assert collate([first, second]).rollout_logprobs.tolist() == pytest.approx([-0.1, -0.2, -0.3])
+    joined = collate([first, second]).rollout_logprobs
+    assert joined is not None
+    assert joined.tolist() == pytest.approx([-0.1, -0.2, -0.3])
 
 
 def test_empty_micro_batch_scores_nothing_but_has_a_row_to_run() -> None:

@@ -119,7 +119,7 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
 def play_on_two_ranks(model: str, folder: Path) -> dict[str, Any]:
     """Run the scenario in two processes and return what rank 0 saw."""
     command = [sys.executable, __file__, model, str(folder)]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     with (
         subprocess.Popen(
             [*command, "0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=root
