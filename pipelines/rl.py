@@ -10,9 +10,11 @@ on at most ``k`` versions after it was begun; nothing else changes.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
@@ -124,6 +126,9 @@ async def reinforce(
             task_ahead.cancel()
 
     learners.export(str(session.run.export_directory("rl")))
+    shares = time_shares(session.run.metrics_file)
+    session.run.update_summary({"time_share": shares})
+    stage.console.note("time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
     stage.finish("rl", await judge(fleet, heldout, config), heldout)
 
 
@@ -159,6 +164,14 @@ def _times(
         "time/engine_busy": rollout.generate_seconds,
         "tokens_per_second": tokens / (published - started),
     }
+
+
+def time_shares(metrics_file: Path) -> dict[str, float]:
+    """Share of the loop's time in each of its parts over the whole stage, earlier interrupted runs included."""
+    parts = ("generate", "verify", "learn", "publish", "wait")
+    lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    totals = {part: sum(line["metrics"][f"time/{part}"] for line in lines if line["stage"] == "rl") for part in parts}
+    return {part: seconds / sum(totals.values()) for part, seconds in totals.items()}
 
 
 if __name__ == "__main__":

@@ -51,8 +51,6 @@ class Engine:
             os.environ["OMP_NUM_THREADS"] = str(settings.threads)
             # Binding threads to cores is right when an engine owns its cores; here learners share them.
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-            # An idle engine gives its core to the learners instead of polling.
-            os.environ.setdefault("VLLM_SLEEP_WHEN_IDLE", "1")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         from vllm.config import WeightTransferConfig
