@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -18,10 +19,12 @@ from omegaconf import DictConfig
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from actors.learner.checkpoint import CheckpointError
+from actors.learner.planning import SequenceTooLong
 from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
 from pipelines.config import Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
+from pipelines.rollouts import EvaluationFailed
 from pipelines.run_directory import RunDirectoryError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -36,6 +39,8 @@ EXPECTED = (
     ActorFailed,
     CheckpointError,
     ModelError,
+    SequenceTooLong,
+    EvaluationFailed,
 )
 
 
@@ -46,7 +51,7 @@ def load_config(overrides: list[str]) -> Config:
         ConfigError: an unknown key or option (with the nearest match), a wrong type, or values that cannot work.
 
     """
-    _check_keys(overrides)
+    overrides = _checked(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -63,8 +68,12 @@ def load_config(overrides: list[str]) -> Config:
         raise ConfigError(str(error).splitlines()[0]) from error
 
 
-def _check_keys(overrides: list[str]) -> None:
-    """Name the nearest key for one that does not exist; Hydra only says that it could not be overridden."""
+def _checked(overrides: list[str]) -> list[str]:
+    """The overrides in a form Hydra takes, every key known.
+
+    Hydra refuses to override a setting that no YAML file states, though it has a default of its own: ``++`` sets it
+    either way. Of a key that does not exist Hydra only says that it could not be overridden; here the nearest is named.
+    """
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
@@ -73,11 +82,16 @@ def _check_keys(overrides: list[str]) -> None:
         raise ConfigError(
             f"an override cannot be read ({reason}): write key=value, quoting values with spaces"
         ) from error
-    for override in parsed:
+    checked = []
+    for text, override in zip(overrides, parsed, strict=True):
         key = override.key_or_group
-        if key in groups or key.startswith("hydra") or key in known_keys() or key.startswith("algorithm.reward."):
-            continue
-        raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")
+        if key in groups or key.startswith("hydra"):
+            checked.append(text)
+        elif key in known_keys() or key.startswith("algorithm.reward."):
+            checked.append("++" + text.lstrip("+") if not text.startswith("~") else text)
+        else:
+            raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")
+    return checked
 
 
 def main(stage: Callable[[Config], None]) -> None:
@@ -86,7 +100,12 @@ def main(stage: Callable[[Config], None]) -> None:
     for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" in argument]
-    stray = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" not in argument]
+    stray = [
+        argument
+        for before, argument in pairwise(sys.argv)
+        # What follows a flag may be its value: --cfg job
+        if not argument.startswith("-") and "=" not in argument and not before.startswith("-")
+    ]
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(composed: DictConfig) -> None:
@@ -103,10 +122,12 @@ def main(stage: Callable[[Config], None]) -> None:
             _fail(f"the disk is full ({error.filename or error}): free some space and run the same command again", 1)
 
     try:
-        if stray and "-cn" not in sys.argv:
+        if stray:
             raise ConfigError(f"cannot read argument {stray[0]!r}: settings are given as key=value")
         if "--multirun" not in sys.argv and "-m" not in sys.argv:
             load_config(overrides)
+            flags = [argument for argument in sys.argv[1:] if argument not in overrides]
+            sys.argv[1:] = [*flags, *_checked(overrides)]
     except ConfigError as error:
         _fail(str(error), 2)
     run()

@@ -13,6 +13,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from actors.verifier.rewards import RewardError, check_weights
+
 
 class ConfigError(ValueError):
     """A setting is unknown, has the wrong type, or cannot work with the others. Says what to change."""
@@ -381,6 +383,10 @@ def check(config: Config) -> None:
         raise ConfigError(f"algorithm.top_p={config.algorithm.top_p} must lie in (0, 1]")
     if config.algorithm.temperature == 0:
         raise ConfigError("algorithm.temperature=0 makes every trace of a group the same: use 1.0")
+    try:
+        check_weights(config.algorithm.reward)
+    except RewardError as error:
+        raise ConfigError(f"algorithm.reward: {error}") from error
     _check_batches(config)
     _check_lengths(config)
     for stage in (config.distill, config.rl):

@@ -13,12 +13,9 @@ from pipelines.benchmarks.comparisons import JudgedComparison
 from pipelines.cli import main
 from pipelines.config import Config
 from pipelines.data.sets import JudgingTask, heldout_task
+from pipelines.rollouts import EvaluationFailed
 from pipelines.session import Session
 from pipelines.stage import open_stage, standalone
-
-
-class EvaluationFailed(RuntimeError):
-    """Some judgments could not be generated, so the figures would leave them out."""
 
 
 async def judge(

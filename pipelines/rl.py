@@ -41,10 +41,11 @@ def rl(config: Config, session: Session) -> None:
         stage.console.note(f"{task.describe()}; held out: {heldout.describe()}")
         session.launch_rollouts(policy)
         learners = session.learners()
+        mini_batches = config.rl.prompts_per_step // config.rl.mini_batch_prompts
         learners.load(
             policy,
             reference_path=policy if config.algorithm.kl_coefficient else None,
-            optimizer=stage.optimizer_settings(config.rl.optimizer, total_steps(config, task)),
+            optimizer=stage.optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
             seconds=config.cluster.start_timeout,
         )
         asyncio.run(reinforce(config, session, stage, learners, task, heldout))

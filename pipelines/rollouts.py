@@ -12,6 +12,10 @@ from actors.messages import GenerationFailure, Prompt, Sampling, ScoredGroup, Sc
 from actors.rollout.fleet import RolloutFleet
 
 
+class EvaluationFailed(RuntimeError):
+    """Some judgments could not be generated, so the figures would leave them out."""
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
     """Scored groups in the order of their prompts, and where the time went."""

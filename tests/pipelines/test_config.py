@@ -24,6 +24,7 @@ from pipelines.config import ConfigError
         ("algorithm.max_staleness=1", ["max_staleness=1", "algorithm.old_logprobs=rollout"]),
         ("learner.micro_batch_tokens=100", ["learner.micro_batch_tokens=100", "= 576"]),
         ("algorithm.temperature=0", ["temperature=0"]),
+        ("algorithm.reward.verdit=1", ["algorithm.reward", "verdit"]),
         ("run=a/b", ["run='a/b'", "folder name"]),
         ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
     ],
@@ -44,3 +45,8 @@ def test_overrides_reach_nested_settings() -> None:
     config = load_config(["seed=7", "rl.optimizer.learning_rate=3e-4", "algorithm.reward.verdict=2"])
     assert (config.seed, config.rl.optimizer.learning_rate) == (7, 3e-4)
     assert config.algorithm.reward == {"verdict": 2.0}
+
+
+def test_every_setting_can_be_overridden_whether_a_file_states_it_or_not() -> None:
+    config = load_config(["data.heldout_fraction=0.2", "rl.optimizer.warmup_fraction=0.5", "evaluate.model=x"])
+    assert (config.data.heldout_fraction, config.rl.optimizer.warmup_fraction, config.evaluate.model) == (0.2, 0.5, "x")
