@@ -1,4 +1,5 @@
-"""A user's own pairs: a .jsonl or .parquet file with the fields of :mod:`pipelines.data.schema`."""
+"""A user's own pairs: a .jsonl or .parquet file, or a hub dataset, with the fields of :mod:`pipelines.data.schema` or
+in the form the RM-R1 sets are published in."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.data.published import hub_rows, is_hub_name, is_published, published_pair
 from pipelines.data.schema import DataError, PreferencePair, prompt_key, read_rows, validate
 
 
@@ -21,15 +23,14 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
 
     """
     file = Path(path)
-    if not file.is_file():
-        raise DataError(f"{file} is not there: give the path of a .jsonl or .parquet file of preference pairs")
-    readers = {".jsonl": _read_jsonl, ".parquet": read_rows}
-    if file.suffix not in readers:
-        raise DataError(f"{file}: unknown kind of file {file.suffix!r}; use .jsonl or .parquet")
     pairs: list[PreferencePair] = []
     first_row: dict[str, int] = {}
-    for number, row in readers[file.suffix](file):
-        pair = validate(row, place=f"{file}, row {number}", number=number)
+    for number, row in rows_of(path):
+        place = f"{file}, row {number}"
+        if is_published(row):
+            pair = published_pair(row, place, number)
+        else:
+            pair = validate(row, place=place, number=number)
         if pair.id in first_row:
             raise DataError(
                 f"{file}, row {number}, field 'id': {pair.id!r} is the id of row {first_row[pair.id]} too: change one"
@@ -39,6 +40,24 @@ def load_pairs(path: str | Path) -> list[PreferencePair]:
     if not pairs:
         raise DataError(f"{file} holds no pairs: write one row a pair")
     return pairs
+
+
+def rows_of(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """Row numbers, from 1, and rows of a .jsonl or .parquet file, or of a hub dataset given by name.
+
+    Raises:
+        DataError: there is no such file or dataset, or it cannot be read.
+
+    """
+    file = Path(path)
+    if not file.exists() and is_hub_name(str(path)):
+        return hub_rows(str(path))
+    if not file.is_file():
+        raise DataError(f"{file} is not there: give the path of a .jsonl or .parquet file, or a hub name")
+    readers = {".jsonl": _read_jsonl, ".parquet": read_rows}
+    if file.suffix not in readers:
+        raise DataError(f"{file}: unknown kind of file {file.suffix!r}; use .jsonl or .parquet")
+    return readers[file.suffix](file)
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:

@@ -95,6 +95,8 @@ def _transcript(messages: Sequence[Message], speaker: str) -> str:
 
 def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list[dict[str, str]]:
     """The messages that put ``pair`` to the judge with the chosen response first or second."""
+    if "context_messages" in pair.metadata:
+        return [dict(message) for message in pair.metadata["context_messages"]]
     first, second = (pair.chosen, pair.rejected) if order == "chosen_first" else (pair.rejected, pair.chosen)
     if len(pair.prompt) > 1 and template.user_multi_turn is not None:
         conversations = [
@@ -114,7 +116,10 @@ def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tup
     ordered: list[tuple[PreferencePair, Order]] = []
     rng = random.Random(f"{seed}/orders")
     for index, pair in enumerate(pairs):
-        if mode == "both":
+        if "context_messages" in pair.metadata:
+            # A prompt that came ready made has one order, whatever is asked for.
+            ordered.append((pair, "chosen_first" if pair.metadata["winner"] == "A" else "chosen_second"))
+        elif mode == "both":
             ordered += [(pair, "chosen_first"), (pair, "chosen_second")]
         elif mode == "alternate":
             ordered.append((pair, "chosen_second" if index % 2 else "chosen_first"))

@@ -5,9 +5,9 @@ Each comes from the built-in family that `prepare` wrote, or from the user's fil
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
-from pipelines.data.preference_file import load_pairs, split_by_prompt
+from pipelines.data.preference_file import load_pairs, rows_of, split_by_prompt
+from pipelines.data.published import conversation, is_published
 from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
 from pipelines.data.schema import ROLES, DataError, PreferencePair, content_key, read_pairs
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
@@ -87,8 +88,9 @@ def load_tokenizer(model: str) -> Any:
 
 
 def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, what: str) -> JudgingTask:
+    ordered = orders_of(pairs, orders, config.seed)
     prompts, dropped = tokenise(
-        orders_of(pairs, orders, config.seed),
+        ordered,
         load_template(config.model.prompt),
         load_tokenizer(model),
         config.model.max_prompt_tokens,
@@ -97,8 +99,8 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
     for prompt in prompts:
         by_pair.setdefault(prompt.pair_id, []).append(prompt)
     # A pair of which one order is too long is left out whole: half of it would unbalance the positions.
-    wanted = 2 if orders == "both" else 1
-    items = tuple(tuple(group) for group in by_pair.values() if len(group) == wanted)
+    wanted = Counter(pair.id for pair, _ in ordered)
+    items = tuple(tuple(group) for name, group in by_pair.items() if len(group) == wanted[name])
     if not items:
         raise DataError(
             f"{what}: all {len(pairs)} pairs are longer than model.max_prompt_tokens={config.model.max_prompt_tokens} "
@@ -152,15 +154,15 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
         DataError: a row without ``messages`` or ``chain``; no chain short enough.
 
     """
-    path = (
-        Path(config.data.chains)
-        if config.data.chains
-        else run.require(run.data / "chains.parquet", "reasoning chains", "prepare")
-    )
+    path = config.data.chains or str(run.require(run.data / "chains.parquet", "reasoning chains", "prepare"))
     tokenizer = load_tokenizer(model)
     sequences, dropped, longest = [], 0, 0
-    for number, row in enumerate(read_chains(path), start=1):
-        messages, chain = row.get("messages"), row.get("chain")
+    for number, row in rows_of(path):
+        if is_published(row):
+            messages: Any = conversation(row, f"{path}, row {number}")
+            chain = row["winner"]
+        else:
+            messages, chain = row.get("messages"), row.get("chain")
         if not _is_conversation(messages) or not isinstance(chain, str) or not chain.strip():
             raise DataError(f"{path}, row {number}: a chain needs `messages` (role and content) and a `chain` text")
         prompt = encode(messages, tokenizer)
@@ -184,21 +186,3 @@ def _is_conversation(messages: Any) -> TypeGuard[list[dict[str, str]]]:
         isinstance(message, Mapping) and message.get("role") in ROLES and isinstance(message.get("content"), str)
         for message in messages
     )
-
-
-def read_chains(path: Path) -> list[dict[str, Any]]:
-    """Rows of a chain file (.jsonl or .parquet).
-
-    Raises:
-        DataError: the file is not there or cannot be read.
-
-    """
-    from datasets import load_dataset
-
-    if not path.is_file():
-        raise DataError(f"data.chains: {path} is not there")
-    kind = "parquet" if path.suffix == ".parquet" else "json"
-    try:
-        return list(load_dataset(kind, data_files=str(path), split="train"))
-    except Exception as error:
-        raise DataError(f"{path}: cannot be read as {kind}: {str(error).splitlines()[0]}") from error

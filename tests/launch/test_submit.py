@@ -365,3 +365,34 @@ def read_until(terminal: int, found: Callable[[str], bool]) -> str:
             break
         text += part
     return text.decode(errors="replace")
+
+
+@pytest.mark.ray
+@pytest.mark.engine
+@pytest.mark.slow
+def test_the_whole_run_gives_the_same_outputs_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """This repository's own pipeline, small, with real engines and learners, as a job."""
+    from commands import SMALL
+
+    command = [sys.executable, "-m", "launch.submit", "--pipeline", "run", "--address", cluster.address, "--"]
+    job = subprocess.run(
+        [*command, *SMALL, "run=job", f"output_root={tmp_path}"],
+        cwd=ROOT,
+        env=cluster.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert job.returncode == 0, job.stdout[-4000:] + job.stderr[-4000:]
+    assert "report.html" in job.stdout
+    run = tmp_path / "job"
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"before", "distill", "rl", "seconds", "data", "time_share"} <= set(summary)
+    assert (run / "report.html").is_file()
+    assert (run / "rl" / "hf" / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["metrics"] for line in lines if line["stage"] == "rl"]
+    assert len(steps) == 6
+    assert max(step["logprob_difference_max"] for step in steps) < 1e-5
