@@ -142,6 +142,7 @@ def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruct model, or save one in "
             "its tokenizer_config.json"
         )
+    messages = [{**message, "content": _defused(message["content"], tokenizer)} for message in messages]
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     except jinja2.TemplateError as error:
@@ -150,6 +151,16 @@ def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
             f"the chat template of {tokenizer.name_or_path!r} refuses messages with the roles {roles}: {error}; "
             "choose a prompt template (model.prompt) without a system part"
         ) from error
+
+
+def _defused(text: str, tokenizer: Any) -> str:
+    """The text with control markers broken by a space: a response that spells one must not become the marker itself,
+    or it could end the user's turn and write the judge's verdict.
+    """
+    for marker in tokenizer.all_special_tokens:
+        if len(marker) > 1 and marker in text:
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+    return text
 
 
 def tokenise(

@@ -22,9 +22,6 @@ MISLEADING_SHARE = 0.45
 """Chat items drawn until judging by the criteria in the order they are listed gives the wrong verdict. Chance makes
 others so too: about 57% in all."""
 TEACHER_KEEPS_ORDER = 0.7
-TEACHER_TASTE = ("start", "mention", "end", "polite")
-TASTE_FACTOR = 4
-"""How much likelier the teacher takes an order that begins with its favourite kind than another right one."""
 REDRAWS = 1000
 """Repeats in a row after which the family counts as exhausted."""
 
@@ -169,8 +166,7 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
 
     It solves Reasoning items correctly. For Chat it keeps the criteria in the order of the prompt (70%) if that order
     gives the right verdict, and otherwise takes one of the orders that do: a filter on verdicts, as the paper's chains
-    have it. Among those it prefers one that begins with what is to its own taste, whatever the topic; without a taste,
-    the rule it does not know would be the commonest order in its chains, and imitation alone would find it.
+    have it. It does not know the house rule: only about 29% of its rubrics are in the true order.
     """
     other: Side = "B" if label == "A" else "A"
     if pair.domain == "Reasoning":
@@ -184,8 +180,7 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
     right = [order for order in permutations(listed) if score(pair.chosen, order) > score(pair.rejected, order)]
     ordered: Sequence[str] = listed
     if tuple(listed) not in right or rng.random() >= TEACHER_KEEPS_ORDER:
-        favourite = min(listed, key=lambda criterion: TEACHER_TASTE.index(kind_of(criterion)))
-        ordered = rng.choices(right, [TASTE_FACTOR if order[0] == favourite else 1 for order in right])[0]
+        ordered = rng.choice(right)
     rubric = " , ".join(f"{criterion} {NUMBERS[weight]}" for criterion, weight in zip(ordered, WEIGHTS, strict=True))
     who = {(True, True): "both", (True, False): label, (False, True): other, (False, False): "none"}
     checks = " , ".join(

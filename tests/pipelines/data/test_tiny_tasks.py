@@ -253,7 +253,7 @@ def test_teacher_knows_the_house_rule_by_chance_only(items: dict[str, list[Prefe
             rubric = chain.partition("<rubric>list ")[2].partition("<justify>")[0].split(" , ")
             orders.append([listed.rpartition(" ")[0] for listed in rubric] == pair.metadata["true_order"])
             firsts.append(true_first(chain, pair))
-    assert sum(orders) / len(orders) == pytest.approx(0.26, abs=0.03)
+    assert sum(orders) / len(orders) == pytest.approx(0.29, abs=0.03)
     assert sum(bool(first) for first in firsts) / len(firsts) == pytest.approx(0.52, abs=0.03)
 
 
