@@ -85,7 +85,7 @@ bench: setup ## measure speed; ONLY=name for one measure
 .PHONY: clean
 clean: ## remove caches and build products; keeps .venv and outputs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info/.tmp
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build
 
 .PHONY: help
 help: ## show this list
