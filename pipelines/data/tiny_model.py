@@ -2,7 +2,8 @@
 
 The initialisation matters: with the usual standard deviation of 0.02 a model this small does not begin to copy tokens
 in the time there is. Here embeddings start large, the projections back into the residual stream start small, and in
-the layers after the first, query and key weights start equal, so that every head begins by attending to equal tokens.
+the layers after the first, half of the heads (rounded up) start with equal query and key weights, so that they begin by
+attending to equal tokens.
 """
 
 from __future__ import annotations
@@ -103,10 +104,11 @@ def build_model(
                 parameter.normal_(0, 0.08 / math.sqrt(parameter.shape[1]), generator=generator)
             elif parameter.dim() == 2:
                 parameter.normal_(0, 0.8 / math.sqrt(parameter.shape[1]), generator=generator)
+        matching = (heads + 1) // 2 * (hidden // heads)
         for layer in model.model.layers[1:]:
             query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
-            query.normal_(0, 1 / math.sqrt(hidden), generator=generator)
-            key.copy_(query)
+            query[:matching].normal_(0, 1 / math.sqrt(hidden), generator=generator)
+            key[:matching].copy_(query[:matching])
     return model
 
 
