@@ -28,7 +28,7 @@ def test_reinforcement_adds_to_distillation(runs: Runs, demo: Path) -> None:
     # Floors that hold with a margin for the noise of asynchronous batches; docs/tiny.md has the figures by seed.
     assert distill["accuracy"] >= 0.65
     assert rl["accuracy"] >= distill["accuracy"] + 0.02
-    assert rl["strict_parse_rate"] >= 0.98
+    assert rl["strict_parse_rate"] >= 0.97
     assert rl["n"] >= 600
     assert {"Chat", "Reasoning"} == set(rl["by_domain"])
     # What RL has to find is the house rule that the teacher does not know.
