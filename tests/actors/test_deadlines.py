@@ -41,7 +41,9 @@ def ray() -> Iterator[Any]:
 
 @pytest.fixture
 def workers(ray: Any) -> Iterator[list[Any]]:
+    """Two actors that have started: deadlines below are for their answers, not for the start of processes."""
     handles = [ray.remote(Worker).options(num_cpus=0).remote() for _ in range(2)]
+    ray.get([handle.answer.remote(0) for handle in handles], timeout=120)
     yield handles
     for handle in handles:
         ray.kill(handle)

@@ -40,7 +40,9 @@ def test_engine_and_learner_agree_after_every_publish(runs: Runs, demo: Path) ->
     """The engine's log-probabilities of its own traces, against the learner's of the same tokens and weights."""
     steps = runs.metrics("demo", "rl")
     assert len(steps) == steps[-1]["step"] > 50
-    assert max(step["metrics"]["logprob_difference_max"] for step in steps) < 1e-5
+    # A mean over some nine thousand tokens a step; single tokens of very low probability differ by more in float32.
+    assert max(step["metrics"]["logprob_difference"] for step in steps) < 5e-6
+    assert max(step["metrics"]["logprob_difference_max"] for step in steps) < 1e-3
     assert all(step["metrics"]["staleness_max"] == 0 for step in steps)
 
 

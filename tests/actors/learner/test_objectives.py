@@ -71,27 +71,34 @@ def test_kl_estimators_are_unbiased() -> None:
         assert expected.item() == pytest.approx(exact.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [3, 7, 100])
-def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int) -> None:
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
+def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(20, 8, generator=generator), torch.randn(50, 8, generator=generator)
     targets, upstream = torch.randint(0, 50, (20,), generator=generator), torch.randn(20, generator=generator)
 
-    def leaves() -> tuple[torch.Tensor, torch.Tensor]:
-        return hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    def leaves(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        return hidden.to(dtype, copy=True).requires_grad_(), weight.to(dtype, copy=True).requires_grad_()
 
-    plain_hidden, plain_weight = leaves()
-    full = torch.log_softmax(plain_hidden @ plain_weight.t() / 0.7, dim=-1)
+    # The plain formula in float64: what is left is the rounding of float32.
+    plain_hidden, plain_weight = leaves(torch.float64)
+    full = torch.log_softmax(plain_hidden @ plain_weight.t() / temperature, dim=-1)
     plain = full.gather(1, targets[:, None])[:, 0]
     (plain * upstream).sum().backward()
-    our_hidden, our_weight = leaves()
-    ours, entropy = token_logprobs(our_hidden, our_weight, targets, temperature=0.7, chunk=chunk)
+    our_hidden, our_weight = leaves(torch.float32)
+    ours, entropy = token_logprobs(our_hidden, our_weight, targets, temperature=temperature, chunk=chunk)
     (ours * upstream).sum().backward()
 
-    torch.testing.assert_close(ours, plain, atol=2e-6, rtol=1e-6)
-    torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(our_hidden.grad, plain_hidden.grad, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(our_weight.grad, plain_weight.grad, atol=2e-6, rtol=1e-5)
+    for mine, exact in (
+        (ours, plain),
+        (entropy, -(full.exp() * full).sum(-1)),
+        (our_hidden.grad, plain_hidden.grad),
+        (our_weight.grad, plain_weight.grad),
+    ):
+        assert mine is not None
+        assert exact is not None
+        torch.testing.assert_close(mine.double(), exact, atol=1e-6, rtol=1e-6)
     assert not entropy.requires_grad
 
 
