@@ -14,7 +14,8 @@ def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(run
     runs("run", "two", *SMALL, *TWO, "algorithm.max_staleness=1", "algorithm.old_logprobs=rollout")
     steps = [line["metrics"] for line in runs.metrics("two", "rl")]
     assert len(steps) == 6
-    assert steps[0]["logprob_difference_max"] < 1e-5
+    assert steps[0]["logprob_difference"] < 2e-6
+    assert steps[0]["logprob_difference_max"] < 1e-4
     assert max(step["staleness_max"] for step in steps) == 1
     assert all(step["generation_failures"] == 0 for step in steps)
     assert [step["weight_version"] for step in steps] == [1, 2, 3, 4, 5, 6]
