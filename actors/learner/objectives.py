@@ -27,9 +27,10 @@ class _TokenLogprobs(torch.autograd.Function):
             part = slice(start, start + chunk)
             logits = (hidden[part] @ weight.t()).float() / temperature
             normalisers[part] = torch.logsumexp(logits, dim=-1)
-            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normalisers[part]
-            probabilities = torch.exp(logits - normalisers[part, None])
-            entropies[part] = normalisers[part] - (probabilities * logits).sum(-1)
+            logits -= normalisers[part, None]
+            logprobs[part] = logits.gather(1, targets[part, None])[:, 0]
+            # Not normaliser - sum p x logit: of a peaked distribution, that is a small difference of large numbers.
+            entropies[part] = -(torch.exp(logits) * logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, normalisers)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.mark_non_differentiable(entropies)

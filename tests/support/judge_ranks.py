@@ -6,6 +6,8 @@ saves what it saw.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +115,34 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
     seen["restored"] = all(torch.equal(before[name], tensor) for name, tensor in weights(learner).items())
     again = learner.supervised_step(*cut(sequences(9, 11), learner.rank, ranks, budget))
     seen["replayed"] = after_save == again
+    return seen | {"reduced_once": reduced_once(learner, ranks, model), "poisoned": poisoned(learner, ranks, model)}
+
+
+def reduced_once(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
+    """Eight supervised steps and a policy step, with gradients reduced once a step; of two ranks, one ends some on nothing."""
+    other = copy.copy(learner)
+    other._settings = LearnerSettings(reshard_after_forward=False)
+    seen = {}
+    for name, optimizer in OPTIMIZERS.items():
+        other.load(model, model, optimizer)
+        steps = [other.supervised_step(*cut(sequences(9, step), other.rank, ranks)) for step in range(8)]
+        micro, tokens = cut(sequences(9, 7, old=True), other.rank, ranks)
+        steps.append(other.policy_step(micro, POLICY, tokens))
+        seen[name] = {"metrics": steps, "weights": weights(other)}
     return seen
+
+
+def poisoned(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
+    """A policy step in which one sequence, and so one rank, has a gradient that is not a number; then a sound step."""
+    learner.load(model, None, OPTIMIZERS["muon"])
+    before = weights(learner)
+    items = sequences(4, 12)
+    items[0] = dataclasses.replace(items[0], advantage=float("nan"))
+    micro, tokens = cut(items, learner.rank, ranks)
+    skipped = learner.policy_step(micro, PolicySettings(kl_coefficient=0.0), tokens)
+    unchanged = all(torch.equal(before[name], tensor) for name, tensor in weights(learner).items())
+    sound = learner.supervised_step(*cut(sequences(4, 12), learner.rank, ranks))
+    return {"skipped": skipped, "unchanged": unchanged, "sound": sound, "weights": weights(learner)}
 
 
 def play_on_two_ranks(model: str, folder: Path) -> dict[str, Any]:

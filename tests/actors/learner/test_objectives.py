@@ -75,7 +75,8 @@ def test_kl_estimators_are_unbiased() -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
 def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(20, 8, generator=generator), torch.randn(50, 8, generator=generator)
+    # Logits of variance 1 before the temperature: of 10 and more, float32 itself no longer resolves 1e-6.
+    hidden, weight = torch.randn(20, 8, generator=generator), torch.randn(50, 8, generator=generator) / math.sqrt(8)
     targets, upstream = torch.randint(0, 50, (20,), generator=generator), torch.randn(20, generator=generator)
 
     def leaves(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,6 +101,13 @@ def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int,
         assert exact is not None
         torch.testing.assert_close(mine.double(), exact, atol=1e-6, rtol=1e-6)
     assert not entropy.requires_grad
+
+
+def test_entropy_of_a_peaked_distribution_is_not_lost_in_its_logits() -> None:
+    # Logits 120 and 110 of two tokens: H = log(1 + e^-10) + 10 / (1 + e^10), 0.0005.
+    weight = torch.tensor([[120.0], [110.0]])
+    _, entropy = token_logprobs(torch.ones(1, 1), weight, torch.tensor([0]))
+    assert entropy.item() == pytest.approx(math.log1p(math.exp(-10)) + 10 / (1 + math.exp(10)), rel=1e-3)
 
 
 def test_no_targets_give_no_logprobs_and_a_gradient_of_zeros() -> None:

@@ -136,17 +136,54 @@ def test_logprobs_are_those_of_every_completion(learner: Learner, model: str) ->
             np.testing.assert_allclose(ours, plain_logprobs(lm, item, 0.8).detach().numpy(), atol=2e-6)
 
 
+def same(one: dict[str, Any], two: dict[str, Any], *, weights: float, metrics: float) -> None:
+    """Weights equal to an absolute tolerance, metrics of every step to a relative one."""
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], tensor, atol=weights, rtol=0)
+    for mine, theirs in zip(one["metrics"], two["metrics"], strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            assert theirs[name] == pytest.approx(value, rel=metrics, abs=1e-5), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_one_rank_equals_two(one: dict[str, Any], two: dict[str, Any], optimizer: str) -> None:
     # Muon orthogonalises in bfloat16, where a last bit of difference in the momentum shows.
-    tolerance = 1e-5 if optimizer == "adamw" else 1e-3
-    for name, tensor in one[optimizer]["weights"].items():
-        torch.testing.assert_close(two[optimizer]["weights"][name], tensor, atol=tolerance, rtol=0)
-    for mine, theirs in zip(one[optimizer]["metrics"], two[optimizer]["metrics"], strict=True):
-        assert mine.keys() == theirs.keys()
-        for name, value in mine.items():
-            assert theirs[name] == pytest.approx(value, rel=1e-4 if optimizer == "adamw" else 1e-2, abs=1e-5), name
+    exact = optimizer == "adamw"
+    same(one[optimizer], two[optimizer], weights=1e-5 if exact else 1e-3, metrics=1e-4 if exact else 1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_one_rank_equals_two_that_reduce_once_a_step(one: dict[str, Any], two: dict[str, Any], optimizer: str) -> None:
+    exact = optimizer == "adamw"
+    mine, theirs = one["reduced_once"][optimizer], two["reduced_once"][optimizer]
+    same(mine, theirs, weights=1e-5 if exact else 1e-3, metrics=1e-4 if exact else 1e-2)
+
+
+def test_steps_of_two_ranks_have_empty_micro_batches() -> None:
+    """Guards the comparisons above: in some of their steps one rank of two ends on nothing, and in some neither."""
+    lacking = []
+    for seed in range(8):
+        first, second = (cut(sequences(9, seed), rank, 2)[0] for rank in range(2))
+        assert len(first) == len(second) > 1
+        lacking.append(not first[-1] or not second[-1])
+    assert set(lacking) == {True, False}
+
+
+@pytest.mark.slow
+def test_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both(
+    one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    for seen in (one["poisoned"], two["poisoned"]):
+        assert not np.isfinite(seen["skipped"]["grad_norm"])
+        assert seen["unchanged"]
+        assert seen["skipped"]["skipped_steps"] == seen["sound"]["skipped_steps"] == 1.0
+        assert np.isfinite(seen["sound"]["grad_norm"])
+    assert two["poisoned"]["sound"]["loss"] == pytest.approx(one["poisoned"]["sound"]["loss"], rel=1e-5)
+    for name, tensor in one["poisoned"]["weights"].items():
+        torch.testing.assert_close(two["poisoned"]["weights"][name], tensor, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
