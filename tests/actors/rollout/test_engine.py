@@ -1,0 +1,170 @@
+"""A real engine: what a trace says, and that published weights are the ones it samples from, or an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from actors.learner.publish import write_update
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
+from actors.rollout.engine import Engine, EngineError, EngineSettings
+from pipelines.data.tiny_model import build_tiny_model
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+
+END = 2
+"""The tiny tokenizer's end of sequence."""
+
+
+class Host:
+    """An engine with the event loop it belongs to."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+        self.runner = asyncio.Runner()
+        self.engine = self.run(self._start())
+
+    async def _start(self) -> Engine:
+        engine = Engine(EngineSettings(model=str(self.model), max_model_len=256, max_sequences=32))
+        await engine.start(0)
+        return engine
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    async def collect(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Trace | GenerationFailure]:
+        return [item async for ready in self.engine.generate(prompts, sampling) for item in ready]
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Any]:
+        return self.run(self.collect(prompts, sampling))
+
+    def publish(self, weights: dict[str, torch.Tensor], version: int, folder: Path) -> WeightUpdate:
+        return write_update(weights.items(), version, str(folder))
+
+    def close(self) -> None:
+        self.engine.shutdown()
+        self.runner.close()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    model = tmp_path_factory.mktemp("engine") / "model"
+    build_tiny_model(model, ["write mail : mention cat", "<answer>[[A]]</answer>"] * 20, seed=0)
+    # Smaller embeddings: a model whose input and output embedding are one would otherwise repeat its last token.
+    weights = load_file(model / "model.safetensors")
+    weights["model.embed_tokens.weight"] *= 0.3
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    host = Host(model)
+    yield host
+    host.close()
+
+
+def prompt(index: int, length: int = 12) -> Prompt:
+    tokens = tuple(int(token) for token in np.random.default_rng(index).integers(10, 250, length))
+    return Prompt(f"{index}/chosen_first", str(index), "chosen_first", "A", "test", tokens)
+
+
+def changed(host: Host, seed: int) -> dict[str, torch.Tensor]:
+    """All weights moved a little, in the names of the checkpoint."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = load_file(host.model / "model.safetensors")
+    return {name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()}
+
+
+def differences(
+    host: Host,
+    weights: dict[str, torch.Tensor],
+    prompts: Sequence[Prompt],
+    traces: Sequence[Trace],
+    temperature: float = 1.0,
+) -> Any:
+    """|engine - Transformers| log-probability of every sampled token under ``weights``."""
+    lm = AutoModelForCausalLM.from_pretrained(host.model, dtype=torch.float32)
+    lm.load_state_dict(weights, strict=False)
+    by_uid = {item.uid: item.token_ids for item in prompts}
+    found = []
+    for trace in traces:
+        start = len(by_uid[trace.prompt_uid])
+        tokens = torch.tensor([[*by_uid[trace.prompt_uid], *trace.token_ids.tolist()]])
+        with torch.no_grad():
+            logprobs = (lm(input_ids=tokens).logits[0] / temperature).log_softmax(-1)
+        exact = logprobs[torch.arange(start - 1, tokens.shape[1] - 1), tokens[0, start:]]
+        found.append(np.abs(exact.numpy() - trace.logprobs))
+    return np.concatenate(found)
+
+
+def test_every_sample_arrives_once_with_what_training_needs(host: Host) -> None:
+    prompts = [prompt(index) for index in range(3)]
+    traces = host.generate(prompts, Sampling(samples=4, max_tokens=20))
+    assert sorted((trace.prompt_uid, trace.sample) for trace in traces) == [
+        (item.uid, sample) for item in prompts for sample in range(4)
+    ]
+    for trace in traces:
+        assert len(trace.token_ids) == len(trace.logprobs) == len(trace.versions) <= 20
+        assert (trace.finish_reason == "length") == (len(trace.token_ids) == 20 and trace.token_ids[-1] != END)
+        assert (trace.min_version, trace.max_version) == (0, 0)
+    # Samples of one prompt differ, or there would be nothing to compare in a group.
+    assert len({tuple(trace.token_ids) for trace in traces}) > 6
+
+
+def test_prompt_that_does_not_fit_is_a_failure_with_a_cause(host: Host) -> None:
+    [failure] = host.generate([prompt(0, length=300)], Sampling(max_tokens=5))
+    assert isinstance(failure, GenerationFailure)
+    assert failure.cause == "prompt_too_long"
+    assert "256" in failure.detail
+
+
+def test_published_weights_are_the_ones_that_are_sampled_from(host: Host, tmp_path: Path) -> None:
+    prompts = [prompt(index) for index in range(8)]
+    for version in (1, 2):
+        weights = changed(host, seed=version)
+        host.run(host.engine.update(host.publish(weights, version, tmp_path)))
+        assert host.run(host.engine.version()) == version
+        traces = host.generate(prompts, Sampling(samples=2, max_tokens=24))
+        assert {trace.min_version for trace in traces} == {version}
+        assert differences(host, weights, prompts, traces).max() < 1e-5
+        # The check would notice weights of another version.
+        assert differences(host, changed(host, seed=9), prompts, traces).max() > 1e-2
+
+
+def test_temperature_is_in_the_logprobs(host: Host) -> None:
+    prompts = [prompt(index) for index in range(4)]
+    traces = host.generate(prompts, Sampling(samples=2, temperature=0.5, max_tokens=10))
+    weights = changed(host, seed=2)
+    assert differences(host, weights, prompts, traces, temperature=0.5).max() < 1e-5
+    assert differences(host, weights, prompts, traces).max() > 1e-2
+
+
+def test_update_in_flight_is_marked_token_by_token(host: Host, tmp_path: Path) -> None:
+    async def update_meanwhile() -> list[Any]:
+        flying = asyncio.create_task(host.collect([prompt(index) for index in range(8)], Sampling(2, max_tokens=200)))
+        # Waits for what it must, the first step of the engine, not for a length of time.
+        while not host.engine._llm.output_processor.has_unfinished_requests():
+            await asyncio.sleep(0)
+        await host.engine.update(host.publish(changed(host, seed=3), 3, tmp_path))
+        return await flying
+
+    traces = host.run(update_meanwhile())
+    for trace in traces:
+        assert (np.diff(trace.versions) >= 0).all()
+        assert set(trace.versions) <= {2, 3}
+    assert any(trace.max_version == 3 for trace in traces)
+
+
+def test_a_tensor_that_was_damaged_on_the_way_stops_the_update_and_is_named(host: Host, tmp_path: Path) -> None:
+    update = host.publish(changed(host, seed=4), 4, tmp_path)
+    tensors = load_file(update.path)
+    victim = "model.layers.1.mlp.up_proj.weight"
+    tensors[victim][3, 5] += 1e-6
+    save_file(tensors, update.path)
+    with pytest.raises(EngineError, match=rf"weight update to version 4 failed.*{victim}.*checksum"):
+        host.run(host.engine.update(update))
