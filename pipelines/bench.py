@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipelines.bench_data import data
+
 ROUNDS = 7
 
 
@@ -125,7 +127,7 @@ def rollout() -> dict[str, float]:
     }
 
 
-MEASURES: dict[str, Callable[[], dict[str, float]]] = {"planner": planner, "rollout": rollout}
+MEASURES: dict[str, Callable[[], dict[str, float]]] = {"planner": planner, "rollout": rollout, "data": data}
 
 
 def main() -> None:

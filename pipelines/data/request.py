@@ -10,6 +10,8 @@ from pipelines.data.published import is_hub_name
 
 _PAIRS = (".jsonl", ".parquet")
 _SETTINGS = (".yaml", ".yml")
+# No learner takes part, so what a micro-batch of the recipe's learner can hold must not decide how long a prompt may be.
+_NO_LEARNER = ["learner.micro_batch_tokens=1000000000"]
 TRAIN, HELDOUT = "train.parquet", "heldout.parquet"
 
 
@@ -21,6 +23,7 @@ def configured(target: str, overrides: list[str]) -> tuple[str, Config]:
 
     """
     path = Path(target)
+    overrides = [*_NO_LEARNER, *overrides]
     options = sorted(file.stem for file in (CONF / "data").glob("*.yaml"))
     if target in options:
         return target, load_config([f"data={target}", *overrides])

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-
 import numpy as np
 
 from pipelines.data.lint.findings import Finding
 from pipelines.data.lint.linear import Sparse, fit, telling
-from pipelines.data.lint.responses import by_source, markdown_marks, word_count
+from pipelines.data.lint.responses import BySource, Figures
 from pipelines.data.lint.words import Words
-from pipelines.data.schema import PreferencePair
 
 _BITS = 18
 _STYLE = 3
@@ -26,19 +23,19 @@ _LEAST = 100
 _FEATURES = 1000
 
 
-def label_agreement(pairs: Sequence[PreferencePair], seed: int) -> Finding:
+def label_agreement(by_source: BySource, seed: int) -> Finding:
     """Accuracy on each source of a model of the others; ``numbers["by_source"]``."""
     name = "label_agreement"
-    groups = {source: group for source, group in by_source(pairs).items() if len(group) >= _LEAST}
+    groups = {source: group for source, group in by_source.items() if len(group) >= _LEAST}
     if len(groups) < 2:
         return Finding(name, None, f"fewer than two sources of at least {_LEAST} pairs to compare")
     words, rng = Words(), random.Random(f"{seed}/agreement")
     rows, values, labels, sources = [], [], [], []
     for source, group in groups.items():
-        for pair in rng.sample(group, min(len(group), _MOST)):
+        for item in rng.sample(list(group), min(len(group), _MOST)):
             # Which side is counted positive is a coin, so that there is a label to learn.
             sign = rng.choice((1, -1))
-            features, differences = _differences(pair, words)
+            features, differences = _differences(item, words)
             rows.append(features)
             values.append(sign * differences)
             labels.append(sign > 0)
@@ -62,14 +59,14 @@ def label_agreement(pairs: Sequence[PreferencePair], seed: int) -> Finding:
     return Finding(name, not swapped, summary, {"by_source": accuracy, "against": swapped})
 
 
-def _differences(pair: PreferencePair, words: Words) -> tuple[np.ndarray, np.ndarray]:
+def _differences(item: Figures, words: Words) -> tuple[np.ndarray, np.ndarray]:
     """Features and values ``[k]``: of each word in one response only, +1 or -1, and three of style."""
     shift = np.uint64(64 - _BITS)
-    chosen, rejected = (np.unique(words.of(text) >> shift) for text in (pair.chosen, pair.rejected))
+    chosen, rejected = (np.unique(words.of(text) >> shift) for text in (item.pair.chosen, item.pair.rejected))
     only_chosen = np.setdiff1d(chosen, rejected, assume_unique=True)
     only_rejected = np.setdiff1d(rejected, chosen, assume_unique=True)
-    lengths = word_count(pair.chosen) + 1, word_count(pair.rejected) + 1
-    marks = markdown_marks(pair.chosen) - markdown_marks(pair.rejected)
+    lengths = item.words[0] + 1, item.words[1] + 1
+    marks = item.markdown[0] - item.markdown[1]
     style = [np.sign(lengths[0] - lengths[1]), math.log(lengths[0] / lengths[1]), np.sign(marks)]
     features = np.concatenate([only_chosen.astype(np.int64), only_rejected.astype(np.int64), (1 << _BITS) + np.arange(_STYLE)])
     return features, np.concatenate([np.ones(len(only_chosen)), -np.ones(len(only_rejected)), style])

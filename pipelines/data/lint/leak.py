@@ -18,6 +18,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -133,8 +134,7 @@ def _features(prompt: MaskedPrompt, words: Words) -> np.ndarray:
     _, marks = words.marks(prompt.text)
     single, counts = np.unique(marks, return_counts=True)
     repeated = counts > 1
-    again = mixed(single[repeated] + np.minimum(counts[repeated], _REPEATS).astype(np.uint64))
-    parts = [single, runs(marks, 2), again]
+    parts = [single, runs(marks, 2), _repeats(single[repeated], counts[repeated])]
     if prompt.more:
         parts.append(words.marks(prompt.more)[1])
     return np.unique(np.concatenate(parts) >> np.uint64(64 - _BITS))
@@ -142,7 +142,7 @@ def _features(prompt: MaskedPrompt, words: Words) -> np.ndarray:
 
 def _leaking_marks(
     matrix: Sparse, labels: np.ndarray, prompts: Sequence[MaskedPrompt], words: Words
-) -> tuple[str, ...] | list[str]:
+) -> list[str]:
     """Marks whose rows have labels that chance does not explain, worst first.
 
     The chance of ``k`` of ``n`` rows is bounded by Chernoff's ``2 exp(-n KL(k/n, p))``, over all features together below
@@ -167,9 +167,19 @@ def _spelled(feature: int, prompt: MaskedPrompt, words: Words) -> str:
     shift = np.uint64(64 - _BITS)
     for text in (prompt.text, prompt.more):
         marks, numbers = words.marks(text)
-        for spelled, hashed in ((marks, numbers), (list(zip(marks, marks[1:], strict=False)), runs(numbers, 2))):
+        single, first, counts = np.unique(numbers, return_index=True, return_counts=True)
+        candidates = [
+            (numbers, [repr(mark) for mark in marks]),
+            (runs(numbers, 2), [repr(f"{one} {two}") for one, two in pairwise(marks)]),
+            (_repeats(single, counts), [f"{marks[at]!r} {count} times" for at, count in zip(first, counts, strict=True)]),
+        ]
+        for hashed, spelled in candidates:
             hits = np.flatnonzero(hashed >> shift == feature)
             if len(hits):
-                found = spelled[int(hits[0])]
-                return repr(found if isinstance(found, str) else " ".join(found))
-    return "a mark that is repeated"
+                return spelled[int(hits[0])]
+    raise AssertionError("a feature comes from one of its prompt's marks")
+
+
+def _repeats(marks: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """One number for each mark and how often it occurs; six times or more are the same."""
+    return mixed(marks + np.minimum(counts, _REPEATS).astype(np.uint64))

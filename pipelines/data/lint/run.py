@@ -14,7 +14,7 @@ from pipelines.data.lint.findings import Check, Finding, Shown, levels
 from pipelines.data.lint.leak import label_leak, masked_prompts
 from pipelines.data.lint.overlap import BenchmarkItem, benchmark_overlap
 from pipelines.data.lint.positions import positions
-from pipelines.data.lint.responses import bias, markdown_marks, roles, source_table, truncated, word_count
+from pipelines.data.lint.responses import (figures_by_source, length_bias, markdown_bias, roles, source_table, truncated)
 from pipelines.data.prompts import PromptTemplate, orders_of
 from pipelines.data.schema import PreferencePair
 
@@ -78,7 +78,8 @@ def lint(
     everything = [pair for pairs in splits.values() for pair in pairs]
     shown = shown_prompts(splits, config.data.orders, config.seed, as_given)
     balance = positions(shown, settings.position_margin)
-    agreement = label_agreement(everything, config.seed)
+    groups = figures_by_source(everything)
+    agreement = label_agreement(groups, config.seed)
     findings = [
         balance,
         label_leak(masked_prompts(shown, template), settings.leak_margin, config.seed),
@@ -86,15 +87,15 @@ def lint(
         *near(splits, settings.near_duplicate),
         benchmark_overlap(next(iter(splits.values())), benchmarks, settings.overlap),
         agreement,
-        bias("length_bias", "longer", everything, word_count, settings.bias_margin),
-        bias("markdown_bias", "more markdown", everything, markdown_marks, settings.bias_margin),
-        truncated(everything, settings.truncated),
+        length_bias(groups, settings.bias_margin),
+        markdown_bias(groups, settings.bias_margin),
+        truncated(groups, settings.truncated),
         roles(everything),
         Finding("bad_rows", not bad_rows, f"{len(bad_rows)} rows were skipped", {"rows": len(bad_rows)}, (*bad_rows[:5],)),
         _source_counts(sources_before or Counter(pair.source for pair in everything), config.data.mix.expect),
     ]
     table = source_table(
-        everything, balance.numbers.get("first_by_source", {}), agreement.numbers.get("by_source", {})
+        everything, groups, balance.numbers.get("first_by_source", {}), agreement.numbers.get("by_source", {})
     )
     by_name = {finding.check: Check(finding, level_of[finding.check]) for finding in findings}
     checks = tuple(by_name[name] for name in level_of if level_of[name] != "off")

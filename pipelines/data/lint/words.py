@@ -38,8 +38,7 @@ class Words:
         return marks, self._array(marks)
 
     def _array(self, words: list[str]) -> np.ndarray:
-        hashes = self._hashes
-        return np.fromiter((hashes[word] for word in words), np.uint64, len(words))
+        return np.array(list(map(self._hashes.__getitem__, words)), np.uint64)
 
 
 def runs(words: np.ndarray, size: int) -> np.ndarray:
