@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,6 @@ def read_sources(config: Config) -> Mixed:
     result = Mixed()
     for name, entry in _entries(config).items():
         result.train += _read(name, entry, config, result)
-    _check_ids(result.train)
     result.counts.update(pair.source for pair in result.train)
     return result
 
@@ -132,11 +131,12 @@ def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[Pr
             "sha256": sha256_file(file) if file.is_file() else None,
         }
     )
+    # Files know nothing of one another's ids.
     prefix = "" if len(_entries(config)) == 1 else f"{name}/"
     return [
         replace(
             pair,
-            id=pair.id if pair.id.startswith(prefix) else prefix + pair.id,
+            id=prefix + pair.id,
             source=entry.source or pair.source,
             domain=entry.domain or pair.domain,
         )
@@ -151,15 +151,6 @@ def _sample(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[Pref
         return hashlib.sha256(f"{seed}/take/{pairs[index].id}".encode()).digest()
 
     return [pairs[index] for index in sorted(sorted(range(len(pairs)), key=draw)[:count])]
-
-
-def _check_ids(pairs: Iterable[PreferencePair]) -> None:
-    repeated = [name for name, count in Counter(pair.id for pair in pairs).items() if count > 1]
-    if repeated:
-        raise ConfigError(
-            f"id {repeated[0]!r} is in two sources of the mix: two entries of data.mix.sources read the same rows, or "
-            "rows carry the other entry's name; remove one entry or give it another name"
-        )
 
 
 def _without(

@@ -96,7 +96,9 @@ def label_leak(prompts: Sequence[MaskedPrompt], margin: float, seed: int, most: 
         prompts = random.Random(f"{seed}/leak").sample(list(prompts), most)
     words = Words()
     labels = np.array([prompt.first for prompt in prompts], np.float64)
-    matrix = Sparse.of([_features(prompt, words) for prompt in prompts], 1 << _BITS)
+    everything = Sparse.of([_features(prompt, words) for prompt in prompts], 1 << _BITS)
+    present = np.unique(everything.features)
+    matrix = everything.only(present)
     held_out = np.array([_held_out(prompt.group, seed) for prompt in prompts])
     if not 0 < held_out.sum() < len(held_out):
         return Finding(name, None, "all prompts ask the same: nothing can be held out")
@@ -109,7 +111,7 @@ def label_leak(prompts: Sequence[MaskedPrompt], margin: float, seed: int, most: 
     # Where positions are unbalanced (another check), always guessing the commoner one is chance.
     chance = float(max(labels[test].mean(), 1 - labels[test].mean()))
     bound = max(margin, 4 * math.sqrt(0.25 / len(test)))
-    marks = _leaking_marks(matrix, labels, prompts, words)
+    marks = _leaking_marks(matrix, present, labels, prompts, words)
     ok = accuracy <= chance + bound and not marks
     summary = f"held-out accuracy {accuracy:.3f}, chance {chance:.3f} (allowed {chance + bound:.3f})"
     if marks:
@@ -141,9 +143,9 @@ def _features(prompt: MaskedPrompt, words: Words) -> np.ndarray:
 
 
 def _leaking_marks(
-    matrix: Sparse, labels: np.ndarray, prompts: Sequence[MaskedPrompt], words: Words
+    matrix: Sparse, present: np.ndarray, labels: np.ndarray, prompts: Sequence[MaskedPrompt], words: Words
 ) -> list[str]:
-    """Marks whose rows have labels that chance does not explain, worst first.
+    """Marks whose rows have labels that chance does not explain, worst first; ``present`` holds the features' numbers.
 
     The chance of ``k`` of ``n`` rows is bounded by Chernoff's ``2 exp(-n KL(k/n, p))``, over all features together below
     one in a thousand.
@@ -152,11 +154,11 @@ def _leaking_marks(
     share = np.clip(matrix.sums(labels) / np.maximum(counts, 1), 1e-12, 1 - 1e-12)
     base = float(np.clip(labels.mean(), 1e-6, 1 - 1e-6))
     surprise = counts * (share * np.log(share / base) + (1 - share) * np.log((1 - share) / (1 - base)))
-    bound = math.log(2 * max(1, int((counts > 0).sum())) / 1e-3)
+    bound = math.log(2 * len(present) / 1e-3)
     found = [int(index) for index in np.argsort(-surprise)[:20] if surprise[index] > bound]
     rows = {feature: int(matrix.row_of[np.argmax(matrix.features == feature)]) for feature in found}
     return [
-        f"{_spelled(feature, prompts[rows[feature]], words)} ({counts[feature]:.0f} prompts, "
+        f"{_spelled(int(present[feature]), prompts[rows[feature]], words)} ({counts[feature]:.0f} prompts, "
         f"first is better in {100 * share[feature]:.0f}%)"
         for feature in found
     ]
