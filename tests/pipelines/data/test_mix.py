@@ -17,7 +17,7 @@ from pipelines.data.lint.overlap import BenchmarkItem
 from pipelines.data.mix import mix
 from pipelines.data.prompts import load_template
 from pipelines.data.schema import PreferencePair, prompt_key, write_pairs
-from pipelines.data.sets import load_tokenizer
+from pipelines.data.tiny_model import build_tokenizer
 
 TEMPLATE = load_template("tiny")
 
@@ -111,17 +111,18 @@ def test_near_duplicates_and_benchmark_items_go_on_request(tmp_path: Path) -> No
     }
 
 
-def test_long_prompts_are_counted_and_left_out_whole(tmp_path: Path, tiny_model_directory: Path) -> None:
+def test_long_prompts_are_counted_and_left_out_whole(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(["river stone lamp"])
     pairs = many_pairs(30)
     pairs[3] = replace(pairs[3], chosen="river " * 2000)
     config = configured(one=stored(tmp_path / "a.parquet", pairs))
     config.model.max_prompt_tokens = 1500
-    mixed = mix(config, TEMPLATE, load_tokenizer(str(tiny_model_directory)))
+    mixed = mix(config, TEMPLATE, tokenizer)
     assert mixed.dropped == {("made", "prompt longer than 1500 tokens"): 1}
     assert len(mixed.tokens) == 29
     assert max(mixed.tokens) <= 1500
     config.data.orders = "both"
-    assert len(mix(config, TEMPLATE, load_tokenizer(str(tiny_model_directory))).tokens) == 58
+    assert len(mix(config, TEMPLATE, tokenizer).tokens) == 58
 
 
 def test_a_held_out_file_keeps_its_prompts_out_of_training(tmp_path: Path) -> None:
