@@ -12,6 +12,7 @@ PYTHON ?= python3
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 PIPELINE ?= run
+DATA ?=
 ADDRESS ?= http://127.0.0.1:8265
 PYTEST_ARGS ?=
 
@@ -38,6 +39,14 @@ demo: setup ## set up, then the whole story on the built-in family: distil, rein
 .PHONY: run
 run: setup ## all stages of RECIPE: prepare, distill, rl, evaluate, report
 	$(call STAGE,run)
+
+.PHONY: data
+data: setup ## mix, split and lint preference pairs: DATA=a name in conf/data, or the path of a .yaml, .jsonl or .parquet file
+	$(BIN)/python -m pipelines.build_data $(DATA) recipe=$(RECIPE) $(ARGS)
+
+.PHONY: lint-data
+lint-data: setup ## only lint DATA: a folder that `make data` wrote, or a file of pairs; status 1 when a check fails
+	$(BIN)/python -m pipelines.lint_data $(DATA) recipe=$(RECIPE) $(ARGS)
 
 .PHONY: prepare
 prepare: setup ## data, tokenizer and model of RECIPE

@@ -7,23 +7,25 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import hydra
+import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from actors.learner.checkpoint import CheckpointError
 from actors.learner.planning import SequenceTooLong
 from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
-from pipelines.config import Config, ConfigError, known_keys, nearest, typed
+from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
 from pipelines.rollouts import EvaluationFailed
 from pipelines.run_directory import RunDirectoryError
@@ -45,8 +47,10 @@ EXPECTED = (
 )
 
 
-def load_config(overrides: list[str]) -> Config:
+def load_config(overrides: list[str], data_file: Path | None = None) -> Config:
     """Compose and check the configuration that command-line overrides give.
+
+    ``data_file`` is a YAML file of the user's own in place of an option of the group ``data``.
 
     Raises:
         ConfigError: an unknown key or option (with the nearest match), a wrong type, or values that cannot work.
@@ -56,7 +60,8 @@ def load_config(overrides: list[str]) -> Config:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return typed(compose("config", overrides=overrides))
+            composed = compose("config", overrides=overrides)
+            return typed(_with_data(composed, data_file, overrides) if data_file else composed)
     except MissingConfigException as error:
         missing = str(error.missing_cfg_file or "")
         group = missing.rpartition("/")[0]
@@ -67,6 +72,22 @@ def load_config(overrides: list[str]) -> Config:
         ) from error
     except HydraException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def _with_data(composed: DictConfig, path: Path, overrides: list[str]) -> DictConfig:
+    """The configuration with the section ``data`` of a file, under the overrides."""
+    try:
+        section = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(section, DictConfig):
+        raise ConfigError(f"{path}: must hold settings of the section `data`, such as `mix` and `orders`")
+    OmegaConf.set_struct(composed, False)
+    composed.data = section
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group.startswith("data."):
+            OmegaConf.update(composed, override.key_or_group, override.value(), force_add=True)
+    return composed
 
 
 def _checked(overrides: list[str]) -> list[str]:
@@ -88,7 +109,7 @@ def _checked(overrides: list[str]) -> list[str]:
         key = override.key_or_group
         if key in groups or key.startswith("hydra"):
             checked.append(text)
-        elif key in known_keys() or key.startswith("algorithm.reward."):
+        elif key in known_keys() or key.startswith(OPEN):
             checked.append("++" + text.lstrip("+") if not text.startswith("~") else text)
         else:
             raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")
@@ -110,17 +131,8 @@ def main(stage: Callable[[Config], None]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(composed: DictConfig) -> None:
-        try:
+        with clear_errors():
             stage(typed(composed))
-        except KeyboardInterrupt:
-            _fail("interrupted. Run the same command again to continue from the last checkpoint.", 130)
-        except EXPECTED as error:
-            logging.getLogger(__name__).debug("stage ended", exc_info=True)
-            _fail(str(error), 1)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            _fail(f"the disk is full ({error.filename or error}): free some space and run the same command again", 1)
 
     try:
         if stray:
@@ -134,6 +146,22 @@ def main(stage: Callable[[Config], None]) -> None:
     # A job that is stopped from outside (Ray's job server, Slurm, a container) ends as one that is interrupted by hand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run()
+
+
+@contextmanager
+def clear_errors(settings_status: int = 1) -> Iterator[None]:
+    """Ends the process with one message and a status where what happened is something a user can mend."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted. Run the same command again to continue from the last checkpoint.", 130)
+    except EXPECTED as error:
+        logging.getLogger(__name__).debug("stage ended", exc_info=True)
+        _fail(str(error), settings_status if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"the disk is full ({error.filename or error}): free some space and run the same command again", 1)
 
 
 def _fail(message: str, status: int) -> None:

@@ -40,6 +40,66 @@ class Model:
 
 
 @dataclass
+class MixSource:
+    """One file or hub dataset of a mix."""
+
+    path: str | None = None
+    """A .jsonl or .parquet file, or a hub name; null: where the named schema is published."""
+    schema: str = "auto"
+    """A module of `pipelines/data/sources`; `auto` tells it from the rows."""
+    split: str = "train"
+    """Of a hub dataset."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field -> the column that holds it (`chosen: best.text`), for files of no known schema."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Value of a mapped `label` column -> `A` or `B`."""
+    source: str | None = None
+    """Name of the pairs' source; null: what the schema gives."""
+    domain: str | None = None
+    leave_out: list[str] | None = None
+    """Sources of pairs not to use; null: those the schema leaves out."""
+    take: int = 0
+    """Pairs drawn from it by seed; 0: all."""
+
+
+@dataclass
+class Mix:
+    """How `make data` builds a data set."""
+
+    sources: dict[str, MixSource] = field(default_factory=dict)
+    """By a name of your own; empty: `data.train` is the one source."""
+    expect: dict[str, int] = field(default_factory=dict)
+    """Pairs each source should have before duplicates are dropped; other counts are a warning."""
+    drop_near_duplicates: bool = False
+    drop_benchmark_items: bool = False
+    """Leave out pairs that overlap with `data.lint.benchmarks`, instead of failing the check."""
+    folder: str = "data"
+    """Where data sets go: `<folder>/<name>/`."""
+
+
+@dataclass
+class Lint:
+    """What `make lint-data` holds pairs to."""
+
+    levels: dict[str, str] = field(default_factory=dict)
+    """Check -> `fail`, `warn` or `off`, where it differs from the default."""
+    benchmarks: list[str] = field(default_factory=list)
+    """Files of benchmark items (.jsonl, .parquet) that pairs must not contain."""
+    position_margin: float = 0.05
+    """Allowed distance from one half of the share of pairs whose better response is shown first."""
+    leak_margin: float = 0.02
+    """Allowed distance from chance of the accuracy with which the masked prompt predicts the label."""
+    bias_margin: float = 0.1
+    """Distance from one half at which "longer wins" and "more markdown wins" are reported."""
+    near_duplicate: float = 0.8
+    """Jaccard similarity of word 5-grams from which two pairs are near duplicates."""
+    overlap: float = 0.5
+    """Share of a benchmark item's word 8-grams in one pair from which the item counts as contained."""
+    truncated: float = 0.2
+    """Share of responses without an end from which they are reported."""
+
+
+@dataclass
 class Data:
     """Preference pairs and reasoning chains."""
 
@@ -52,6 +112,10 @@ class Data:
     """Reasoning chains to distil (.jsonl, .parquet with `messages` and `chain`); null: the built-in teacher's."""
     orders: str = "alternate"
     """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""
+    on_bad_row: str = "fail"
+    """`fail` at a row that cannot be used, or `skip` and count it."""
+    mix: Mix = field(default_factory=Mix)
+    lint: Lint = field(default_factory=Lint)
     distill_pairs: int = 7000
     """Sizes of the built-in family's three disjoint sets."""
     rl_pairs: int = 8000
@@ -252,6 +316,7 @@ class Config:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.orders": ("alternate", "random", "both"),
+    "data.on_bad_row": ("fail", "skip"),
     "distill.optimizer.name": ("adamw", "muon"),
     "rl.optimizer.name": ("adamw", "muon"),
     "distill.optimizer.schedule": ("constant", "cosine", "linear"),
@@ -266,10 +331,24 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracking.wandb": ("auto", "online", "offline", "disabled"),
 }
 
+OPEN = (
+    "algorithm.reward.",
+    "data.mix.sources.",
+    "data.mix.expect.",
+    "data.lint.levels.",
+)
+"""Sections whose keys are the user's own."""
+
 AT_LEAST: dict[str, float] = {
     "seed": 0,
     "model.max_prompt_tokens": 1,
     "model.max_response_tokens": 1,
+    "data.lint.position_margin": 0,
+    "data.lint.leak_margin": 0,
+    "data.lint.bias_margin": 0,
+    "data.lint.near_duplicate": 0.5,
+    "data.lint.overlap": 0.01,
+    "data.lint.truncated": 0,
     "data.distill_pairs": 1,
     "data.rl_pairs": 1,
     "data.heldout_pairs": 1,
@@ -344,7 +423,10 @@ def typed(composed: DictConfig) -> Config:
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         key = str(error.full_key)
-        raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys())}") from error
+        parts = key.split(".")
+        in_source = [".".join([*parts[:-1], item.name]) for item in fields(MixSource)]
+        known = in_source if parts[:3] == ["data", "mix", "sources"] else known_keys()
+        raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}") from error
     except OmegaConfBaseException as error:
         reason = (error.msg or str(error)).splitlines()[0]
         raise ConfigError(f"setting {error.full_key!r} has the wrong type: {reason}") from error

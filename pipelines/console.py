@@ -199,6 +199,14 @@ class Console:
             table.add_row(self._text((stage, "bold")), *cells)
         self._rich.print(table)
 
+    def checks(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """A table of checks: name, status (``pass``, ``warn``, ``fail``, ``n/a``) and what was found."""
+        styles = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+        for name, status, summary in rows:
+            table.add_row(name, Text(status, styles.get(status, "dim")), Text(self._safe(summary)))
+        self._rich.print(table)
+
     def examples(self, examples: Sequence[JudgmentExample]) -> None:
         """Judgments to read, each under the question it answers; very long texts are cut, and the cut is said."""
         for example in examples:

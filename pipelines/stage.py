@@ -35,7 +35,7 @@ _DEFINING = {
     "rl": ("seed", "model", "data", "rl", "algorithm"),
     "evaluate": ("seed", "model", "data", "evaluate"),
 }
-_FREE = ("checkpoints", "evaluate_every", "evaluate_pairs")
+_FREE = ("checkpoints", "evaluate_every", "evaluate_pairs", "mix", "lint")
 
 
 def defining_settings(config: Config, stage: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.bench.asynchronous import asynchronous
+from pipelines.bench.data import data
 from pipelines.bench.driver import driver
 from pipelines.bench.learner import learner
 from pipelines.bench.packer import packer
@@ -27,7 +28,7 @@ from pipelines.bench.rollout import rollout
 
 MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
     measure.__name__: measure
-    for measure in (packer, rollout, publish, learner, driver, asynchronous, rl_step_forced, rl_step_natural)
+    for measure in (packer, data, rollout, publish, learner, driver, asynchronous, rl_step_forced, rl_step_natural)
 }
 
 

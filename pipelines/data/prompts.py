@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from actors.messages import Order, Prompt, Side
 from pipelines.data.schema import DataError, Message, PreferencePair
 
 TEMPLATES = Path(__file__).parent / "templates"
+_ENCODED_AT_ONCE = 256
 _FIELDS = {
     "user": {"conversation", "response_a", "response_b"},
     "user_multi_turn": {"conversation_a", "conversation_b"},
@@ -95,7 +98,7 @@ def _transcript(messages: Sequence[Message], speaker: str) -> str:
 
 def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list[dict[str, str]]:
     """The messages that put ``pair`` to the judge with the chosen response first or second."""
-    if "context_messages" in pair.metadata:
+    if pair.ready_made:
         return [dict(message) for message in pair.metadata["context_messages"]]
     first, second = (pair.chosen, pair.rejected) if order == "chosen_first" else (pair.rejected, pair.chosen)
     if len(pair.prompt) > 1 and template.user_multi_turn is not None:
@@ -112,17 +115,22 @@ def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list
 
 
 def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tuple[PreferencePair, Order]]:
-    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...) or seeded ``random``."""
+    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...) or seeded ``random``.
+
+    Alternation runs within each source: of sources that take turns in a file, none is always shown the same way round.
+    """
     ordered: list[tuple[PreferencePair, Order]] = []
     rng = random.Random(f"{seed}/orders")
-    for index, pair in enumerate(pairs):
-        if "context_messages" in pair.metadata:
+    seen: Counter[str] = Counter()
+    for pair in pairs:
+        if pair.ready_made:
             # A prompt that came ready made has one order, whatever is asked for.
             ordered.append((pair, "chosen_first" if pair.metadata["winner"] == "A" else "chosen_second"))
         elif mode == "both":
             ordered += [(pair, "chosen_first"), (pair, "chosen_second")]
         elif mode == "alternate":
-            ordered.append((pair, "chosen_second" if index % 2 else "chosen_first"))
+            ordered.append((pair, "chosen_second" if seen[pair.source] % 2 else "chosen_first"))
+            seen[pair.source] += 1
         elif mode == "random":
             ordered.append((pair, "chosen_second" if rng.random() < 0.5 else "chosen_first"))
         else:
@@ -131,7 +139,14 @@ def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tup
 
 
 def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
-    """Token ids of a conversation with the model's own chat template and generation prompt.
+    """Token ids of a conversation with the model's own chat template and generation prompt; see :func:`encode_all`."""
+    return next(encode_all([messages], tokenizer))
+
+
+def encode_all(conversations: Iterable[list[dict[str, str]]], tokenizer: Any) -> Iterator[list[int]]:
+    """Token ids of each conversation, with the model's own chat template applied once and its generation prompt.
+
+    Works in batches, which a fast tokenizer spreads over the cores where ``TOKENIZERS_PARALLELISM`` allows it.
 
     Raises:
         DataError: the tokenizer has no chat template, or one that refuses these messages.
@@ -142,9 +157,15 @@ def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruct model, or save one in "
             "its tokenizer_config.json"
         )
+    remaining = iter(conversations)
+    while texts := [_chat_text(messages, tokenizer) for messages in islice(remaining, _ENCODED_AT_ONCE)]:
+        yield from tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def _chat_text(messages: list[dict[str, str]], tokenizer: Any) -> str:
     messages = [{**message, "content": _defused(message["content"], tokenizer)} for message in messages]
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     except jinja2.TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(
@@ -170,8 +191,9 @@ def tokenise(
     prompts: list[Prompt] = []
     dropped: list[str] = []
     longest = 0
-    for pair, order in ordered:
-        token_ids = encode(render(pair, order, template), tokenizer)
+    ordered = list(ordered)
+    encoded = encode_all((render(pair, order, template) for pair, order in ordered), tokenizer)
+    for (pair, order), token_ids in zip(ordered, encoded, strict=True):
         longest = max(longest, len(token_ids))
         uid = f"{pair.id}/{order}"
         if len(token_ids) > max_prompt_tokens:

@@ -9,12 +9,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from actors.messages import Side
+
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
+MAX_CHARACTERS = 1_000_000
+"""Of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
 
 
 class DataError(ValueError):
     """A data file or row cannot be used; names the file, the row, the field and the remedy."""
+
+
+class BadRows:
+    """What becomes of rows that cannot be used: the first one ends the reading, or all are left out and counted."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self.skipped: list[str] = []
+        """The message of every row left out."""
+
+    def take(self, error: DataError) -> None:
+        """Deal with one bad row.
+
+        Raises:
+            DataError: ``error``, unless bad rows are skipped.
+
+        """
+        if not self.skip:
+            raise error
+        self.skipped.append(str(error))
+
+
+FAIL = BadRows()
+"""For readers that take no bad row; it never collects any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +65,13 @@ class PreferencePair:
     rejected: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON values; the built-in family keeps here what its answers can be checked with."""
+    given_label: Side | None = None
+    """Where its file showed the chosen response, if it said so; `data.orders` decides where a judge will see it."""
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether the prompt came whole, with both responses inside it and an order that cannot be changed."""
+        return "context_messages" in self.metadata
 
 
 def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> PreferencePair:
@@ -60,13 +95,20 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
         raise DataError(f"{place}, field 'metadata': must be an object, not {type(metadata).__name__}; or leave it out")
     return PreferencePair(
         id=_identifier(row.get("id"), place, number),
-        source=_text(row, "source", place, default="user"),
-        domain=_text(row, "domain", place, default="all"),
+        source=text_field(row, "source", place, default="user"),
+        domain=text_field(row, "domain", place, default="all"),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
         metadata=dict(metadata or {}),
+        given_label=row["label"] if _states_sides(row) else None,
     )
+
+
+def _states_sides(row: Mapping[str, Any]) -> bool:
+    """Whether a row tells its responses apart by side and label, not by which is the better one."""
+    unsaid = row.get("chosen") is None and row.get("rejected") is None
+    return unsaid and bool({"label", "response_a", "response_b"} & row.keys())
 
 
 def _identifier(value: Any, place: str, number: int) -> str:
@@ -78,11 +120,17 @@ def _identifier(value: Any, place: str, number: int) -> str:
         raise DataError(
             f"{place}, field 'id': must be text or a whole number, not {value!r}; leave it out to number rows"
         )
-    _check_encodes(value, f"{place}, field 'id'")
+    _check_text(value, f"{place}, field 'id'")
     return value
 
 
-def _text(row: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
+def text_field(row: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
+    """A field that must be text.
+
+    Raises:
+        DataError: it is missing without a default, not text, too long, or no valid Unicode.
+
+    """
     value = row.get(name, default)
     if value is None and default is not None:
         return default
@@ -92,12 +140,16 @@ def _text(row: Mapping[str, Any], name: str, place: str, default: str | None = N
         raise DataError(f"{place}: field {name!r} is missing (the row has: {present}): add it, or remove the row")
     if not isinstance(value, str):
         raise DataError(f"{place}, field {name!r}: must be text, not {type(value).__name__}")
-    _check_encodes(value, f"{place}, field {name!r}")
+    _check_text(value, f"{place}, field {name!r}")
     return value
 
 
-def _check_encodes(text: str, where: str) -> None:
+def _check_text(text: str, where: str) -> None:
     """JSON can state half of a surrogate pair, which no tokenizer, hash or file takes."""
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(
+            f"{where}: {len(text):,} characters, and at most {MAX_CHARACTERS:,} are taken: shorten or remove the row"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -107,14 +159,14 @@ def _check_encodes(text: str, where: str) -> None:
 
 
 def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
-    if row.get("chosen") is None and row.get("rejected") is None and {"label", "response_a", "response_b"} & row.keys():
+    if _states_sides(row):
         label = row.get("label")
         if label not in ("A", "B"):
             raise DataError(f"{place}, field 'label': {label!r} is neither side; write 'A' or 'B'")
         better, worse = ("response_a", "response_b") if label == "A" else ("response_b", "response_a")
     else:
         better, worse = "chosen", "rejected"
-    texts = _text(row, better, place), _text(row, worse, place)
+    texts = text_field(row, better, place), text_field(row, worse, place)
     for name, text in zip((better, worse), texts, strict=True):
         if not text.strip():
             raise DataError(f"{place}, field {name!r}: the response is empty: remove the row")
@@ -135,7 +187,7 @@ def _conversation(value: Any, place: str) -> tuple[Message, ...]:
             raise DataError(
                 f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
             )
-        _check_encodes(message["content"], f"{where}, message {index + 1}")
+        _check_text(message["content"], f"{where}, message {index + 1}")
         messages.append(Message(cast(Role, message["role"]), message["content"]))
     if messages[-1].role != "user":
         raise DataError(f"{where}: the last message must be the user's, not the {messages[-1].role}'s")
@@ -144,19 +196,20 @@ def _conversation(value: Any, place: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
+    """Lower case, runs of white space as one space: what counts as the same text."""
     return " ".join(text.lower().split())
 
 
 def prompt_key(pair: PreferencePair) -> str:
     """SHA-256 of the conversation, case and white space aside: equal for pairs that ask the same."""
-    turns = [f"{message.role}\x1f{_normalised(message.content)}" for message in pair.prompt]
+    turns = [f"{message.role}\x1f{normalised(message.content)}" for message in pair.prompt]
     return hashlib.sha256("\x1e".join(turns).encode()).hexdigest()
 
 
 def content_key(pair: PreferencePair) -> str:
     """SHA-256 of conversation and both responses, whichever is the better one."""
-    responses = sorted((_normalised(pair.chosen), _normalised(pair.rejected)))
+    responses = sorted((normalised(pair.chosen), normalised(pair.rejected)))
     return hashlib.sha256("\x1e".join([prompt_key(pair), *responses]).encode()).hexdigest()
 
 
@@ -189,7 +242,7 @@ def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> None:
             enable_progress_bars()
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path, bad_rows: BadRows = FAIL) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row numbers, from 1, and rows of a parquet file; a ``metadata`` column of JSON text becomes objects.
 
     Raises:
@@ -202,16 +255,24 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise DataError(f"{path} is not there: give the path of a parquet file of preference pairs")
     try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        batches = pq.read_table(path).to_batches(max_chunksize=1000)
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet, write it again: {str(error).splitlines()[0]}") from error
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row.get("metadata"), str):
+    start = 1
+    for batch in batches:
+        for offset in range(batch.num_rows):
+            place = f"{path}, row {start + offset}"
             try:
-                row["metadata"] = json.loads(row["metadata"])
+                row = batch.slice(offset, 1).to_pylist()[0]
+                if isinstance(row.get("metadata"), str):
+                    row["metadata"] = json.loads(row["metadata"])
+            except UnicodeDecodeError as error:
+                bad_rows.take(DataError(f"{place}: not UTF-8 ({error.reason}): repair or remove the row"))
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, row {number}, field 'metadata': malformed JSON: {error}") from error
-        yield number, row
+                bad_rows.take(DataError(f"{place}, field 'metadata': malformed JSON: {error}"))
+            else:
+                yield start + offset, row
+        start += batch.num_rows
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:

@@ -112,10 +112,10 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
 def _users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """The user's pairs for training and for evaluation, disjoint by content."""
     assert config.data.train is not None
-    train = load_pairs(config.data.train)
+    train = load_pairs(config.data.train, config.data.on_bad_row)
     if config.data.heldout is None:
         return split_by_prompt(train, config.data.heldout_fraction, config.seed)
-    heldout = load_pairs(config.data.heldout)
+    heldout = load_pairs(config.data.heldout, config.data.on_bad_row)
     shared = {content_key(pair) for pair in heldout}
     kept = [pair for pair in train if content_key(pair) not in shared]
     if not kept:
@@ -138,7 +138,7 @@ def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
 def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     """Held-out pairs, always in both orders."""
     if config.data.heldout is not None:
-        pairs, what = load_pairs(config.data.heldout), config.data.heldout
+        pairs, what = load_pairs(config.data.heldout, config.data.on_bad_row), config.data.heldout
     elif config.data.train is not None:
         pairs, what = _users_split(config)[1], config.data.train
     else:

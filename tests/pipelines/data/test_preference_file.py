@@ -28,7 +28,7 @@ def test_jsonl(tmp_path: Path) -> None:
     first, other = load_pairs(path)
     assert first == PreferencePair("a", "user", "all", (Message("user", "Say hi"),), "hi", "no")
     # Numbered by its line, the empty one counted, so that a message can be found in an editor.
-    assert other == PreferencePair("row-3", "user", "Chat", (Message("user", "Say bye"),), "bye", "go")
+    assert other == PreferencePair("row-3", "user", "Chat", (Message("user", "Say bye"),), "bye", "go", given_label="B")
     assert load_pairs(str(path)) == [first, other]
 
 
