@@ -20,8 +20,8 @@ def is_hub_name(name: str) -> bool:
     return bool(_HUB_NAME.fullmatch(name)) and not name.endswith((".jsonl", ".json", ".parquet"))
 
 
-def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row numbers, from 1, and rows of a hub dataset's training split.
+def hub_rows(name: str, split: str = "train") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row numbers, from 1, and rows of a hub dataset's split.
 
     Raises:
         DataError: it cannot be loaded; names it and the reason.
@@ -30,11 +30,11 @@ def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     from datasets import load_dataset
 
     try:
-        yield from enumerate((dict(row) for row in load_dataset(name, split="train")), start=1)
+        yield from enumerate((dict(row) for row in load_dataset(name, split=split)), start=1)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"dataset {name}: cannot be loaded: {reason}. Give the path of a .jsonl or .parquet file, or a hub name "
+            f"dataset {name}, split {split!r}: cannot be loaded: {reason}. Give the path of a .jsonl or .parquet file, or a hub name "
             "that this machine can reach"
         ) from error
 

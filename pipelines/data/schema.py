@@ -51,7 +51,7 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
     """
     if not isinstance(row, Mapping):
         raise DataError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
-    prompt = _conversation(row.get("prompt"), place)
+    prompt = conversation_of(row.get("prompt"), place)
     chosen, rejected = _responses(row, place)
     if chosen.strip() == rejected.strip():
         raise DataError(f"{place}: both responses are equal, so neither is better: remove the row")
@@ -60,8 +60,8 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
         raise DataError(f"{place}, field 'metadata': must be an object, not {type(metadata).__name__}; or leave it out")
     return PreferencePair(
         id=_identifier(row.get("id"), place, number),
-        source=_text(row, "source", place, default="user"),
-        domain=_text(row, "domain", place, default="all"),
+        source=text_of(row, "source", place, default="user"),
+        domain=text_of(row, "domain", place, default="all"),
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
@@ -82,7 +82,13 @@ def _identifier(value: Any, place: str, number: int) -> str:
     return value
 
 
-def _text(row: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
+def text_of(row: Mapping[str, Any], name: str, place: str, default: str | None = None) -> str:
+    """The text in a field of a row.
+
+    Raises:
+        DataError: it is missing, no text, or cannot be encoded; names ``place``, field and remedy.
+
+    """
     value = row.get(name, default)
     if value is None and default is not None:
         return default
@@ -114,14 +120,20 @@ def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
         better, worse = ("response_a", "response_b") if label == "A" else ("response_b", "response_a")
     else:
         better, worse = "chosen", "rejected"
-    texts = _text(row, better, place), _text(row, worse, place)
+    texts = text_of(row, better, place), text_of(row, worse, place)
     for name, text in zip((better, worse), texts, strict=True):
         if not text.strip():
             raise DataError(f"{place}, field {name!r}: the response is empty: remove the row")
     return texts
 
 
-def _conversation(value: Any, place: str) -> tuple[Message, ...]:
+def conversation_of(value: Any, place: str) -> tuple[Message, ...]:
+    """A conversation that ends with the user, from a list of ``{role, content}`` messages or one text.
+
+    Raises:
+        DataError: it is none; names ``place``, message and remedy.
+
+    """
     where = f"{place}, field 'prompt'"
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
