@@ -51,9 +51,15 @@ distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 rl: setup ## stage 2: reinforcement learning with a verifiable reward
 	$(call STAGE,rl)
 
+# BENCH="rmb pairs.jsonl" becomes ['rmb','pairs.jsonl'].
+QUOTED = $(foreach name,$(BENCH),'$(name)')
+COMMA := ,
+SPACE := $(subst ,, )
+MODEL_SET = $(if $(MODEL),"evaluate.model='$(MODEL)'") $(if $(BENCH),"evaluate.benchmarks=[$(subst $(SPACE),$(COMMA),$(strip $(QUOTED)))]")
+
 .PHONY: evaluate
-evaluate: setup ## judge held-out pairs in both orders and write the report
-	$(call STAGE,evaluate)
+evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." benchmarks; MODEL=path or hub name
+	$(BIN)/python -m pipelines.evaluate recipe=$(RECIPE) run=$(RUN) $(MODEL_SET) $(ARGS)
 
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS

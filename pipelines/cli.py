@@ -87,7 +87,7 @@ def _checked(overrides: list[str]) -> list[str]:
         key = override.key_or_group
         if key in groups or key.startswith("hydra"):
             checked.append(text)
-        elif key in known_keys() or key.startswith("algorithm.reward."):
+        elif key in known_keys() or key.startswith(("algorithm.reward.", "evaluate.paths.")):
             checked.append("++" + text.lstrip("+") if not text.startswith("~") else text)
         else:
             raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")

@@ -10,7 +10,7 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import jinja2
 import yaml  # type: ignore[import-untyped]
@@ -112,7 +112,9 @@ def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list
 
 
 def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tuple[PreferencePair, Order]]:
-    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...) or seeded ``random``."""
+    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...), seeded ``random``, or that order
+    for every pair.
+    """
     ordered: list[tuple[PreferencePair, Order]] = []
     rng = random.Random(f"{seed}/orders")
     for index, pair in enumerate(pairs):
@@ -125,8 +127,10 @@ def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tup
             ordered.append((pair, "chosen_second" if index % 2 else "chosen_first"))
         elif mode == "random":
             ordered.append((pair, "chosen_second" if rng.random() < 0.5 else "chosen_first"))
+        elif mode in get_args(Order):
+            ordered.append((pair, cast(Order, mode)))
         else:
-            raise ValueError(f"order mode {mode!r} is not one of both, alternate, random")
+            raise ValueError(f"order mode {mode!r} is not one of both, alternate, random, chosen_first, chosen_second")
     return ordered
 
 
