@@ -88,6 +88,10 @@ format: setup ## format the code
 bench: setup ## measure speed; ONLY=name for one measure
 	$(BIN)/python -m pipelines.bench $(if $(ONLY),--only $(ONLY))
 
+.PHONY: fuzz
+fuzz: setup ## a million hostile traces for the parser of judgments; N=1000 for fewer
+	$(BIN)/python tests/support/fuzz_traces.py --traces $(or $(N),1000000)
+
 .PHONY: clean
 clean: ## remove caches and build products; keeps .venv and outputs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
@@ -96,4 +100,4 @@ clean: ## remove caches and build products; keeps .venv and outputs
 .PHONY: help
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo; echo 'Variables: RECIPE=$(RECIPE) RUN=$(RUN) ARGS="seed=7 rl.steps=200" DEVICE=$(DEVICE) PIPELINE=$(PIPELINE) ADDRESS=$(ADDRESS)'
+	@echo; echo 'Variables: RECIPE=$(RECIPE) RUN=$(RUN) ARGS="seed=7 rl.steps=200" MODEL= BENCH= DEVICE=$(DEVICE) PIPELINE=$(PIPELINE) ADDRESS=$(ADDRESS)'

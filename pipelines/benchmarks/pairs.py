@@ -23,7 +23,7 @@ def load(location: str | None) -> list[Comparison]:
     """Pairs of a .jsonl or .parquet file or a hub dataset, each its own item."""
     if location is None:
         raise DataError(
-            "pairs: set benchmark.paths.pairs to a .jsonl or .parquet file, or give the file as a benchmark"
+            "pairs: set evaluate.paths.pairs to a .jsonl or .parquet file, or give the file as a benchmark"
         )
     return [Comparison(pair, pair.domain, pair.id, pair.source) for pair in load_pairs(location)]
 

@@ -40,7 +40,7 @@ def read(
     """
     if location is None and hub is None:
         raise DataError(
-            f"{name} is not on the hub: download it and set benchmark.paths.{name}=/path/to/its/folder (or one file)"
+            f"{name} is not on the hub: download it and set evaluate.paths.{name}=/path/to/its/folder (or one file)"
         )
     if location is None or (not Path(location).exists() and is_hub_name(location)):
         source = location or str(hub)
@@ -55,7 +55,7 @@ def read(
         return
     if not path.is_dir():
         raise DataError(
-            f"{location} is not there: set benchmark.paths.{name} to a file, a folder of files or a hub name"
+            f"{location} is not there: set evaluate.paths.{name} to a file, a folder of files or a hub name"
         )
     fitting = 0
     for file in sorted(path.rglob("*")):
