@@ -22,9 +22,7 @@ from pipelines.data.schema import DataError
 def load(location: str | None) -> list[Comparison]:
     """Pairs of a .jsonl or .parquet file or a hub dataset, each its own item."""
     if location is None:
-        raise DataError(
-            "pairs: set evaluate.paths.pairs to a .jsonl or .parquet file, or give the file as a benchmark"
-        )
+        raise DataError("pairs: set evaluate.paths.pairs to a .jsonl or .parquet file, or give the file as a benchmark")
     return [Comparison(pair, pair.domain, pair.id, pair.source) for pair in load_pairs(location)]
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import Runs, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SETTINGS = (
     "evaluate.benchmarks=[builtin,mine]",
@@ -20,6 +20,7 @@ SETTINGS = (
     "evaluate.votes=2",
     "evaluate.temperature=1.0",
     "tracking=off",
+    "cluster.start_timeout=900",
 )
 
 
@@ -52,7 +53,7 @@ def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[s
     assert "160 judgments" in whole
     assert "4 not judged because their prompt is too long" in whole
     process = runs.start("evaluate", "judge", *arguments, "evaluate.label=killed", "rollout.max_sequences=8")
-    wait_until(lambda: process.poll() is not None or len(log(runs, "killed")) > 20, 300, "the first judgments")
+    wait_until(lambda: process.poll() is not None or len(log(runs, "killed")) > 20, 900, "the first judgments")
     assert process.poll() is None, process.communicate()
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
