@@ -50,3 +50,26 @@ function judgment(text) {
   }
   return blocks.map(([name, content]) => h("div", { class: "part", tone: name ? COLOURS[name] : "var(--line)" }, h("h3", null, name ? PARTS[name] : "Outside the tags"), h("div", { class: "text" }, content)));
 }
+// A filtered list in pages. choices: [{ label, values: [[value, text]], fits(row, value) }]; texts(row): what is searched.
+const PAGE = 20;
+function browse(rows, { noun, choices, texts, card }) {
+  const chosen = choices.map(() => ""), list = h("div"), count = h("span", { class: "soft", "aria-live": "polite" });
+  let needle = "", page = 0;
+  const show = () => {
+    const found = rows.filter(row => choices.every(({ fits }, index) => !chosen[index] || fits(row, chosen[index]))
+      && (!needle || texts(row).some(text => String(text ?? "").toLowerCase().includes(needle))));
+    const pages = Math.max(1, Math.ceil(found.length / PAGE));
+    page = Math.min(page, pages - 1);
+    count.textContent = `${found.length.toLocaleString("en")} ${noun}s`;
+    const turn = (label, by, off) => { const button = h("button", { onclick: () => { page += by; show(); list.scrollIntoView(); } }, label); button.disabled = off; return button; };
+    list.replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(card), found.length ? h("div", { class: "pager" }, turn("Previous", -1, page === 0),
+      h("span", { class: "soft" }, `page ${page + 1} of ${pages}`), turn("Next", 1, page >= pages - 1)) : h("p", { class: "soft" }, `No ${noun} matches.`));
+    if (found.length) list.firstChild.open = true;
+  };
+  const choice = ({ label, values }, index) => h("select", { "aria-label": label, onchange: event => { chosen[index] = event.target.value; page = 0; show(); } },
+    h("option", { value: "" }, label), values.map(([value, text]) => h("option", { value }, text)));
+  const search = h("input", { type: "search", placeholder: "search the text", "aria-label": "search the text", oninput: event => { needle = event.target.value.toLowerCase(); page = 0; show(); } });
+  const filters = h("div", { class: "filters" }, choices.map(choice), search, count);
+  show();
+  return [filters, list];
+}
