@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -31,7 +32,7 @@ def results(
     - ``modes``: accuracy and share of readable verdicts by each of the parser's rules.
     - ``calibration``: by ``verdict`` (probability of the verdict's token) and, with votes, by ``votes`` (share of the
       readable votes that agree with the majority).
-    - ``matrix``: RM-Bench's cells, chosen styles down and rejected styles across, and ``hard_minus_easy``.
+    - ``matrix``: RM-Bench's cells, chosen styles down and rejected styles across, and ``hard_minus_easy``, ``..._ci``.
     - ``items``: items judged, and ``whole``, those of the published set.
     """
     judged = [judged_of(row) for row in rows]
@@ -54,7 +55,7 @@ def results(
             name: calibration(forecasts, seed=seed, resamples=resamples)
             for name, forecasts in (("verdict", _verdict_forecasts(rows)), ("votes", _vote_forecasts(outcomes)))
         },
-        "matrix": _matrix(outcomes, as_published),
+        "matrix": _matrix(scores, as_published, seed, resamples),
         "judgments": len(rows),
         "items": len({(row["subset"], row["item"]) for row in rows}),
         "whole": benchmark.items,
@@ -162,19 +163,23 @@ def _vote_forecasts(outcomes: Iterable[Mapping[str, Any]]) -> list[Forecast]:
     return forecasts
 
 
-def _matrix(outcomes: Iterable[Mapping[str, Any]], as_published: bool) -> dict[str, Any] | None:
-    """Mean over domains of RM-Bench's nine cells, and the distance that style makes."""
-    scores = [score_row(row) for row in outcomes]
+def _matrix(scores: Sequence[Score], as_published: bool, seed: int, resamples: int) -> dict[str, Any] | None:
+    """Means of RM-Bench's nine cells, and the distance that style makes, the latter with its interval."""
     if any(row.chosen_style is None for row in scores):
         return None
-    domains = means(rm_bench.observe(scores))
-    cells = np.mean(list(domains.values()), axis=0)
-    easy, _, hard = rm_bench.difficulties(cells, as_published)
+    domains = {name: cells.reshape(3, 3).tolist() for name, cells in means(rm_bench.observe(scores)).items()}
+    gap = replace(rm_bench.BENCHMARK, combine=_hard_minus_easy)
     return {
-        "cells": [[float(cells[3 * row + column]) for column in range(3)] for row in range(3)],
-        "domains": {
-            name: [[float(part[3 * row + column]) for column in range(3)] for row in range(3)]
-            for name, part in domains.items()
+        "cells": np.mean(list(domains.values()), axis=0).tolist(),
+        "domains": domains,
+        **score(gap, scores, as_published),
+        **{
+            f"{name}_ci": bounds
+            for name, bounds in intervals(gap, scores, as_published, seed=seed, resamples=resamples).items()
         },
-        "hard_minus_easy": float(hard - easy),
     }
+
+
+def _hard_minus_easy(parts: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> dict[str, Any]:
+    figures = rm_bench.combine(parts, sizes, as_published)
+    return {"hard_minus_easy": figures["hard"] - figures["easy"]}
