@@ -60,9 +60,15 @@ distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 rl: setup ## stage 2: reinforcement learning with a verifiable reward
 	$(call STAGE,rl)
 
+# BENCH="rmb pairs.jsonl" becomes ['rmb','pairs.jsonl'].
+QUOTED = $(foreach name,$(BENCH),'$(name)')
+COMMA := ,
+SPACE := $(subst ,, )
+MODEL_SET = $(if $(MODEL),"evaluate.model='$(MODEL)'") $(if $(BENCH),"evaluate.benchmarks=[$(subst $(SPACE),$(COMMA),$(strip $(QUOTED)))]")
+
 .PHONY: evaluate
-evaluate: setup ## judge held-out pairs in both orders and write the report
-	$(call STAGE,evaluate)
+evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." benchmarks; MODEL=path or hub name
+	$(BIN)/python -m pipelines.evaluate recipe=$(RECIPE) run=$(RUN) $(MODEL_SET) $(ARGS)
 
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
@@ -96,6 +102,10 @@ format: setup ## format the code
 bench: .venv/.ready-bench ## measure speed; ONLY=name for one measure
 	$(BIN)/python -m pipelines.bench $(if $(ONLY),--only $(ONLY))
 
+.PHONY: fuzz
+fuzz: setup ## a million hostile traces for the parser of judgments; N=1000 for fewer
+	$(BIN)/python tests/support/fuzz_traces.py --traces $(or $(N),1000000)
+
 .PHONY: clean
 clean: ## remove caches and build products; keeps .venv and outputs
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
@@ -104,4 +114,4 @@ clean: ## remove caches and build products; keeps .venv and outputs
 .PHONY: help
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo; echo 'Variables: RECIPE=$(RECIPE) RUN=$(RUN) ARGS="seed=7 rl.steps=200" DEVICE=$(DEVICE) PIPELINE=$(PIPELINE) ADDRESS=$(ADDRESS)'
+	@echo; echo 'Variables: RECIPE=$(RECIPE) RUN=$(RUN) ARGS="seed=7 rl.steps=200" MODEL= BENCH= DEVICE=$(DEVICE) PIPELINE=$(PIPELINE) ADDRESS=$(ADDRESS)'

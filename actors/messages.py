@@ -41,6 +41,9 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 8192
+    seed: int | None = None
+    """None: the engine's own stream. Otherwise a trace's randomness is a function of this, its prompt's uid and its
+    sample, whatever else the engine does meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

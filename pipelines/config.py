@@ -221,13 +221,31 @@ class Algorithm:
 
 @dataclass
 class Evaluate:
-    """Judging held-out pairs."""
+    """Judging held-out pairs, or the benchmarks that are named."""
 
     model: str | None = None
     """Model to judge with; null: what the stages before left."""
     temperature: float = 0.0
     example_traces: int = 400
     """Judgments stored for the report."""
+    benchmarks: list[str] = field(default_factory=list)
+    """Names of benchmarks and files of pairs to judge; empty: the run's held-out pairs."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Benchmark -> file, folder or hub name to take it from, in the place of its published set."""
+    orders: str = "both"
+    """Of a benchmark's pairs: `both`, one at `random` by seed, `chosen_first` or `chosen_second`."""
+    votes: int = 1
+    """Judgments of each pair and order; more than one needs a temperature."""
+    max_tokens: int | None = None
+    """Limit of a benchmark judgment; null: `model.max_response_tokens`, as in training."""
+    as_published: bool = False
+    """RM-Bench: read the third pass for the second, as the evaluation released with RM-R1 does."""
+    limit: int = 0
+    """Items of each benchmark, from its beginning; 0: all."""
+    label: str | None = None
+    """Name of the evaluation's folder; null: made from the model's name."""
+    compare: list[str] = field(default_factory=list)
+    """Folders of other evaluations to show side by side, with the significance of differences."""
 
 
 @dataclass
@@ -317,6 +335,7 @@ class Config:
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.orders": ("alternate", "random", "both"),
     "data.on_bad_row": ("fail", "skip"),
+    "evaluate.orders": ("both", "random", "chosen_first", "chosen_second"),
     "distill.optimizer.name": ("adamw", "muon"),
     "rl.optimizer.name": ("adamw", "muon"),
     "distill.optimizer.schedule": ("constant", "cosine", "linear"),
@@ -336,6 +355,7 @@ OPEN = (
     "data.mix.sources.",
     "data.mix.expect.",
     "data.lint.levels.",
+    "evaluate.paths.",
 )
 """Sections whose keys are the user's own."""
 
@@ -378,6 +398,8 @@ AT_LEAST: dict[str, float] = {
     "algorithm.kl_coefficient": 0,
     "algorithm.max_staleness": 0,
     "evaluate.temperature": 0,
+    "evaluate.votes": 1,
+    "evaluate.limit": 0,
     "rollout.workers": 1,
     "rollout.tensor_parallel": 1,
     "rollout.max_sequences": 1,
@@ -465,12 +487,18 @@ def check(config: Config) -> None:
         raise ConfigError(f"algorithm.top_p={config.algorithm.top_p} must lie in (0, 1]")
     if config.algorithm.temperature == 0:
         raise ConfigError("algorithm.temperature=0 makes every trace of a group the same: use 1.0")
+    if config.evaluate.votes > 1 and config.evaluate.temperature == 0:
+        raise ConfigError(
+            f"evaluate.votes={config.evaluate.votes} at evaluate.temperature=0 gives equal votes: "
+            "set a temperature, for example 1.0"
+        )
     try:
         check_weights(config.algorithm.reward)
     except RewardError as error:
         raise ConfigError(f"algorithm.reward: {error}") from error
     _check_batches(config)
-    _check_lengths(config)
+    if not config.evaluate.benchmarks:  # A benchmark needs no learners.
+        _check_lengths(config)
     for stage in (config.distill, config.rl):
         if len(stage.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in stage.optimizer.betas):
             raise ConfigError(f"optimizer.betas={list(stage.optimizer.betas)} must be two numbers in [0, 1)")

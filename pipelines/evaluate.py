@@ -1,4 +1,7 @@
-"""Judge held-out pairs in both orders with the engines, and sum up: accuracy, consistency, flips, parse failures."""
+"""Judge held-out pairs in both orders with the engines, and sum up: accuracy, consistency, flips, parse failures.
+
+Where ``evaluate.benchmarks`` names any, those are judged instead, each from its own file or the hub.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pipelines.benchmarks.comparisons import JudgedComparison
 from pipelines.cli import main
 from pipelines.config import Config
 from pipelines.data.sets import JudgingTask, heldout_task
+from pipelines.judging.evaluation import judge_benchmarks
 from pipelines.rollouts import EvaluationFailed
 from pipelines.session import Session
 from pipelines.stage import open_stage, standalone
@@ -73,5 +77,13 @@ def evaluate(config: Config, session: Session) -> None:
         stage.finish(name, judged, task)
 
 
+def command(config: Config) -> None:
+    """The stage as a command, or an evaluation on benchmarks."""
+    if config.evaluate.benchmarks:
+        judge_benchmarks(config)
+    else:
+        standalone(evaluate)(config)
+
+
 if __name__ == "__main__":
-    main(standalone(evaluate))
+    main(command)

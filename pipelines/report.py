@@ -1,8 +1,8 @@
 """The run's report: one HTML file, no network, with the results, the curves, and traces to read and filter.
 
-Python reads and selects; the page (``report.html`` beside this file) draws. Everything passes as one JSON block in
-which ``<``, ``>`` and ``&`` are escaped, and the page puts text into the document as text, so nothing a dataset or a
-model wrote can become markup or script.
+Python reads and selects; the page (``report.html`` beside this file, with ``report_shared.css`` and ``.js``) draws.
+Everything passes as one JSON block in which ``<``, ``>`` and ``&`` are escaped, and the page puts text into the
+document as text, so nothing a dataset or a model wrote can become markup or script.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipelines.report_traces import STAGES, select_traces
 from pipelines.tracking import plain_numbers
 
 _PLACEHOLDER = "__REPORT_DATA__"
+_SHARED = {"__REPORT_STYLE__": "report_shared.css", "__REPORT_SCRIPT__": "report_shared.js"}
 _CURVE_POINTS = 400
 _HEADLINE = (
     ("accuracy", "accuracy", "share"),
@@ -44,12 +45,24 @@ def write_report(run_directory: Path) -> Path:
     Reads ``summary.json``, ``config.yaml``, ``metrics.jsonl`` and ``traces/*.parquet``; what is missing or damaged is
     named in the report. The file appears whole or not at all.
     """
-    template = resources.files("pipelines").joinpath("report.html").read_text(encoding="utf-8")
-    target = Path(run_directory) / "report.html"
+    template = page_template("pipelines", "report.html")
+    return write_page(Path(run_directory) / "report.html", report_data(Path(run_directory)), template)
+
+
+def page_template(package: str, name: str) -> str:
+    """A page's template, with the style and the script that all pages share in their places."""
+    template = resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    for placeholder, shared in _SHARED.items():
+        template = template.replace(placeholder, resources.files("pipelines").joinpath(shared).read_text("utf-8"))
+    return template
+
+
+def write_page(target: Path, data: Mapping[str, Any], template: str) -> Path:
+    """Write a page with its data, whole or not at all, and return its path."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(render(report_data(Path(run_directory)), template))
+            file.write(render(data, template))
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:

@@ -31,12 +31,25 @@ from actors.learner.checkpoint import TEMPORARY, clean_leftovers, remove_whole, 
 if TYPE_CHECKING:
     from pipelines.config import Config
 
-STAGES = ("prepare", "distill", "rl", "evaluate")
-"""In the order in which one builds on another."""
+STAGES = ("prepare", "distill", "rl", "evaluate", "judge")
+"""In the order in which one builds on another; `judge` (benchmarks) has a folder of its own, evaluations/<label>/."""
 
 # Which top-level rows of summary.json a stage writes; the rest of the summary belongs to the run.
-_SUMMARY_ROWS = {"prepare": ("data",), "distill": ("before", "distill"), "rl": ("rl",), "evaluate": ("evaluate",)}
-_FOLDERS = {"prepare": ("data", "model"), "distill": ("distill",), "rl": ("rl",), "evaluate": ()}
+_SUMMARY_ROWS: dict[str, tuple[str, ...]] = {
+    "prepare": ("data",),
+    "distill": ("before", "distill"),
+    "rl": ("rl",),
+    "evaluate": ("evaluate",),
+    "judge": (),
+}
+# Files and folders that a stage makes besides.
+_MADE: dict[str, tuple[str, ...]] = {
+    "prepare": ("data", "model"),
+    "distill": ("distill",),
+    "rl": ("rl",),
+    "evaluate": (),
+    "judge": ("judgments.jsonl", "judgments.parquet", "comparisons.jsonl", "results.json"),
+}
 
 _held_locks: set[int] = set()
 
@@ -235,7 +248,7 @@ class RunDirectory:
         for later in reversed(STAGES[STAGES.index(stage) :]):
             self._stage_file(later).unlink(missing_ok=True)
             self.report_file.unlink(missing_ok=True)
-            for path in (self.checkpoints(later), *(self.path / name for name in _FOLDERS[later])):
+            for path in (self.checkpoints(later), *(self.path / name for name in _MADE[later])):
                 remove_whole(path)
             for file in self.traces.glob(f"{later}-*.parquet"):
                 file.unlink()

@@ -34,8 +34,13 @@ _DEFINING = {
     "distill": ("seed", "model", "data", "distill"),
     "rl": ("seed", "model", "data", "rl", "algorithm"),
     "evaluate": ("seed", "model", "data", "evaluate"),
+    "judge": ("seed", "model", "evaluate"),
 }
-_FREE = ("checkpoints", "evaluate_every", "evaluate_pairs", "mix", "lint")
+_FREE = (
+    *("checkpoints", "evaluate_every", "evaluate_pairs", "mix", "lint"),
+    # More benchmarks may be added to an evaluation, and it may be reported another way.
+    *("benchmarks", "paths", "limit", "as_published", "compare", "example_traces"),
+)
 
 
 def defining_settings(config: Config, stage: str) -> dict[str, Any]:

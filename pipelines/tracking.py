@@ -159,7 +159,7 @@ class Tracker:
         )
         """What W&B does now; changes to offline when going online failed, to disabled after an error."""
         path = self._directory / "metrics.jsonl"
-        _drop_torn_line(path)
+        drop_torn_line(path)
         self._file = path.open("a", encoding="utf-8")
         if self.mode != "disabled":
             self.wandb_id = resume_id or secrets.token_hex(4)
@@ -243,6 +243,18 @@ class Tracker:
         if rows:
             self._guest("logging traces", send)
 
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Show a table on W&B, as ``<stage>/<name>``; cells are numbers, text or None."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            data = [[plain_numbers(cell) for cell in row] for row in rows]
+            run.log({f"{self._stage}/{name}": wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
+
+        if rows:
+            self._guest(f"logging the table {name}", send)
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the stage's final numbers on its W&B run; nested mappings are allowed."""
         self._guest("writing the summary", lambda run: run.summary.update(plain_numbers(values)))
@@ -290,7 +302,7 @@ def _as_float(value: Any) -> Any:
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
     """Cut what a killed run left of its last line, so that the next line does not join it."""
     if not path.exists():
         return

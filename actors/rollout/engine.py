@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,7 @@ class Engine:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
+            seed=_request_seed(sampling, prompt.uid, sample),
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -205,6 +207,13 @@ class Engine:
     def shutdown(self) -> None:
         """End the engine's process."""
         self._llm.shutdown()
+
+
+def _request_seed(sampling: Sampling, uid: str, sample: int) -> int | None:
+    if sampling.seed is None or sampling.temperature == 0:
+        return None
+    digest = hashlib.sha256(f"{sampling.seed}/{uid}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 def _versions(spans: Sequence[Any] | None, length: int) -> np.ndarray:

@@ -31,12 +31,14 @@ class RolloutFleet:
     ) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """Stream the traces of all prompts from all workers, in lists as they finish.
 
+        Prompts of the same tokens go to the same worker, whose engine computes them once.
+
         Raises:
             DeadlineExceeded: no trace of a worker finished in time.
             ActorFailed: a worker died.
 
         """
-        shares = [prompts[index :: len(self._workers)] for index in range(len(self._workers))]
+        shares = _shares(prompts, len(self._workers))
         merged: asyncio.Queue[list[Trace | GenerationFailure] | BaseException | None] = asyncio.Queue()
         readers = [
             asyncio.create_task(self._read(index, share, sampling, merged))
@@ -94,3 +96,12 @@ class RolloutFleet:
     def stop(self, seconds: float = 30.0) -> None:
         """End the engines' processes."""
         get([worker.stop.remote() for worker in self._workers], seconds, "rollout engines to stop")
+
+
+def _shares(prompts: Sequence[Prompt], workers: int) -> list[list[Prompt]]:
+    """Prompts dealt out in turn, equal ones to the worker that has the first of them."""
+    turns: dict[tuple[int, ...], int] = {}
+    shares: list[list[Prompt]] = [[] for _ in range(workers)]
+    for prompt in prompts:
+        shares[turns.setdefault(prompt.token_ids, len(turns)) % workers].append(prompt)
+    return shares

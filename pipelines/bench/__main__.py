@@ -20,6 +20,7 @@ from typing import Any
 from pipelines.bench.asynchronous import asynchronous
 from pipelines.bench.data import data
 from pipelines.bench.driver import driver
+from pipelines.bench.judging import judging
 from pipelines.bench.learner import learner
 from pipelines.bench.packer import packer
 from pipelines.bench.publish import publish
@@ -28,7 +29,18 @@ from pipelines.bench.rollout import rollout
 
 MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
     measure.__name__: measure
-    for measure in (packer, data, rollout, publish, learner, driver, asynchronous, rl_step_forced, rl_step_natural)
+    for measure in (
+        packer,
+        data,
+        rollout,
+        judging,
+        publish,
+        learner,
+        driver,
+        asynchronous,
+        rl_step_forced,
+        rl_step_natural,
+    )
 }
 
 

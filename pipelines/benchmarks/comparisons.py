@@ -25,6 +25,12 @@ class JudgedComparison:
     extras: Mapping[str, bool | None] = field(default_factory=dict)
     """Further yes-or-no observations by name, None where one does not apply: ``solution_correct``,
     ``true_first_rubric``."""
+    vote: int = 0
+    """Which of several judgments of the same pair and order."""
+    unit: str | None = None
+    """Comparisons of one unit (a prompt with several pairs) are not independent; None: the pair is a unit."""
+    better_shorter: bool | None = None
+    """Whether the better response has fewer characters than the other one; None where both are as long."""
 
     @property
     def right(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import jinja2
 import yaml  # type: ignore[import-untyped]
@@ -115,7 +115,8 @@ def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list
 
 
 def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tuple[PreferencePair, Order]]:
-    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...) or seeded ``random``.
+    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...), seeded ``random``, or that order
+    for every pair.
 
     Alternation runs within each source: of sources that take turns in a file, none is always shown the same way round.
     """
@@ -133,8 +134,10 @@ def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tup
             seen[pair.source] += 1
         elif mode == "random":
             ordered.append((pair, "chosen_second" if rng.random() < 0.5 else "chosen_first"))
+        elif mode in get_args(Order):
+            ordered.append((pair, cast(Order, mode)))
         else:
-            raise ValueError(f"order mode {mode!r} is not one of both, alternate, random")
+            raise ValueError(f"order mode {mode!r} is not one of both, alternate, random, chosen_first, chosen_second")
     return ordered
 
 

@@ -86,7 +86,7 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
     """
     if not isinstance(row, Mapping):
         raise DataError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
-    prompt = _conversation(row.get("prompt"), place)
+    prompt = conversation_of(row.get("prompt"), place)
     chosen, rejected = _responses(row, place)
     if chosen.strip() == rejected.strip():
         raise DataError(f"{place}: both responses are equal, so neither is better: remove the row")
@@ -173,7 +173,13 @@ def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
     return texts
 
 
-def _conversation(value: Any, place: str) -> tuple[Message, ...]:
+def conversation_of(value: Any, place: str) -> tuple[Message, ...]:
+    """A conversation that ends with the user, from a list of ``{role, content}`` messages or one text.
+
+    Raises:
+        DataError: it is none; names ``place``, message and remedy.
+
+    """
     where = f"{place}, field 'prompt'"
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]

@@ -27,6 +27,9 @@ from pipelines.config import ConfigError
         ("algorithm.reward.verdit=1", ["algorithm.reward", "verdit"]),
         ("run=a/b", ["run='a/b'", "folder name"]),
         ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
+        ("evaluate.votes=4", ["evaluate.votes=4 at evaluate.temperature=0", "set a temperature"]),
+        ("evaluate.orders=first", ["evaluate.orders='first'", "both, random, chosen_first, chosen_second"]),
+        ("evaluate.benchmark=[rmb]", ["unknown setting 'evaluate.benchmark'", "did you mean 'evaluate.benchmarks'?"]),
     ],
 )
 def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> None:
@@ -50,3 +53,12 @@ def test_overrides_reach_nested_settings() -> None:
 def test_every_setting_can_be_overridden_whether_a_file_states_it_or_not() -> None:
     config = load_config(["data.heldout_fraction=0.2", "rl.optimizer.warmup_fraction=0.5", "evaluate.model=x"])
     assert (config.data.heldout_fraction, config.rl.optimizer.warmup_fraction, config.evaluate.model) == (0.2, 0.5, "x")
+
+
+def test_benchmarks_have_paths_and_need_no_room_in_a_learner() -> None:
+    config = load_config(
+        ["evaluate.benchmarks=[rmb,'a b.jsonl']", "evaluate.paths.rmb=/data", "model.max_prompt_tokens=9000"]
+    )
+    assert (config.evaluate.benchmarks, config.evaluate.paths) == (["rmb", "a b.jsonl"], {"rmb": "/data"})
+    with pytest.raises(ConfigError, match="cannot hold one sequence"):
+        load_config(["model.max_prompt_tokens=9000"])

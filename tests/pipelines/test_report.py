@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.report import headline, read_metrics, render, report_data, thin, write_report
+from pipelines.report import headline, page_template, read_metrics, render, report_data, thin, write_report
 from pipelines.report_traces import select_traces
 from pipelines.tracking import TRACE_COLUMNS, Tracker
 
@@ -92,7 +92,7 @@ def test_hostile_text_stays_data(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"stage": "rl", "step": 1, "metrics": {HOSTILE: 1}}) + "\n")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    template = (Path(__file__).parents[2] / "pipelines" / "report.html").read_text(encoding="utf-8")
+    template = page_template("pipelines", "report.html")
     for tag in ("<script", "</script", "<!--", "<img"):
         assert page.lower().count(tag) == template.lower().count(tag)
     data = embedded(page)
@@ -103,7 +103,7 @@ def test_hostile_text_stays_data(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_and_writes_no_markup() -> None:
-    template = (Path(__file__).parents[2] / "pipelines" / "report.html").read_text(encoding="utf-8")
+    template = page_template("pipelines", "report.html")
     assert "default-src 'none'" in template
     assert set(re.findall(r"https?://[^\s\"'`]+", template)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", template)

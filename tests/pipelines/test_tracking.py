@@ -127,6 +127,7 @@ def test_offline_run_holds_group_stage_axis_numbers_traces_and_summary(
         for step, reward in ((1, 0.25), (2, math.nan), (1, 0.75)):
             tracker.log(step, {"reward": reward, "time/generate": 2.0})
         tracker.log_traces(2, [{"stage": "rl", "verdict": "A", "text": "one"}, {"verdict": None, "text": "two"}])
+        tracker.log_table("official", ["figure", "value", "low"], [["average", 0.5, None], ["micro", 0.25, 0.125]])
         tracker.summary({"accuracy": 0.9, "by_domain": {"Chat": {"accuracy": 0.8}}})
     records = wandb_records(tmp_path)
     (run,) = records["run"]
@@ -142,7 +143,12 @@ def test_offline_run_holds_group_stage_axis_numbers_traces_and_summary(
     assert rows[0]["rl/reward"] == 0.25
     assert math.isnan(float(rows[1]["rl/reward"]))  # type: ignore[arg-type]
     assert rows[2]["rl/reward"] == 0.75
-    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/rl/*.json")
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/rl/traces*.json")
+    (figures,) = tmp_path.glob("wandb/offline-run-*/files/media/table/rl/official*.json")
+    assert json.loads(figures.read_text()) == {
+        "columns": ["figure", "value", "low"],
+        "data": [["average", 0.5, None], ["micro", 0.25, 0.125]],
+    }
     content = json.loads(table.read_text())
     assert tuple(content["columns"]) == TRACE_COLUMNS
     assert [row[TRACE_COLUMNS.index("text")] for row in content["data"]] == ["one", "two"]

@@ -166,6 +166,7 @@ def test_order_modes() -> None:
         "chosen_second",
         "chosen_first",
     ]
+    assert {order for _, order in orders_of(pairs, "chosen_second", 0)} == {"chosen_second"}
     drawn = orders_of(pairs, "random", 0)
     assert [pair for pair, _ in drawn] == pairs
     assert sum(order == "chosen_first" for _, order in drawn) == pytest.approx(100, abs=30)

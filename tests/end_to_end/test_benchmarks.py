@@ -1,0 +1,86 @@
+"""Benchmarks judged by real engines: killed in the middle, continued, and the same as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from commands import Runs, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SETTINGS = (
+    "evaluate.benchmarks=[builtin,mine]",
+    "evaluate.limit=30",
+    "evaluate.votes=2",
+    "evaluate.temperature=1.0",
+    "tracking=off",
+    "cluster.start_timeout=900",
+)
+
+
+@pytest.fixture(scope="module")
+def arguments(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A prepared run with its model, and a file of pairs with one that is too long."""
+    runs("prepare", "judge", "data.distill_pairs=100", "data.rl_pairs=10", "data.heldout_pairs=40", "tracking=off")
+    rows = [
+        {"id": f"p{n}", "domain": "chat", "prompt": f"write {n}", "chosen": "a b", "rejected": "c"} for n in range(9)
+    ]
+    rows.append(rows[0] | {"id": "long", "prompt": "word " * 2000})
+    path = tmp_path_factory.mktemp("pairs") / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [f"evaluate.benchmarks=[builtin,'{path}']", *SETTINGS[1:]]
+
+
+def log(runs: Runs, label: str) -> list[dict[str, Any]]:
+    """The judgments of an evaluation, as they stand."""
+    path = runs.path("judge") / "evaluations" / label / "judgments.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+
+
+def by_key(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], str]:
+    """Texts by what was judged."""
+    return {(row["benchmark"], row["comparison"], row["order"], row["vote"]): row["text"] for row in rows}
+
+
+def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[str]) -> None:
+    whole = runs("evaluate", "judge", *arguments, "evaluate.label=whole")
+    assert "160 judgments" in whole
+    assert "4 not judged because their prompt is too long" in whole
+    process = runs.start("evaluate", "judge", *arguments, "evaluate.label=killed", "rollout.max_sequences=8")
+    wait_until(lambda: process.poll() is not None or len(log(runs, "killed")) > 20, 900, "the first judgments")
+    assert process.poll() is None, process.communicate()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    before = by_key(log(runs, "killed"))
+    assert 20 < len(before) < 160
+    again = runs("evaluate", "judge", *arguments, "evaluate.label=killed")
+    assert f"{160 - len(before)} to make" in again
+    rows = log(runs, "killed")
+    assert len(rows) == 160
+    after = by_key(rows)
+    assert len(after) == 160
+    assert {key: after[key] for key in before} == before
+    # Sampled by a seed of its own, a judgment does not depend on what else the engine did.
+    assert after == by_key(log(runs, "whole"))
+    folders = [runs.path("judge") / "evaluations" / label for label in ("whole", "killed")]
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    assert first["benchmarks"] == second["benchmarks"]
+    assert (folders[1] / "report.html").stat().st_size > 20_000
+    assert pq.read_table(folders[1] / "judgments.parquet").num_rows == 160
+
+
+def test_other_settings_are_refused_and_nothing_is_judged_twice(
+    runs: Runs, arguments: list[str], tmp_path: Path
+) -> None:
+    error = runs("evaluate", "judge", *arguments, "evaluate.label=whole", "evaluate.votes=3", status=1)
+    assert "begun with other settings (evaluate.votes: was 2, is 3)" in error
+    out = runs("evaluate", "judge", *arguments, "evaluate.label=whole")
+    assert "160 judgments, 0 to make" in out
+    error = runs("evaluate", "judge", "evaluate.benchmarks=[rewardbench]", "evaluate.label=x", "tracking=off", status=1)
+    assert "there is no benchmark 'rewardbench'" in error
