@@ -43,6 +43,10 @@ run: setup ## all stages of RECIPE: prepare, distill, rl, evaluate, report
 prepare: setup ## data, tokenizer and model of RECIPE
 	$(call STAGE,prepare)
 
+.PHONY: chains
+chains: setup ## write reasoning chains with teachers; ARGS="chains.first.model=... chains.first.base_url=..."
+	$(call STAGE,chains)
+
 .PHONY: distill
 distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 	$(call STAGE,distill)

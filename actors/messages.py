@@ -41,6 +41,8 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 8192
+    seed: int | None = None
+    """Of each prompt's first sample, those after it count up from it; None: the engine's own random stream."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,16 @@ from actors.learner.checkpoint import CheckpointError
 from actors.learner.planning import SequenceTooLong
 from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
+from pipelines.chain_generation.failures import TeacherError
 from pipelines.config import Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
 from pipelines.rollouts import EvaluationFailed
 from pipelines.run_directory import RunDirectoryError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# Sections whose keys are the user's own.
+_OPEN = ("algorithm.reward.", "chains.first.extra_body.", "chains.second.extra_body.")
 
 # What a user can mend: shown as one message. Anything else is a defect of ours and keeps its traceback.
 EXPECTED = (
@@ -41,6 +45,7 @@ EXPECTED = (
     ModelError,
     SequenceTooLong,
     EvaluationFailed,
+    TeacherError,
 )
 
 
@@ -87,7 +92,7 @@ def _checked(overrides: list[str]) -> list[str]:
         key = override.key_or_group
         if key in groups or key.startswith("hydra"):
             checked.append(text)
-        elif key in known_keys() or key.startswith("algorithm.reward."):
+        elif key in known_keys() or key.startswith(_OPEN):
             checked.append("++" + text.lstrip("+") if not text.startswith("~") else text)
         else:
             raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")

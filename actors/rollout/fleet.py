@@ -16,6 +16,7 @@ class RolloutFleet:
     def __init__(self, workers: Sequence[Any], timeout: float) -> None:
         self._workers = list(workers)
         self._timeout = timeout
+        self._next_worker = 0
 
     def start(self, version: int, seconds: float) -> None:
         """Wait until every engine is warm.
@@ -36,7 +37,10 @@ class RolloutFleet:
             ActorFailed: a worker died.
 
         """
-        shares = [prompts[index :: len(self._workers)] for index in range(len(self._workers))]
+        count = len(self._workers)
+        # Dealt out from where the last call ended, so that many calls of few prompts reach every worker.
+        shares = [prompts[(index - self._next_worker) % count :: count] for index in range(count)]
+        self._next_worker = (self._next_worker + len(prompts)) % count
         merged: asyncio.Queue[list[Trace | GenerationFailure] | BaseException | None] = asyncio.Queue()
         readers = [
             asyncio.create_task(self._read(index, share, sampling, merged))
