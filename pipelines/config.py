@@ -141,7 +141,7 @@ class Chains:
     prompt: str | None = None
     """Prompt template of the first pass; null: `model.prompt`. Chains are learned under `model.prompt` either way."""
     hint: str = "revise"
-    """Template of the second pass: `revise`, `retry`, or the path of a YAML file."""
+    """Template of the second pass: `revise`, `retry`, or the path of a .txt file."""
     samples: int = 1
     """Answers a pair and pass; the best that may be kept is."""
     rounds: int = 1

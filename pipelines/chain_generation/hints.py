@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from actors.messages import Side
 from pipelines.data.schema import DataError
 
@@ -40,28 +38,25 @@ class Hint:
 
 
 def load_hint(name: str) -> Hint:
-    """A template by name (``revise``, ``retry``) or by the path of a YAML file with one part, ``user``.
+    """A template by name (``revise``, ``retry``) or by the path of a .txt file.
 
     Raises:
         DataError: there is no such template, or it lacks ``{request}`` or names an unknown field.
 
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else HINTS / f"{name}.yaml"
+    path = Path(name) if name.endswith(".txt") else HINTS / f"{name}.txt"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in HINTS.glob("*.yaml")))
-        raise DataError(f"chains.hint: there is no template {name!r}; use one of {known}, or the path of a .yaml file")
+        known = ", ".join(sorted(file.stem for file in HINTS.glob("*.txt")))
+        raise DataError(f"chains.hint: there is no template {name!r}; use one of {known}, or the path of a .txt file")
     try:
-        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"hint template {path}: cannot be read: {error}") from error
-    if not isinstance(parts, dict) or set(parts) != {"user"} or not isinstance(parts["user"], str):
-        raise DataError(f"hint template {path}: needs one part, the text `user`")
-    try:
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
         named = {
             f"{field}{'!' * bool(how)}{how or ''}{':' * bool(code)}{code}"
-            for _, field, code, how in string.Formatter().parse(parts["user"])
+            for _, field, code, how in string.Formatter().parse(text)
             if field is not None
         }
+    except UnicodeDecodeError as error:
+        raise DataError(f"hint template {path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
     except ValueError as error:
         raise DataError(f"hint template {path}: {error}; write a brace of its own twice") from error
     if "request" not in named or named - _FIELDS:
@@ -69,4 +64,4 @@ def load_hint(name: str) -> Hint:
             f"hint template {path}: must name {{request}} and may name {{attempt}} and {{verdict}}, "
             f"names {sorted(named)}"
         )
-    return Hint(parts["user"])
+    return Hint(text)

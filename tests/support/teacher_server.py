@@ -66,7 +66,7 @@ class TeacherServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                reply = owner.take(body, dict(self.headers))
+                reply = owner.take(body, {name.lower(): value for name, value in self.headers.items()})
                 try:
                     owner.send(self, body, reply)
                 finally:
