@@ -52,6 +52,10 @@ lint-data: setup ## only lint DATA: a folder that `make data` wrote, or a file o
 prepare: setup ## data, tokenizer and model of RECIPE
 	$(call STAGE,prepare)
 
+.PHONY: chains
+chains: setup ## write reasoning chains with teachers; ARGS="chains.first.model=... chains.first.base_url=..."
+	$(call STAGE,chains)
+
 .PHONY: distill
 distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 	$(call STAGE,distill)

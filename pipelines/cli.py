@@ -25,6 +25,7 @@ from actors.learner.checkpoint import CheckpointError
 from actors.learner.planning import SequenceTooLong
 from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
+from pipelines.chain_generation.failures import TeacherError
 from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
 from pipelines.rollouts import EvaluationFailed
@@ -44,6 +45,7 @@ EXPECTED = (
     ModelError,
     SequenceTooLong,
     EvaluationFailed,
+    TeacherError,
 )
 
 

@@ -123,6 +123,107 @@ class Data:
 
 
 @dataclass
+class Teacher:
+    """A model that writes reasoning chains."""
+
+    kind: str = "endpoint"
+    """`endpoint`: an OpenAI-compatible server; `local`: rollout workers on the Ray cluster."""
+    model: str | None = None
+    """Name at the endpoint, or a checkpoint for local workers; null: the first teacher writes this pass too."""
+    base_url: str | None = None
+    """For example http://127.0.0.1:8000/v1; null: OpenAI's own."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is written nowhere."""
+    answers_as: str | None = None
+    """Model name its answers carry, where that is not `model` or a dated form of it."""
+    temperature: float | None = 0.7
+    """Null: not sent, for models that refuse it; like the next."""
+    top_p: float | None = 1.0
+    max_tokens: int = 0
+    """Of an answer; 0: `model.max_response_tokens`."""
+    limit_field: str = "max_tokens"
+    """What the endpoint calls that limit: `max_tokens` or `max_completion_tokens`."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every request body."""
+    send_seed: bool = True
+    """Send each request's own seed; switch off for endpoints that refuse it."""
+    stream: bool = True
+    """Receive answers piece by piece, which keeps long ones from running into a proxy's limit."""
+    concurrency: int = 32
+    """Requests in flight."""
+    requests_per_minute: int = 0
+    """0: no limit; like the next."""
+    tokens_per_minute: int = 0
+    """Of prompts and answers together."""
+    timeout: float = 600.0
+    """Seconds for one attempt at a request, its whole answer included."""
+    attempts: int = 6
+    """At one request, before it counts as failed."""
+    backoff: float = 1.0
+    """Seconds before the second attempt; they double with every further one, up to a minute."""
+    longest_wait: float = 600.0
+    """Longest Retry-After, in seconds, that is waited for."""
+    give_up_after: int = 8
+    """Failed requests in a row after which the run stops."""
+    input_price: float = 0.0
+    """Money for a million prompt tokens."""
+    output_price: float = 0.0
+    """Money for a million answer tokens."""
+
+
+@dataclass
+class ChainFilters:
+    """What a chain must have besides the right verdict. A measure that does not apply to a chain does not reject it."""
+
+    well_formed: bool = True
+    """Every section there, closed, in order, the answer last; false for models that think without sections."""
+    quotes: int = 0
+    """Quotes of the responses, at least."""
+    quotes_found: float = 0.0
+    """Share of the quotes that occur in the response they quote, at least."""
+    weights_add_up: bool = False
+    """Refuse rubrics whose weights do not make 100 percent."""
+    criteria_mentioned: float = 0.0
+    """Share of the rubric's criteria that the evaluation mentions, at least."""
+    tally_agrees: bool = True
+    """Refuse chains whose verdict is against the evaluation's own totals."""
+    min_words: int = 0
+    max_words: int = 0
+    """0: no limit."""
+
+
+@dataclass
+class Chains:
+    """Writing reasoning chains with teachers, in two passes."""
+
+    pairs: str | None = None
+    """Pairs to judge (.jsonl, .parquet, a hub name); null: `data.train`, or the built-in family's `distill` pairs."""
+    limit: int = 0
+    """Pairs drawn from them by seed; 0: all. A larger limit keeps those drawn by a smaller one."""
+    orders: str = "alternate"
+    """Label position: `alternate`, `random`, or `both` orders of every pair."""
+    prompt: str | None = None
+    """Prompt template of the first pass; null: `model.prompt`. Chains are learned under `model.prompt` either way."""
+    hint: str = "revise"
+    """Template of the second pass: `revise`, `retry`, or the path of a .txt file."""
+    samples: int = 1
+    """Answers a pair and pass; the best that may be kept is."""
+    rounds: int = 1
+    """Times the second pass is tried; 0: never."""
+    hint_words: int = 6
+    """Words in a row of the hint whose repetition betrays that the verdict was told."""
+    betrayals: list[str] = field(default_factory=list)
+    """Further phrases (regular expressions) that betray it."""
+    budget_tokens: int = 0
+    """Of all requests of the set, interrupted runs included; 0: no limit."""
+    budget_cost: float = 0.0
+    """In the money of the teachers' prices; 0: no limit."""
+    filters: ChainFilters = field(default_factory=ChainFilters)
+    first: Teacher = field(default_factory=Teacher)
+    second: Teacher = field(default_factory=Teacher)
+
+
+@dataclass
 class Optimizer:
     """Optimiser and learning-rate schedule of a stage."""
 
@@ -322,6 +423,7 @@ class Config:
     """Start a finished or interrupted stage over."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    chains: Chains = field(default_factory=Chains)
     distill: Distill = field(default_factory=Distill)
     rl: Rl = field(default_factory=Rl)
     algorithm: Algorithm = field(default_factory=Algorithm)
@@ -336,6 +438,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.orders": ("alternate", "random", "both"),
     "data.on_bad_row": ("fail", "skip"),
     "evaluate.orders": ("both", "random", "chosen_first", "chosen_second"),
+    "chains.orders": ("alternate", "random", "both"),
+    "chains.first.kind": ("endpoint", "local"),
+    "chains.second.kind": ("endpoint", "local"),
+    "chains.first.limit_field": ("max_tokens", "max_completion_tokens"),
+    "chains.second.limit_field": ("max_tokens", "max_completion_tokens"),
     "distill.optimizer.name": ("adamw", "muon"),
     "rl.optimizer.name": ("adamw", "muon"),
     "distill.optimizer.schedule": ("constant", "cosine", "linear"),
@@ -356,8 +463,23 @@ OPEN = (
     "data.mix.expect.",
     "data.lint.levels.",
     "evaluate.paths.",
+    "chains.first.extra_body.",
+    "chains.second.extra_body.",
 )
 """Sections whose keys are the user's own."""
+_TEACHER_AT_LEAST: dict[str, float] = {
+    "max_tokens": 0,
+    "concurrency": 1,
+    "requests_per_minute": 0,
+    "tokens_per_minute": 0,
+    "timeout": 0.001,
+    "attempts": 1,
+    "backoff": 0,
+    "longest_wait": 0,
+    "give_up_after": 1,
+    "input_price": 0,
+    "output_price": 0,
+}
 
 AT_LEAST: dict[str, float] = {
     "seed": 0,
@@ -372,6 +494,13 @@ AT_LEAST: dict[str, float] = {
     "data.distill_pairs": 1,
     "data.rl_pairs": 1,
     "data.heldout_pairs": 1,
+    "chains.limit": 0,
+    "chains.samples": 1,
+    "chains.rounds": 0,
+    "chains.hint_words": 3,
+    "chains.budget_tokens": 0,
+    "chains.budget_cost": 0,
+    **{f"chains.{teacher}.{name}": low for teacher in ("first", "second") for name, low in _TEACHER_AT_LEAST.items()},
     "distill.epochs": 1,
     "distill.batch_size": 1,
     "distill.max_tokens": 2,
@@ -496,6 +625,18 @@ def check(config: Config) -> None:
         check_weights(config.algorithm.reward)
     except RewardError as error:
         raise ConfigError(f"algorithm.reward: {error}") from error
+    if config.chains.budget_cost and not any(
+        teacher.input_price or teacher.output_price for teacher in (config.chains.first, config.chains.second)
+    ):
+        raise ConfigError(
+            "chains.budget_cost has no effect without prices: set chains.first.input_price and output_price, "
+            "or limit the tokens with chains.budget_tokens"
+        )
+    if config.chains.second.model is None and config.chains.second != Teacher():
+        raise ConfigError(
+            "chains.second has settings but no model, so the first teacher writes the second pass with its own: "
+            "set chains.second.model"
+        )
     _check_batches(config)
     if not config.evaluate.benchmarks:  # A benchmark needs no learners.
         _check_lengths(config)

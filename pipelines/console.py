@@ -35,6 +35,10 @@ _SHOWN_METRICS = (
     ("accuracy", "accuracy", "{:.1%}"),
     ("eval/accuracy", "held out", "{:.1%}"),
     ("tokens_per_second", "", "{:,.0f} tokens/s"),
+    ("kept", "kept", "{:.1%}"),
+    ("answers_per_minute", "", "{:,.0f} answers/min"),
+    ("tokens", "", "{:,.0f} tokens"),
+    ("cost", "cost", "{:,.2f}"),
 )
 _MAX_DOMAIN_COLUMNS = 4
 _EXAMPLE_CHARACTERS = 2000

@@ -3,6 +3,7 @@
     outputs/<run>/
       .lock  config.yaml  summary.json  metrics.jsonl  report.html
       data/  model/             what `prepare` made
+      chains/                   what `chains` made, and the journal of every answer that was paid for
       distill/hf  rl/hf         exported models
       checkpoints/<stage>/      to continue from
       stages/<stage>.json       notes of a stage, and that it is finished
@@ -98,6 +99,7 @@ class RunDirectory:
         self.metrics_file = self.path / "metrics.jsonl"
         self.report_file = self.path / "report.html"
         self.data = self.path / "data"
+        self.chains = self.path / "chains"
         self.model = self.path / "model"
         self.traces = self.path / "traces"
         self.logs = self.path / "logs"
@@ -160,8 +162,8 @@ class RunDirectory:
         _held_locks.add(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        for folder in (self.path, *(self.path / name for name in ("traces", "data", "stages", "distill", "rl"))):
-            clean_leftovers(folder)
+        for name in ("", "traces", "data", "chains", "stages", "distill", "rl"):
+            clean_leftovers(self.path / name)
         for stage in STAGES:
             clean_leftovers(self.checkpoints(stage))
         self.logs.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ class RolloutFleet:
     def __init__(self, workers: Sequence[Any], timeout: float) -> None:
         self._workers = list(workers)
         self._timeout = timeout
+        self._next_worker = 0
 
     def start(self, version: int, seconds: float) -> None:
         """Wait until every engine is warm.
@@ -38,7 +39,9 @@ class RolloutFleet:
             ActorFailed: a worker died.
 
         """
-        shares = _shares(prompts, len(self._workers))
+        # Dealt out from where the last call ended, so that many calls of few prompts reach every worker.
+        shares = _shares(prompts, len(self._workers), self._next_worker)
+        self._next_worker = (self._next_worker + len(prompts)) % len(self._workers)
         merged: asyncio.Queue[list[Trace | GenerationFailure] | BaseException | None] = asyncio.Queue()
         readers = [
             asyncio.create_task(self._read(index, share, sampling, merged))
@@ -98,10 +101,10 @@ class RolloutFleet:
         get([worker.stop.remote() for worker in self._workers], seconds, "rollout engines to stop")
 
 
-def _shares(prompts: Sequence[Prompt], workers: int) -> list[list[Prompt]]:
-    """Prompts dealt out in turn, equal ones to the worker that has the first of them."""
+def _shares(prompts: Sequence[Prompt], workers: int, first: int) -> list[list[Prompt]]:
+    """Prompts dealt out in turn from worker ``first`` on, equal ones to the worker that has the first of them."""
     turns: dict[tuple[int, ...], int] = {}
     shares: list[list[Prompt]] = [[] for _ in range(workers)]
     for prompt in prompts:
-        shares[turns.setdefault(prompt.token_ids, len(turns)) % workers].append(prompt)
+        shares[(first + turns.setdefault(prompt.token_ids, len(turns))) % workers].append(prompt)
     return shares

@@ -109,7 +109,7 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
     return JudgingTask({pair.id: pair for pair in pairs}, items, dropped)
 
 
-def _users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair]]:
+def users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """The user's pairs for training and for evaluation, disjoint by content."""
     assert config.data.train is not None
     train = load_pairs(config.data.train, config.data.on_bad_row)
@@ -128,7 +128,7 @@ def _users_split(config: Config) -> tuple[list[PreferencePair], list[PreferenceP
 def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     """Pairs for RL."""
     if config.data.train is not None:
-        pairs, what = _users_split(config)[0], config.data.train
+        pairs, what = users_split(config)[0], config.data.train
     else:
         path = run.require(run.data / "rl.parquet", "training pairs", "prepare")
         pairs, what = read_pairs(path), str(path)
@@ -140,7 +140,7 @@ def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     if config.data.heldout is not None:
         pairs, what = load_pairs(config.data.heldout, config.data.on_bad_row), config.data.heldout
     elif config.data.train is not None:
-        pairs, what = _users_split(config)[1], config.data.train
+        pairs, what = users_split(config)[1], config.data.train
     else:
         path = run.require(run.data / "heldout.parquet", "held-out pairs", "prepare")
         pairs, what = read_pairs(path), str(path)

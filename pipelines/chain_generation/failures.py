@@ -1,0 +1,109 @@
+"""What can go wrong with one request, in three kinds, and how long to wait before the next attempt. Pure.
+
+``retry``: the server or the way to it is at fault, and the same request may succeed later. ``refused``: this request
+will not be answered, others may. ``fatal``: no request will be answered until a person changes something.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["retry", "refused", "fatal"]
+
+_LONGEST_BACKOFF = 60.0
+_REFUSED = {400, 413, 422}
+_FATAL = {401: "key refused", 402: "no credit", 403: "not allowed", 404: "no such model or address"}
+_NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+
+
+class TeacherError(RuntimeError):
+    """A teacher cannot go on; says why and what to do. What it had answered is kept in the journal."""
+
+
+class AttemptFailed(Exception):
+    """An attempt brought no whole answer, though nothing else went wrong. ``cause`` is short and countable."""
+
+    def __init__(self, cause: str, detail: str, kind: Kind = "retry") -> None:
+        super().__init__(detail)
+        self.cause = cause
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one attempt gave no answer."""
+
+    kind: Kind
+    cause: str
+    """Short and countable: ``rate limited``, ``server error``, ``timeout``, ``broken answer``, ..."""
+    detail: str
+    retry_after: float | None = None
+    """Seconds the server asked to wait; None where it did not say."""
+
+
+def classify(error: Exception) -> Failure | None:
+    """The kind of a failed attempt; None for an error that no server explains, which is a defect of ours."""
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return _of_status(error.status_code, _message(error), error.response.headers, str(error.code or ""))
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return Failure("retry", "timeout", str(error) or "no answer in time")
+    if isinstance(error, openai.APIConnectionError):
+        return Failure("retry", "connection", str(error.__cause__ or error))
+    if isinstance(error, AttemptFailed):
+        return Failure(error.kind, error.cause, str(error))
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | openai.APIResponseValidationError):
+        return Failure("retry", "broken answer", f"not the JSON of a completion: {error}")
+    if isinstance(error, openai.APIError):  # Named inside a stream that began well.
+        return Failure("retry", "server error", str(error))
+    return None
+
+
+def _of_status(status: int, detail: str, headers: Mapping[str, str], code: str) -> Failure:
+    detail = f"HTTP {status}: {detail}"
+    if status == 429 and code in _NO_CREDIT:
+        return Failure("fatal", "no credit", detail)
+    if status in _FATAL:
+        return Failure("fatal", _FATAL[status], detail)
+    if status in _REFUSED:
+        return Failure("refused", "refused", detail)
+    if status in (408, 409, 425, 429) or status >= 500:
+        cause = "rate limited" if status == 429 else "server error"
+        return Failure("retry", cause, detail, retry_after(headers, time.time()))
+    return Failure("fatal", "unexpected status", detail)
+
+
+def _message(error: Any) -> str:
+    """What the server said, on one line and not longer than a terminal's."""
+    return " ".join(str(error.message).split())[:300]
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds to wait by ``retry-after-ms`` or ``Retry-After`` (seconds or an HTTP date; RFC 9110, 10.2.3)."""
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / divisor
+        except ValueError:
+            continue
+        if not math.isnan(seconds):
+            return max(0.0, seconds)
+    date = email.utils.parsedate_tz(headers.get("retry-after", ""))
+    return None if date is None else max(0.0, email.utils.mktime_tz(date) - now)
+
+
+def wait_before(attempt: int, base: float, asked: float | None, rng: random.Random) -> float:
+    """Seconds before attempt ``attempt`` (2 is the first repetition).
+
+    Exponential backoff, at most a minute, with jitter over its upper half. What the server ``asked`` for is the least
+    that is waited, and the jitter comes on top of it, so that those who were told the same do not come back together.
+    """
+    backoff = min(_LONGEST_BACKOFF, base * 2.0 ** min(attempt - 2, 30)) * rng.uniform(0.5, 1.0)
+    return backoff if asked is None else asked + backoff / 4

@@ -1,0 +1,119 @@
+"""The append-only journal of answers: one JSON line each, on disk before anything else is done with it.
+
+A run that was killed finds in it every request that was finished, by key, and asks only for the others. A last line
+that the kill left torn is cut off; damage anywhere else is an error, because it would mean paying twice unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipelines.chain_generation.requests import Answer, Request
+from pipelines.data.schema import DataError
+
+_TYPES = typing.get_type_hints(Answer)
+
+
+class Journal:
+    """Answers by key. Open it as a context manager to append; only one process may."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: dict[str, Answer] = {}
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        """Read what is there and open for appending.
+
+        Raises:
+            DataError: a line other than a torn last one cannot be read; names it and the remedy.
+
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        whole = 0
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                answer = _read_line(line, f"{self.path}, line {number}")
+                self.answers[answer.key] = answer
+                whole += len(line)
+        os.ftruncate(self._descriptor, whole)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def append(self, answer: Answer) -> None:
+        """Keep an answer; when this returns it is on disk.
+
+        Raises:
+            OSError: it could not be written, for example because the disk is full.
+
+        """
+        assert self._descriptor is not None, "the journal is not open"
+        line = json.dumps(asdict(answer), ensure_ascii=True).encode() + b"\n"
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+        os.fsync(self._descriptor)
+        self.answers[answer.key] = answer
+
+    def find(self, requests: Iterable[Request]) -> dict[str, Answer]:
+        """The answers to those of the requests that are finished, by key."""
+        return {item.key: self.answers[item.key] for item in requests if item.key in self.answers}
+
+    @property
+    def tokens(self) -> int:
+        """Spent on all answers, those of interrupted runs included."""
+        return sum(answer.tokens for answer in self.answers.values())
+
+    @property
+    def cost(self) -> float:
+        """The same in money."""
+        return sum(answer.cost for answer in self.answers.values())
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a journal so that a new one begins; what was paid for is never deleted. Returns its new path."""
+    if not path.exists():
+        return None
+    aside = next(name for name in _numbered(path) if not name.exists())
+    path.rename(aside)
+    return aside
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    number = 1
+    while True:
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+
+
+def _read_line(line: bytes, place: str) -> Answer:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: malformed JSON ({error}): {_REMEDY}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: not an object: {_REMEDY}")
+    for item in fields(Answer):
+        value, wanted = row.get(item.name), _TYPES[item.name]
+        fits = isinstance(value, int | float) if wanted is float else type(value) is wanted
+        if not fits:
+            raise DataError(f"{place}, field {item.name!r}: {value!r} is not {wanted.__name__}: {_REMEDY}")
+    return Answer(**{item.name: row[item.name] for item in fields(Answer)})
+
+
+_REMEDY = "remove the line to ask for that answer again, or move the file away to begin anew"

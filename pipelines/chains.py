@@ -1,0 +1,197 @@
+"""Write reasoning chains with teachers, in two passes: judge, then revise what came out wrong.
+
+The first teacher judges every question. What ends in the right verdict, is whole and passes the filters is kept. For
+the others the second teacher is shown the flawed attempt and the right verdict, up to ``chains.rounds`` times, and must
+write as if it had not been. Every answer is in the journal before it is used, so the same command continues an
+interrupted run without paying twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipelines.chain_generation.betrayal import BetrayalLint
+from pipelines.chain_generation.card import card_data, render_card
+from pipelines.chain_generation.collection import Collection, Round, chain_row, refused_row
+from pipelines.chain_generation.dispatch import Asked, Dispatcher
+from pipelines.chain_generation.endpoint import Endpoint
+from pipelines.chain_generation.failures import Failure
+from pipelines.chain_generation.hints import load_hint
+from pipelines.chain_generation.journal import Journal, set_aside
+from pipelines.chain_generation.limits import Budget
+from pipelines.chain_generation.local import LocalTeacher
+from pipelines.chain_generation.questions import Question, questions_of
+from pipelines.chain_generation.requests import FIRST_PASS, Answer, Request, build_request
+from pipelines.chain_generation.selection import examine, flawed_attempt
+from pipelines.chain_generation.teachers import NamedTeacher, TeacherClient, teachers_of
+from pipelines.cli import main
+from pipelines.config import Config
+from pipelines.console import Console, percent
+from pipelines.data.schema import DataError
+from pipelines.run_directory import RunDirectory
+from pipelines.stage import open_run
+
+
+class ChainWriter:
+    """One set of chains, from pairs to card."""
+
+    def __init__(self, config: Config, run: RunDirectory, console: Console, journal: Journal) -> None:
+        """Read everything that can be wrong before anything is asked.
+
+        Raises:
+            ConfigError, DataError, StageMissing: a setting, the pairs or a template cannot be used.
+
+        """
+        self.config = config
+        self.run = run
+        self.console = console
+        self.journal = journal
+        self.budget = Budget(config.chains.budget_tokens, config.chains.budget_cost, journal.tokens, journal.cost)
+        self.teachers = teachers_of(config)
+        self.hint = load_hint(config.chains.hint)
+        lint = BetrayalLint(self.hint, config.chains.hint_words, config.chains.betrayals)
+        questions = questions_of(config, run)
+        console.note(questions.describe())
+        self.collection = Collection(questions, lambda *asked: examine(*asked, config.chains.filters, lint))
+
+    def write(self) -> None:
+        """Ask, examine, ask again where nothing could be kept; then write the set and its card.
+
+        Raises:
+            TeacherError: a teacher cannot go on; what it has answered is kept.
+            DataError: no chain could be kept.
+
+        """
+        first, second = self.teachers
+        for number in range(self.config.chains.rounds + 1):
+            name, teacher = ("first pass", first) if number == FIRST_PASS else (f"second pass, round {number}", second)
+            open_questions = self.collection.open_questions()
+            requests = [request for item in open_questions for request in self.requests(item, teacher, number)]
+            if not requests:
+                break
+            asked = self.ask(name, teacher, requests)
+            self.collection.end_round(requests, Round(number, name, teacher, len(requests), asked))
+            if asked.out_of_budget:
+                self.console.warn(f"the budget is spent ({self.budget.describe()}): the set is what there is so far")
+                break
+        self.finish()
+
+    def requests(self, question: Question, teacher: NamedTeacher, number: int) -> list[Request]:
+        """What is asked about a question in a round: the question itself, or what went wrong with a hint."""
+        messages = question.messages
+        if number != FIRST_PASS:
+            attempt = flawed_attempt(self.collection.candidates[question.uid])
+            messages = self.hint.messages(messages, attempt, question.label)
+        return [
+            build_request(teacher.settings, messages, question.uid, number, sample, self.config.seed)
+            for sample in range(self.config.chains.samples)
+        ]
+
+    def ask(self, name: str, teacher: NamedTeacher, requests: list[Request]) -> Asked:
+        """Answers to all requests, from the journal where it has them. The teacher is opened only for the others."""
+        found = self.journal.find(requests)
+        for answer in found.values():
+            self.collection.add(answer)
+        if found:
+            self.console.note(f"{name}: {len(found):,} of {len(requests):,} answers are in the journal")
+        missing = [request for request in requests if request.key not in found]
+        asked = self._ask_now(name, teacher, missing, len(found)) if missing else Asked()
+        if asked.failures:
+            causes = Counter(failure.cause for failure in asked.failures.values())
+            example = next(iter(asked.failures.values())).detail
+            self.console.warn(
+                f"{name}: requests failed: {counted(causes)} (first: {example}); run again to ask once more"
+            )
+        asked.answers |= found
+        return asked
+
+    def _ask_now(self, name: str, teacher: NamedTeacher, requests: list[Request], done: int) -> Asked:
+        started, total, ended = time.monotonic(), done + len(requests), 0
+        with self.console.progress(name, total, done) as progress:
+
+            def received(outcome: Answer | Failure) -> None:
+                nonlocal ended
+                ended += 1
+                if isinstance(outcome, Answer):
+                    self.collection.add(outcome)
+                metrics = {
+                    "kept": self.collection.kept_share,
+                    "answers_per_minute": 60 * ended / (time.monotonic() - started),
+                    "tokens": float(self.budget.spent_tokens),
+                }
+                progress.update(
+                    done + ended, metrics | ({"cost": self.budget.spent_cost} if self.budget.spent_cost else {})
+                )
+
+            async def ask() -> Asked:
+                client: TeacherClient = (
+                    LocalTeacher(teacher, self.config, self.run)
+                    if teacher.settings.kind == "local"
+                    else Endpoint(teacher)
+                )
+                async with client:
+                    return await Dispatcher(client, teacher, self.journal, self.budget).ask(requests, received)
+
+            return asyncio.run(ask())
+
+    def finish(self) -> None:
+        """Write the set, what was refused, and the card; say what came out."""
+        folder = self.run.chains
+        chains = [chain_row(*chosen) for chosen in self.collection.chains()]
+        self._replace(folder / "refused.parquet", [refused_row(*refused) for refused in self.collection.refused()])
+        self._replace(folder / "chains.parquet", chains)
+        data = card_data(self.config, self.collection, self.journal, folder)
+        for kind in ("md", "html"):
+            self.run.write_text(folder / f"card.{kind}", render_card(data, kind))
+        summary = data["summary"]
+        self.run.update_summary({"chains": summary})
+        self.console.note(
+            f"first pass right {percent(summary['first_pass_accuracy'])}, "
+            f"second pass recovered {summary['recovered']:,} of {summary['revised']:,}, "
+            f"kept {len(chains):,} of {summary['questions']:,}; {self.journal.tokens:,} tokens"
+            + (f", cost {self.journal.cost:,.2f}" if self.journal.cost else "")
+        )
+        shown = self.run.shown / "chains"
+        if not chains:
+            raise DataError(
+                f"no chain could be kept ({counted(summary['refused']) or 'nothing was answered'}): "
+                f"read {shown}/refused.parquet and {shown}/card.md"
+            )
+        if summary["unanswered"]:
+            self.console.warn(
+                f"{summary['unanswered']:,} questions are not answered yet: run the same command to go on"
+            )
+        self.console.note(
+            f"{shown}/chains.parquet, {shown}/card.md; learn them with data.chains={shown}/chains.parquet"
+        )
+
+    def _replace(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self.run.write_parquet(path, rows)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def counted(causes: Counter[str] | dict[str, int]) -> str:
+    """``3 wrong verdict, 1 no verdict``: causes with their counts, the commonest first."""
+    return ", ".join(f"{count:,} {cause}" for cause, count in Counter(causes).most_common())
+
+
+def command(config: Config) -> None:
+    """The pipeline as a command."""
+    with open_run(config) as run:
+        console = Console()
+        console.header("chains", f"run {config.run}, recipe {config.recipe_name}, seed {config.seed}")
+        file = run.chains / "journal.jsonl"
+        if config.overwrite and (aside := set_aside(file)):
+            console.note(f"the answers so far are kept in {aside}")
+        with Journal(file) as journal:
+            ChainWriter(config, run, console, journal).write()
+
+
+if __name__ == "__main__":
+    main(command)
