@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,11 @@ class ChainWriter:
         lint = BetrayalLint(self.hint, config.chains.hint_words, config.chains.betrayals)
         questions = questions_of(config, run)
         console.note(questions.describe())
+        self._opened = AsyncExitStack()
+        self._client: tuple[NamedTeacher, TeacherClient] | None = None
         self.collection = Collection(questions, lambda *asked: examine(*asked, config.chains.filters, lint))
 
-    def write(self) -> None:
+    async def write(self) -> None:
         """Ask, examine, ask again where nothing could be kept; then write the set and its card.
 
         Raises:
@@ -66,6 +69,11 @@ class ChainWriter:
             DataError: no chain could be kept.
 
         """
+        async with self._opened:
+            await self._ask_in_rounds()
+        self.finish()
+
+    async def _ask_in_rounds(self) -> None:
         first, second = self.teachers
         for number in range(self.config.chains.rounds + 1):
             name, teacher = ("first pass", first) if number == FIRST_PASS else (f"second pass, round {number}", second)
@@ -73,12 +81,11 @@ class ChainWriter:
             requests = [request for item in open_questions for request in self.requests(item, teacher, number)]
             if not requests:
                 break
-            asked = self.ask(name, teacher, requests)
+            asked = await self.ask(name, teacher, requests)
             self.collection.end_round(requests, Round(number, name, teacher, len(requests), asked))
             if asked.out_of_budget:
                 self.console.warn(f"the budget is spent ({self.budget.describe()}): the set is what there is so far")
-                break
-        self.finish()
+                return
 
     def requests(self, question: Question, teacher: NamedTeacher, number: int) -> list[Request]:
         """What is asked about a question in a round: the question itself, or what went wrong with a hint."""
@@ -91,7 +98,7 @@ class ChainWriter:
             for sample in range(self.config.chains.samples)
         ]
 
-    def ask(self, name: str, teacher: NamedTeacher, requests: list[Request]) -> Asked:
+    async def ask(self, name: str, teacher: NamedTeacher, requests: list[Request]) -> Asked:
         """Answers to all requests, from the journal where it has them. The teacher is opened only for the others."""
         found = self.journal.find(requests)
         for answer in found.values():
@@ -99,7 +106,7 @@ class ChainWriter:
         if found:
             self.console.note(f"{name}: {len(found):,} of {len(requests):,} answers are in the journal")
         missing = [request for request in requests if request.key not in found]
-        asked = self._ask_now(name, teacher, missing, len(found)) if missing else Asked()
+        asked = await self._ask_now(name, teacher, missing, len(found)) if missing else Asked()
         if asked.failures:
             causes = Counter(failure.cause for failure in asked.failures.values())
             example = next(iter(asked.failures.values())).detail
@@ -109,7 +116,8 @@ class ChainWriter:
         asked.answers |= found
         return asked
 
-    def _ask_now(self, name: str, teacher: NamedTeacher, requests: list[Request], done: int) -> Asked:
+    async def _ask_now(self, name: str, teacher: NamedTeacher, requests: list[Request], done: int) -> Asked:
+        client = await self._open(teacher)
         started, total, ended = time.monotonic(), done + len(requests), 0
         with self.console.progress(name, total, done) as progress:
 
@@ -123,20 +131,20 @@ class ChainWriter:
                     "answers_per_minute": 60 * ended / (time.monotonic() - started),
                     "tokens": float(self.budget.spent_tokens),
                 }
-                progress.update(
-                    done + ended, metrics | ({"cost": self.budget.spent_cost} if self.budget.spent_cost else {})
-                )
+                if self.budget.spent_cost:
+                    metrics["cost"] = self.budget.spent_cost
+                progress.update(done + ended, metrics)
 
-            async def ask() -> Asked:
-                client: TeacherClient = (
-                    LocalTeacher(teacher, self.config, self.run)
-                    if teacher.settings.kind == "local"
-                    else Endpoint(teacher)
-                )
-                async with client:
-                    return await Dispatcher(client, teacher, self.journal, self.budget).ask(requests, received)
+            return await Dispatcher(client, teacher, self.journal, self.budget).ask(requests, received)
 
-            return asyncio.run(ask())
+    async def _open(self, teacher: NamedTeacher) -> TeacherClient:
+        """The teacher, opened when it is first needed. The one before is closed: two local ones may not fit."""
+        if self._client is None or self._client[0] != teacher:
+            await self._opened.aclose()
+            local = teacher.settings.kind == "local"
+            client = LocalTeacher(teacher, self.config, self.run) if local else Endpoint(teacher)
+            self._client = teacher, await self._opened.enter_async_context(client)
+        return self._client[1]
 
     def finish(self) -> None:
         """Write the set, what was refused, and the card; say what came out."""
@@ -190,7 +198,7 @@ def command(config: Config) -> None:
         if config.overwrite and (aside := set_aside(file)):
             console.note(f"the answers so far are kept in {aside}")
         with Journal(file) as journal:
-            ChainWriter(config, run, console, journal).write()
+            asyncio.run(ChainWriter(config, run, console, journal).write())
 
 
 if __name__ == "__main__":

@@ -612,6 +612,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"run={config.run!r} must be a plain folder name: no '/', no leading '.'")
     if not 0 < config.data.heldout_fraction < 1:
         raise ConfigError(f"data.heldout_fraction={config.data.heldout_fraction} must lie between 0 and 1")
+    for name in ("quotes_found", "criteria_mentioned"):
+        if not 0 <= getattr(config.chains.filters, name) <= 1:
+            raise ConfigError(
+                f"chains.filters.{name}={getattr(config.chains.filters, name)} is a share: it must lie between 0 and 1"
+            )
     if not 0 < config.algorithm.top_p <= 1:
         raise ConfigError(f"algorithm.top_p={config.algorithm.top_p} must lie in (0, 1]")
     if config.algorithm.temperature == 0:

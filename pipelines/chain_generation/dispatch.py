@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pipelines.chain_generation.failures import Failure, TeacherError, classify, wait_before
 from pipelines.chain_generation.journal import Journal
 from pipelines.chain_generation.limits import Budget, RateLimit
-from pipelines.chain_generation.requests import Answer, Request, cost_of, estimated_tokens
+from pipelines.chain_generation.requests import TOKENS_PER_BYTE, Answer, Request, cost_of, estimated_tokens
 from pipelines.chain_generation.teachers import Completion, NamedTeacher, TeacherClient
 
 
@@ -50,8 +50,9 @@ class Dispatcher:
         self._jitter = random.Random()
         self._failed_in_a_row = 0
         self._given_back = asyncio.Condition()
-        # Until answers have shown their usual length.
+        # Until answers have shown their usual length, and how many tokens the endpoint makes of a prompt.
         self._mean_completion = settings.max_tokens / 4
+        self._most_per_byte = TOKENS_PER_BYTE
 
     async def ask(self, requests: Sequence[Request], received: Callable[[Answer | Failure], None]) -> Asked:
         """Answers to requests that the journal does not have; ``received`` is told of each as it ends.
@@ -79,8 +80,9 @@ class Dispatcher:
         self, waiting: Iterator[Request], asked: Asked, received: Callable[[Answer | Failure], None]
     ) -> None:
         for request in waiting:
-            tokens = estimated_tokens(request.characters) + self._settings.max_tokens
-            cost = cost_of(self._settings, tokens - self._settings.max_tokens, self._settings.max_tokens)
+            prompt = estimated_tokens(request.size, self._most_per_byte)
+            tokens = prompt + self._settings.max_tokens
+            cost = cost_of(self._settings, prompt, self._settings.max_tokens)
             if not await self._admitted(tokens, cost):
                 asked.out_of_budget = True
                 return
@@ -114,7 +116,7 @@ class Dispatcher:
     async def _answer(self, request: Request, repeated: Counter[str]) -> Answer | Failure:
         """One request to its end: an answer, kept in the journal, or what the last attempt failed with."""
         for attempt in range(1, self._settings.attempts + 1):
-            expected = estimated_tokens(request.characters) + round(self._mean_completion)
+            expected = estimated_tokens(request.size) + round(self._mean_completion)
             await self._turn(expected)
             started = self._clock()
             try:
@@ -155,8 +157,8 @@ class Dispatcher:
     def _finished(self, request: Request, completion: Completion, seconds: float, attempts: int) -> Answer:
         prompt, generated = completion.prompt_tokens, completion.completion_tokens
         estimated = prompt is None or generated is None
-        prompt = estimated_tokens(request.characters) if prompt is None else prompt
-        generated = estimated_tokens(len(completion.text)) if generated is None else generated
+        prompt = estimated_tokens(request.size) if prompt is None else prompt
+        generated = estimated_tokens(len(completion.text.encode())) if generated is None else generated
         answer = Answer(
             key=request.key,
             prompt_uid=request.prompt_uid,
@@ -174,6 +176,7 @@ class Dispatcher:
         )
         self._journal.append(answer)
         self._budget.spend(answer.tokens, answer.cost)
+        self._most_per_byte = max(self._most_per_byte, prompt / max(1, request.size))
         self._mean_completion += (generated - self._mean_completion) / 20
         return answer
 

@@ -1,13 +1,15 @@
-"""The append-only journal of answers: one JSON line each, on disk before anything else is done with it.
+"""The append-only journal of answers: one JSON line each, written before anything else is done with it.
 
-A run that was killed finds in it every request that was finished, by key, and asks only for the others. A last line
-that the kill left torn is cut off; damage anywhere else is an error, because it would mean paying twice unseen.
+A run that was killed finds in it every request that was finished, by key, and asks only for the others; a machine that
+loses its power may lose the last second's. A last line that is torn is cut off; damage anywhere else is an error,
+because it would mean paying twice unseen.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
@@ -18,6 +20,7 @@ from typing import Any, Self
 from pipelines.chain_generation.requests import Answer, Request
 from pipelines.data.schema import DataError
 
+_SYNC_SECONDS = 1.0
 _TYPES = typing.get_type_hints(Answer)
 
 
@@ -28,6 +31,7 @@ class Journal:
         self.path = path
         self.answers: dict[str, Answer] = {}
         self._descriptor: int | None = None
+        self._synced = 0.0
 
     def __enter__(self) -> Self:
         """Read what is there and open for appending.
@@ -53,11 +57,12 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._descriptor is not None:
+            os.fsync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
     def append(self, answer: Answer) -> None:
-        """Keep an answer; when this returns it is on disk.
+        """Keep an answer; when this returns no end of this process can lose it.
 
         Raises:
             OSError: it could not be written, for example because the disk is full.
@@ -67,7 +72,10 @@ class Journal:
         line = json.dumps(asdict(answer), ensure_ascii=True).encode() + b"\n"
         while line:
             line = line[os.write(self._descriptor, line) :]
-        os.fsync(self._descriptor)
+        # To the disk itself once a second: each time would hold up every other request for as long.
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            os.fsync(self._descriptor)
+            self._synced = time.monotonic()
         self.answers[answer.key] = answer
 
     def find(self, requests: Iterable[Request]) -> dict[str, Answer]:

@@ -44,7 +44,7 @@ class Budget:
     """Tokens and money that may be spent; 0 is no limit.
 
     A request is admitted only if the worst it can take still fits beside the worst of those in flight, so the budget is
-    not exceeded, apart from what an estimate of prompt tokens is off by.
+    not exceeded, apart from what the estimate of a prompt's tokens is off by until the first answers correct it.
     """
 
     def __init__(self, tokens: int, cost: float, spent_tokens: int = 0, spent_cost: float = 0.0) -> None:

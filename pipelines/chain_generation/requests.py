@@ -12,6 +12,8 @@ from pipelines.config import Teacher
 
 FIRST_PASS = 0
 """The round of the first pass; those of the second count from 1."""
+TOKENS_PER_BYTE = 1 / 3
+"""More than English (a quarter) and code take; a Chinese character has three bytes and is about one token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Request:
     """Of this request alone, from its key; 31 bits, which every endpoint takes."""
 
     @property
-    def characters(self) -> int:
-        """Length of the prompt, to estimate its tokens by."""
-        return sum(len(message["content"]) for message in self.messages)
+    def size(self) -> int:
+        """Bytes of the prompt, to estimate its tokens by."""
+        return sum(len(message["content"].encode()) for message in self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,9 @@ def build_request(
     return Request(key, prompt_uid, round, sample, messages, int(key[:8], 16) & 0x7FFFFFFF)
 
 
-def estimated_tokens(characters: int) -> int:
-    """Tokens of a text, on the high side for English and code, before or without a count by the endpoint."""
-    return characters // 3 + 1
+def estimated_tokens(size: int, per_byte: float = TOKENS_PER_BYTE) -> int:
+    """Tokens of a text of so many UTF-8 bytes, before or without a count by the endpoint."""
+    return int(size * per_byte) + 1
 
 
 def cost_of(teacher: Teacher, prompt_tokens: int, completion_tokens: int) -> float:

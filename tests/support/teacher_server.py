@@ -132,7 +132,8 @@ def completion(body: Mapping[str, Any], reply: Reply) -> bytes:
     """A whole answer, as one object or as events."""
     if reply.status != 200:
         return json.dumps({"error": {"message": reply.text or "no", "code": None}}).encode()
-    usage = {"prompt_tokens": 100, "completion_tokens": len(reply.text.split()), "total_tokens": 0}
+    prompt_tokens = sum(len(message["content"]) for message in body["messages"]) // 4
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(reply.text.split()), "total_tokens": 0}
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
     base = {"id": "c", "created": 1, "model": reply.model}
     if not body.get("stream"):

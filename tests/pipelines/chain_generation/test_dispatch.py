@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_what_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert headers["authorization"] == "Bearer secret-1"
     assert headers["idempotency-key"] == answer.key
     assert "secret-1" not in (tmp_path / "j.jsonl").read_text()
-    assert (answer.prompt_tokens, answer.completion_tokens, answer.estimated) == (100, 4, False)
+    assert (answer.prompt_tokens, answer.completion_tokens, answer.estimated) == (2, 4, False)
 
 
 def test_tokens_and_cost_without_usage_are_estimated(tmp_path: Path) -> None:
@@ -184,16 +185,33 @@ def test_tokens_and_cost_without_usage_are_estimated(tmp_path: Path) -> None:
 
 
 def test_a_budget_stops_cleanly_and_is_not_exceeded(tmp_path: Path) -> None:
-    # An answer takes 104 tokens; the worst a request can take is 4 + 100.
+    # An answer takes 6 tokens; the worst a request can take is 4 + 100.
     path = tmp_path / "j.jsonl"
-    budget = Budget(450, 0.0)
+    budget = Budget(120, 0.0)
     asked, server = ask(lambda body, seen: echo(body), path, budget=budget)
     assert asked.out_of_budget
-    assert len(asked.answers) == len(server.bodies) == 4
-    assert budget.spent_tokens == 416
-    asked, server = ask(lambda body, seen: echo(body), path, budget=Budget(10_000, 0.0, spent_tokens=416))
+    assert len(asked.answers) == len(server.bodies) == 3
+    assert server.most_in_flight == 1
+    assert budget.spent_tokens == 18
+    asked, server = ask(lambda body, seen: echo(body), path, budget=Budget(10_000, 0.0, spent_tokens=18))
     assert not asked.out_of_budget
-    assert len(server.bodies) == 2
+    assert len(server.bodies) == 3
+
+
+def test_a_budget_learns_what_an_endpoint_makes_of_a_prompt(tmp_path: Path) -> None:
+    """Two tokens a byte, six times what is assumed: only the first wave is admitted on the wrong estimate."""
+
+    def script(body: dict[str, Any], seen: int) -> Reply:
+        usage = {"prompt_tokens": 20, "completion_tokens": 1, "total_tokens": 21}
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        return Reply(body=json.dumps({"model": MODEL, "choices": [choice], "usage": usage}).encode())
+
+    budget = Budget(130, 0.0)
+    settings = replace(QUICK, stream=False, concurrency=1)
+    asked, _ = ask(script, tmp_path / "j.jsonl", settings, budget=budget)
+    assert asked.out_of_budget
+    # 104, then 21 + 121 > 130.
+    assert len(asked.answers) == 1
 
 
 def test_tokens_a_minute_and_a_pause_for_all_by_a_clock_of_its_own(tmp_path: Path) -> None:
