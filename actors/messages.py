@@ -120,8 +120,8 @@ class TrainingSequence:
     """[P] int32"""
     completion_ids: np.ndarray
     """[L] int32, L >= 1"""
-    advantage: float = 0.0
-    """The same for every completion token; unused by supervised steps."""
+    advantage: float | np.ndarray = 0.0
+    """One for every completion token, or [L]; unused by supervised steps."""
     rollout_logprobs: np.ndarray | None = None
     """[L] float32, as the engine sampled; None for supervised steps."""
     old_logprobs: np.ndarray | None = None
