@@ -40,14 +40,14 @@ class Algorithm:
     """Nats a token the coefficient is steered towards; 0: it stays as it is."""
     entropy_coefficient: float = 0.0
     equal_reward_groups: str = "keep"
-    """Groups whose rewards are all equal: `keep` them (only KL and entropy act), `drop` them from the loss, or `refill`:
+    """Groups whose rewards are all equal: `keep` (only KL and entropy act on them), `drop` from the loss, or `refill`:
     drop them and generate others."""
     refill_rounds: int = 8
     """Further rounds of generation that `refill` may take; what is missing then stays missing and is counted."""
     old_logprobs: str = "learner"
     """The ratio's denominator: recomputed by the `learner`, or the `rollout` engine's own."""
     correction: str = "none"
-    """Weigh tokens by learner / engine probability: `none`, `truncate` at the limit, or `mask` outside floor and limit."""
+    """Weighs tokens by learner's / engine's probability: `none`, `truncate` at the limit, or `mask` outside bounds."""
     correction_level: str = "token"
     """`token`, or `sequence`: the product over the trace."""
     correction_floor: float = 0.5
@@ -85,7 +85,7 @@ class Verifier:
     functions: dict[str, Function] = field(default_factory=dict)
     """Reward functions of your own, by component name."""
     on_failure: str = "drop_trace"
-    """When a reward cannot be computed: `drop_trace`, `drop_group`, or `stop` the run. It never becomes a reward of 0."""
+    """When a reward cannot be computed: `drop_trace`, `drop_group`, or `stop`. It never becomes a reward of 0."""
 
 
 def objection(algorithm: Algorithm, verifier: Verifier, orders: str) -> str | None:
@@ -106,8 +106,8 @@ def objection(algorithm: Algorithm, verifier: Verifier, orders: str) -> str | No
 def _of_sampling(algorithm: Algorithm) -> Iterator[str]:
     if algorithm.samples == 1 and algorithm.advantage in NEEDS_GROUP:
         yield (
-            f"algorithm.samples=1 leaves nothing to compare a trace with: algorithm.advantage={algorithm.advantage} needs "
-            "at least 2 traces a prompt; or set algorithm.advantage=batch_standardised"
+            "algorithm.samples=1 leaves nothing to compare a trace with: algorithm.advantage="
+            f"{algorithm.advantage} needs at least 2 traces a prompt; or set algorithm.advantage=batch_standardised"
         )
     if algorithm.equal_reward_groups != "keep" and algorithm.advantage in OVER_BATCH[:1]:
         yield (
@@ -118,7 +118,7 @@ def _of_sampling(algorithm: Algorithm) -> Iterator[str]:
 
 def _of_loss(algorithm: Algorithm) -> Iterator[str]:
     if algorithm.clip_low > 1:
-        yield f"algorithm.clip_low={algorithm.clip_low} puts the ratio's lower bound below 0: choose at most 1 (no bound)"
+        yield f"algorithm.clip_low={algorithm.clip_low} puts the ratio's lower bound below 0: 1 is no bound at all"
     if algorithm.dual_clip and algorithm.loss != "clip":
         yield f"algorithm.dual_clip has no part in algorithm.loss={algorithm.loss}: set dual_clip=0, or loss=clip"
     if algorithm.dual_clip and algorithm.dual_clip <= 1 + algorithm.clip_high:
@@ -145,7 +145,7 @@ def _of_policies(algorithm: Algorithm) -> Iterator[str]:
         yield f"algorithm.correction_floor={algorithm.correction_floor} would mask equal policies: choose at most 1"
     if algorithm.max_staleness and algorithm.old_logprobs == "learner" and algorithm.correction == "none":
         yield (
-            f"algorithm.max_staleness={algorithm.max_staleness} trains on traces of older weights, and nothing corrects "
+            f"algorithm.max_staleness={algorithm.max_staleness} trains on traces of older weights and nothing corrects "
             "for it: set algorithm.old_logprobs=rollout, so that the ratio does, or algorithm.correction=truncate"
         )
 

@@ -24,7 +24,7 @@ from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall
 from pipelines.config import Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
-from pipelines.rollouts import EvaluationFailed
+from pipelines.rollouts import EvaluationFailed, RewardsFailed
 from pipelines.run_directory import RunDirectoryError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -41,6 +41,7 @@ EXPECTED = (
     ModelError,
     SequenceTooLong,
     EvaluationFailed,
+    RewardsFailed,
 )
 
 
@@ -87,7 +88,7 @@ def _checked(overrides: list[str]) -> list[str]:
         key = override.key_or_group
         if key in groups or key.startswith("hydra"):
             checked.append(text)
-        elif key in known_keys() or key.startswith("algorithm.reward."):
+        elif key in known_keys() or key.startswith(("algorithm.reward.", "verifier.functions.")):
             checked.append("++" + text.lstrip("+") if not text.startswith("~") else text)
         else:
             raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
@@ -42,6 +42,8 @@ class RolloutBatch:
     """What verification took beyond that: the rest ran while traces were being written."""
     refills: int = 0
     """Rounds of generation beyond the first."""
+    wanted: int | None = None
+    """With refills, useful groups asked for."""
 
 
 class Assembly:
@@ -195,7 +197,7 @@ async def refilled(
         rounds: rounds at most after the first; a batch that is still short then is trained on as it is.
 
     """
-    batch = await round_of(0, wanted)
+    batch = replace(await round_of(0, wanted), wanted=wanted)
     for number in range(1, rounds + 1):
         missing = wanted - sum(useful(group) for group in batch.groups)
         if missing <= 0:
@@ -206,5 +208,6 @@ async def refilled(
             batch.generate_seconds + more.generate_seconds,
             batch.verify_seconds + more.verify_seconds,
             number,
+            wanted,
         )
     return batch
