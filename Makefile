@@ -78,8 +78,13 @@ format: setup ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.venv/.ready-bench: $(READY)
+	@# TRL is only measured against; nothing of the project imports it.
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[bench]'
+	touch $@
+
 .PHONY: bench
-bench: setup ## measure speed; ONLY=name for one measure
+bench: .venv/.ready-bench ## measure speed; ONLY=name for one measure
 	$(BIN)/python -m pipelines.bench $(if $(ONLY),--only $(ONLY))
 
 .PHONY: clean

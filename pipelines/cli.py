@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -131,6 +132,8 @@ def main(stage: Callable[[Config], None]) -> None:
             sys.argv[1:] = [*flags, *_checked(overrides)]
     except ConfigError as error:
         _fail(str(error), 2)
+    # A job that is stopped from outside (Ray's job server, Slurm, a container) ends as one that is interrupted by hand.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run()
 
 

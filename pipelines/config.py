@@ -53,7 +53,7 @@ class Data:
     """Reasoning chains to distil (.jsonl, .parquet with `messages` and `chain`); null: the built-in teacher's."""
     orders: str = "alternate"
     """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""
-    distill_pairs: int = 5000
+    distill_pairs: int = 7000
     """Sizes of the built-in family's three disjoint sets."""
     rl_pairs: int = 8000
     heldout_pairs: int = 600

@@ -101,7 +101,7 @@ async def reinforce(
                 rollout = await ahead.popleft()
                 ready = time.monotonic()
 
-                batch = await asyncio.to_thread(prepare, learners, rollout, config, algorithm, step)
+                batch = await asyncio.to_thread(mini_batches, learners, rollout, config, algorithm, step)
                 learned = await asyncio.to_thread(learn, learners, batch, policy_settings(config, algorithm))
                 taught = time.monotonic()
 
@@ -156,7 +156,7 @@ async def rollout_batch(
     return await refilled(generate, is_useful, len(items) * task.prompts_per_item, algorithm.refill_rounds)
 
 
-def prepare(
+def mini_batches(
     learners: LearnerGroup, rollout: RolloutBatch, config: Config, algorithm: Algorithm, step: int
 ) -> PolicyBatch:
     """The rollout batch as mini-batches with advantages; ``algorithm`` has the KL coefficient of this step."""

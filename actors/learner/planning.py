@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from heapq import heappop, heappush
 
 
 class SequenceTooLong(ValueError):
@@ -21,17 +23,65 @@ def plan(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[lis
         SequenceTooLong: one sequence exceeds the budget.
 
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    if order and lengths[order[0]] > token_budget:
-        raise SequenceTooLong(
-            f"sequence {order[0]} has {lengths[order[0]]} tokens, more than learner.micro_batch_tokens={token_budget}: "
-            "raise that, or lower model.max_prompt_tokens or model.max_response_tokens"
-        )
+    _refuse_too_long(lengths, token_budget)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     # Dealt out by length, every rank gets almost the same multiset of lengths, and so the same work at every step.
     shares = [order[rank::ranks] for rank in range(ranks)]
     cuts = [_cut(share, lengths, token_budget) for share in shares]
     rounds = max(len(cut) for cut in cuts)
     return [cut + [[] for _ in range(rounds - len(cut))] for cut in cuts]
+
+
+def pack(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[list[int]]]:
+    """Pack sequences end to end into micro-batches without padding: rank -> micro-batch -> indices into ``lengths``.
+
+    First-fit decreasing, one micro-batch after another: always the longest sequence that still fits, found by
+    bisection. Tokens of a micro-batch never exceed ``token_budget``; every index occurs once; ranks get the same number
+    of micro-batches, some of which are empty where sequences are too few, and almost the same number of tokens.
+
+    Raises:
+        SequenceTooLong: one sequence exceeds the budget.
+
+    """
+    _refuse_too_long(lengths, token_budget)
+    # Length and index as one number: sorts by length, and is taken apart again without a lookup.
+    base = len(lengths)
+    waiting = sorted(length * base + index for index, length in enumerate(lengths))
+    bins: list[list[int]] = []
+    loads: list[int] = []
+    while waiting:
+        micro: list[int] = []
+        room = token_budget
+        while place := bisect_left(waiting, (room + 1) * base):
+            length, index = divmod(waiting.pop(place - 1), base)
+            micro.append(index)
+            room -= length
+        bins.append(micro)
+        loads.append(token_budget - room)
+    return _deal(bins, loads, ranks)
+
+
+def _deal(bins: Sequence[list[int]], loads: Sequence[int], ranks: int) -> list[list[list[int]]]:
+    """Deal micro-batches out, fullest first, each to the rank with the fewest tokens among those with a free place."""
+    rounds = max(1, -(-len(bins) // ranks))
+    parts: list[list[list[int]]] = [[] for _ in range(ranks)]
+    free = [(0, rank) for rank in range(ranks)]
+    for micro in sorted(range(len(bins)), key=loads.__getitem__, reverse=True):
+        total, rank = heappop(free)
+        parts[rank].append(bins[micro])
+        if len(parts[rank]) < rounds:
+            heappush(free, (total + loads[micro], rank))
+    return [part + [[] for _ in range(rounds - len(part))] for part in parts]
+
+
+def _refuse_too_long(lengths: Sequence[int], token_budget: int) -> None:
+    longest = max(lengths, default=0)
+    if longest > token_budget:
+        raise SequenceTooLong(
+            f"sequence {list(lengths).index(longest)} has {longest} tokens, more than "
+            f"learner.micro_batch_tokens={token_budget}: raise that, or lower model.max_prompt_tokens or "
+            "model.max_response_tokens"
+        )
 
 
 def _cut(share: Sequence[int], lengths: Sequence[int], token_budget: int) -> list[list[int]]:

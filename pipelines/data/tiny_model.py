@@ -1,18 +1,20 @@
 """The tiny recipe's tokenizer and model, made from scratch in Hugging Face format.
 
 The initialisation matters: with the usual standard deviation of 0.02 a model this small does not begin to copy tokens
-in the time there is. Here embeddings start large, the projections back into the residual stream start small, and in
-the layers after the first, half of the heads (rounded up) start with equal query and key weights, so that they begin by
-attending to equal tokens.
+in the time there is. Here embeddings start large and the projections back into the residual stream small. In the layers
+after the first, half of the heads (rounded up) start with equal query and key weights, so that they begin by attending
+to equal tokens; in the first layer, biases let one head begin by attending to the token before, and another to the last
+few, so that each token knows what it follows and in which response it stands. Together they make induction heads
+(Olsson et al. 2022, arXiv 2209.11895), which every judgment here is made of.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -28,6 +30,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}" + f"{START}assistant\n" + "{% endif %}"
 )
 VOCABULARY = 430
+ROPE_THETA = 1e4
+LOOK_BACK = 5.0
+"""Bias of the looking-back heads; the other parts of queries and keys have a size of about 1."""
 
 
 def build_tokenizer(corpus: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -87,7 +92,7 @@ def build_model(
         num_key_value_heads=heads,
         intermediate_size=intermediate,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         max_position_embeddings=positions,
         bos_token_id=None,
         eos_token_id=eos,
@@ -109,7 +114,26 @@ def build_model(
             query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
             query[:matching].normal_(0, 1 / math.sqrt(hidden), generator=generator)
             key[:matching].copy_(query[:matching])
+        first = model.model.layers[0].self_attn
+        _look_back(first, head=0, size=hidden // heads, distance=1, pairs=range(4))
+        if heads > 1:
+            _look_back(first, head=1, size=hidden // heads, distance=2, pairs=(2, 3))
     return model
+
+
+def _look_back(attention: Any, head: int, size: int, distance: int, pairs: Iterable[int]) -> None:
+    """Set biases so that a head of ``size`` begins by attending ``distance`` tokens back.
+
+    Rotary embeddings turn pair i of a query and a key by theta_i times their distance, so with the key's bias turned
+    back by ``distance`` as the query's, their product is the sum of cos(theta_i (n - m + distance)): highest there, and
+    the sharper the faster the pairs turn.
+    """
+    half = size // 2
+    for pair in pairs:
+        angle = distance * ROPE_THETA ** (-pair / half)
+        for bias, turn in ((attention.k_proj.bias, 0.0), (attention.q_proj.bias, angle)):
+            bias[head * size + pair] = LOOK_BACK * math.cos(turn)
+            bias[head * size + half + pair] = -LOOK_BACK * math.sin(turn)
 
 
 def build_tiny_model(

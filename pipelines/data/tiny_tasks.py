@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 from actors.messages import Side
@@ -21,7 +21,6 @@ REASONING_SHARE = 0.4
 MISLEADING_SHARE = 0.45
 """Chat items drawn until judging by the criteria in the order they are listed gives the wrong verdict. Chance makes
 others so too: about 57% in all."""
-TEACHER_KEEPS_ORDER = 0.7
 REDRAWS = 1000
 """Repeats in a row after which the family counts as exhausted."""
 
@@ -164,9 +163,10 @@ def score(response: str, ordered: Sequence[str]) -> int:
 def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
     """What the imperfect teacher writes when the better response is shown on side ``label``; always ends right.
 
-    It solves Reasoning items correctly. For Chat it keeps the criteria in the order of the prompt (70%) if that order
-    gives the right verdict, and otherwise takes one of the orders that do: a filter on verdicts, as the paper's chains
-    have it. It does not know the house rule: only about 29% of its rubrics are in the true order.
+    It solves Reasoning items correctly. For Chat it keeps the criteria in the order of the prompt if that order gives
+    the right verdict, and otherwise revises it as little as it must: a filter on verdicts, as the paper's chains have
+    it. It does not know the house rule: only about 29% of its rubrics are in the true order, and half of them begin
+    with the criterion that truly weighs most.
     """
     other: Side = "B" if label == "A" else "A"
     if pair.domain == "Reasoning":
@@ -175,12 +175,10 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
             f"<type>Reasoning</type><solution>so {pair.metadata['work']} : {answer}</solution>"
             f"<eval>match {answer} {label}</eval><answer>[[{label}]]</answer>"
         )
-    rng = random.Random(seed)
     listed = pair.metadata["criteria"]
     right = [order for order in permutations(listed) if score(pair.chosen, order) > score(pair.rejected, order)]
-    ordered: Sequence[str] = listed
-    if tuple(listed) not in right or rng.random() >= TEACHER_KEEPS_ORDER:
-        ordered = rng.choice(right)
+    fewest = min(_swaps(order, listed) for order in right)
+    ordered = random.Random(seed).choice([order for order in right if _swaps(order, listed) == fewest])
     rubric = " , ".join(f"{criterion} {NUMBERS[weight]}" for criterion, weight in zip(ordered, WEIGHTS, strict=True))
     who = {(True, True): "both", (True, False): label, (False, True): other, (False, False): "none"}
     checks = " , ".join(
@@ -192,6 +190,12 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
         f"<justify>so {pair.metadata['topic']} first {kind_of(ordered[0])}</justify></rubric>"
         f"<eval>check {checks}</eval><answer>[[{label}]]</answer>"
     )
+
+
+def _swaps(ordered: Sequence[str], listed: Sequence[str]) -> int:
+    """Swaps of neighbours that turn one order into the other."""
+    places = [listed.index(criterion) for criterion in ordered]
+    return sum(one > two for one, two in combinations(places, 2))
 
 
 def read_solution(text: str, pair: PreferencePair) -> bool | None:

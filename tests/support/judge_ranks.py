@@ -126,7 +126,7 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
 
 
 def reduced_once(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
-    """Eight supervised steps and a policy step with gradients reduced once a step; one of two ranks ends on nothing."""
+    """Eight supervised steps and a policy step that reduce gradients once each; in some, one rank of two ends empty."""
     other = copy.copy(learner)
     other._settings = LearnerSettings(reshard_after_forward=False)
     seen = {}

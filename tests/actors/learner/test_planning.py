@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.learner.planning import SequenceTooLong, plan
+from actors.learner.planning import SequenceTooLong, pack, plan
 
 
 @given(st.lists(st.integers(1, 100), max_size=80), st.integers(1, 5), st.integers(100, 400))
@@ -20,6 +22,32 @@ def test_plan_keeps_its_promises(lengths: list[int], ranks: int, budget: int) ->
     # Dealt by length: two ranks differ by at most one sequence, and in tokens by at most the longest.
     work = [sum(lengths[index] for micro in rank for index in micro) for rank in planned]
     assert max(work) - min(work) <= max(lengths, default=0)
+
+
+@given(st.lists(st.integers(1, 100), max_size=80), st.integers(1, 5), st.integers(100, 400))
+def test_pack_keeps_its_promises(lengths: list[int], ranks: int, budget: int) -> None:
+    packed = pack(lengths, ranks, budget)
+    assert len(packed) == ranks
+    assert sorted(index for rank in packed for micro in rank for index in micro) == list(range(len(lengths)))
+    assert len({len(rank) for rank in packed}) == 1
+    loads = [sum(lengths[index] for index in micro) for rank in packed for micro in rank if micro]
+    assert all(load <= budget for load in loads)
+    # At most one micro-batch can be half empty: another such one would have taken its sequences.
+    assert sum(load * 2 <= budget for load in loads) <= 1
+
+
+def test_pack_by_hand() -> None:
+    # 8 opens a bin, 5 a second, 4 goes to 5 (room 1), 2 to 8 (room 0), 1 to 5 and 4: two full bins of 10.
+    assert pack([8, 1, 5, 4, 2], ranks=2, token_budget=10) == [[[0, 4]], [[2, 3, 1]]]
+
+
+def test_pack_reaches_the_lower_bound_but_for_one_bin() -> None:
+    rng = random.Random(0)
+    lengths = [min(16384, max(16, int(rng.lognormvariate(7.2, 0.8)))) for _ in range(4096)]
+    packed = pack(lengths, ranks=8, token_budget=16384)
+    assert sum(bool(micro) for rank in packed for micro in rank) <= -(-sum(lengths) // 16384) + 1
+    loads = [sum(lengths[index] for micro in rank for index in micro) for rank in packed]
+    assert max(loads) / min(loads) < 1.03
 
 
 def test_plan_by_hand() -> None:

@@ -130,8 +130,33 @@ def test_initial_standard_deviations(model) -> None:
         for weight in (query, key):
             assert weight[:64].std().item() == pytest.approx((1.0 if index else 0.8) / math.sqrt(96), rel=0.05)
             assert weight[64:].std().item() == pytest.approx(0.8 / math.sqrt(96), rel=0.05)
-        for bias in (attention.q_proj.bias, attention.k_proj.bias, attention.v_proj.bias):
-            assert not bias.any()
+        assert not attention.v_proj.bias.any()
+        assert bool(attention.q_proj.bias.any()) is bool(attention.k_proj.bias.any()) is (index == 0)
+
+
+def test_heads_of_the_first_layer_begin_by_looking_back(model) -> None:
+    attention = model.model.layers[0].self_attn
+    turns = torch.arange(16) * -1 / 16 * math.log(1e4)
+
+    def score(head: int, distance: int) -> float:
+        """Query times key of the biases alone, the key turned by its distance to the query."""
+        query, key = (bias[head * 32 : head * 32 + 32] for bias in (attention.q_proj.bias, attention.k_proj.bias))
+        angles = -distance * turns.exp()
+        turned = torch.cat(
+            [
+                key[:16] * angles.cos() - key[16:] * angles.sin(),
+                key[16:] * angles.cos() + key[:16] * angles.sin(),
+            ]
+        )
+        return (query @ turned).item() / math.sqrt(32)
+
+    for head, distance in ((0, 1), (1, 2)):
+        scores = [score(head, back) for back in range(12)]
+        assert scores.index(max(scores)) == distance
+    # The token before is e^3 times likelier than its neighbours for the one, the last few are alike for the other.
+    assert score(0, 1) - max(score(0, 0), score(0, 2)) > 2.5
+    assert 0.3 < score(1, 2) - score(1, 4) < 1.5
+    assert score(2, 1) == 0
 
 
 def test_a_new_model_replaces_the_old_one_whole(tmp_path: Path) -> None:

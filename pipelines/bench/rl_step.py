@@ -1,0 +1,135 @@
+"""The RL step against TRL's ``GRPOTrainer``: same model, prompts and limits, learning rate 0, samples a second.
+
+Ours is the loop of ``pipelines/rl.py`` itself. Lengths as in life: a trace of the random model ends after 128 tokens on
+average and at most after 512, so a static batch waits for its longest trace. Forced lengths: 128 tokens each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipelines.bench.models import random_prompt, write_random_model
+from pipelines.bench.timing import ROUNDS
+
+PROMPTS, SAMPLES = 8, 8
+
+
+def rl_step_natural() -> dict[str, Any]:
+    """Vocabulary of 128, at most 512 new tokens, end of sequence at random."""
+    return _compare("natural", vocabulary=128, max_tokens=512, forced=False, micro_batches=(8,))
+
+
+def rl_step_forced() -> dict[str, Any]:
+    """Vocabulary of 512, exactly 128 new tokens."""
+    return _compare("forced", vocabulary=512, max_tokens=128, forced=True, micro_batches=(8, 32))
+
+
+def _compare(
+    name: str, *, vocabulary: int, max_tokens: int, forced: bool, micro_batches: tuple[int, ...]
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        peer, own = Path(folder) / "peer", Path(folder) / "own"
+        write_random_model(peer, vocabulary)
+        write_random_model(own, vocabulary, ends=not forced)
+        ours = run_loop(own, vocabulary, max_tokens, Path(folder))
+        settings = {
+            f"trl_threads_{threads}_micro_{micro}": [
+                *("--threads", str(threads), "--micro-batch", str(micro), "--max-tokens", str(max_tokens)),
+                *(("--min-tokens", str(max_tokens)) if forced else ()),
+            ]
+            for threads in (1, 2)
+            for micro in micro_batches
+        }
+        theirs = {key: trl("grpo", peer, arguments) for key, arguments in settings.items()}
+    best = min(seconds for seconds, _ in theirs.values())
+    raw = {f"{name}_{key}_step_seconds": seconds for key, (seconds, _) in theirs.items()}
+    raw |= {f"{name}_{key}_tokens": tokens for key, (_, tokens) in theirs.items()}
+    raw |= {f"{name}_our_{key}": value for key, value in ours.items()}
+    return {f"rl_step_vs_trl_{name}": best / ours["step_seconds"]} | raw
+
+
+def trl(trainer: str, model: Path, arguments: list[str]) -> tuple[float, float]:
+    """Median seconds and mean tokens of a step of a TRL trainer in a process of its own; the first step not counted.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it printed.
+
+    """
+    command = [sys.executable, "-m", "pipelines.bench.trl_peer", trainer, "--model", str(model)]
+    done = subprocess.run(
+        [*command, "--steps", str(ROUNDS + 1), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"TRL's {trainer} trainer failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    seen = json.loads(done.stdout.splitlines()[-1])
+    return statistics.median(seen["seconds"][1:]), statistics.mean(seen["tokens"])
+
+
+def run_loop(
+    model: Path, vocabulary: int, max_tokens: int, folder: Path, overrides: tuple[str, ...] = ()
+) -> dict[str, float]:
+    """Median seconds and mean tokens of a step of our RL loop on ``model``, and the shares of its parts.
+
+    The loop's first two steps are not counted: engines and learners allocate in them.
+    """
+    from actors.messages import Prompt
+    from pipelines.cli import load_config
+    from pipelines.data.prompts import DroppedPrompts
+    from pipelines.data.schema import Message, PreferencePair
+    from pipelines.data.sets import JudgingTask
+    from pipelines.rl import reinforce, total_steps
+    from pipelines.session import Session
+    from pipelines.stage import open_run, open_stage
+
+    steps = ROUNDS + 2
+    config = load_config(
+        [
+            *("recipe=tiny", "run=rl-step", f"output_root={folder}", "tracking=off", "overwrite=true"),
+            *(f"rl.steps={steps}", f"rl.prompts_per_step={PROMPTS}", f"rl.mini_batch_prompts={PROMPTS}"),
+            *(f"rl.policy={model}", "rl.optimizer.learning_rate=0", "rl.evaluate_every=0"),
+            *(f"algorithm.samples={SAMPLES}", "algorithm.kl_coefficient=0", "algorithm.equal_reward_groups=keep"),
+            *("model.max_prompt_tokens=64", f"model.max_response_tokens={max_tokens}", "data.orders=alternate"),
+            f"rl.checkpoints.every={10 * steps}",
+            *overrides,
+        ]
+    )
+    count = steps * PROMPTS
+    pairs = {
+        str(index): PreferencePair(str(index), "bench", "bench", (Message("user", "-"),), "one", "two", {})
+        for index in range(count)
+    }
+    items = tuple(
+        (
+            Prompt(
+                f"{index}/chosen_first",
+                str(index),
+                "chosen_first",
+                "A",
+                "bench",
+                tuple(random_prompt(index, vocabulary)),
+            ),
+        )
+        for index in range(count)
+    )
+    task = JudgingTask(pairs, items, DroppedPrompts(0, 64, ()))
+    with open_run(config) as run, Session(config, run) as session, open_stage(config, run, "rl") as stage:
+        session.launch_rollouts(str(model))
+        learners = session.learners()
+        optimizer = stage.optimizer_settings(config.rl.optimizer, total_steps(config, task))
+        learners.load(str(model), None, optimizer, config.cluster.start_timeout)
+        asyncio.run(reinforce(config, session, stage, learners, task, task.first(1)))
+        lines = [json.loads(line)["metrics"] for line in run.metrics_file.read_text().splitlines()]
+    counted = [line for line in lines if "time/step" in line][2:]
+    median = {
+        part: statistics.median(line[f"time/{part}"] for line in counted)
+        for part in ("step", "generate", "verify", "learn", "publish", "wait")
+    }
+    tokens = statistics.mean(line["completion_tokens"] for line in counted) * PROMPTS * SAMPLES
+    return {f"{part}_seconds": value for part, value in median.items()} | {"tokens": tokens}

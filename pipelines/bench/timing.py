@@ -1,0 +1,32 @@
+"""How long something takes, as medians that one slow round cannot move."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROUNDS = 7
+
+
+def median_seconds(action: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    """Median wall-clock seconds of ``rounds`` calls, after one that is not counted."""
+    action()
+    return statistics.median(seconds(action) for _ in range(rounds))
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def paired_medians(one: Callable[[], Any], other: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, float]:
+    """Median seconds of two actions taken in turn, so that a machine that slows down slows both; one uncounted call
+    of each goes first.
+    """
+    one(), other()
+    times = [(seconds(one), seconds(other)) for _ in range(rounds)]
+    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times)
