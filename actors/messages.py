@@ -136,10 +136,13 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class VerificationRequest:
-    """A trace to verify."""
+    """A trace to verify, with what is known of its prompt; not the prompt's tokens, which would travel for nothing."""
 
     trace: Trace
-    prompt: Prompt
+    label: Side
+    pair_id: str
+    order: Order
+    domain: str
     shown: Shown | None = None
     """Sent only where a user's reward function reads it."""
 

@@ -84,7 +84,7 @@ def policy_batch(
     counts: Counter[str] = Counter()
     kept = [_training_group(group, algorithm, on_failure, counts) for group in groups]
     if algorithm.equal_reward_groups == "refill":
-        kept = [group for group in kept if group is not None][:wanted]
+        kept = [*[group for group in kept if group is not None][:wanted]]
     mini_batches = [
         [group for group in kept[start : start + mini_batch_prompts] if group is not None]
         for start in range(0, len(kept), mini_batch_prompts)

@@ -25,6 +25,7 @@ from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import Sampling, TrainingSequence
 from actors.rollout.fleet import RolloutFleet
+from actors.verifier.rewards import compares_traces
 from pipelines.algorithm import Algorithm
 from pipelines.batches import PolicyBatch, is_useful, policy_batch
 from pipelines.cli import main
@@ -101,7 +102,7 @@ async def reinforce(
                 rollout = await ahead.popleft()
                 ready = time.monotonic()
 
-                batch = await asyncio.to_thread(mini_batches, learners, rollout, config, algorithm, step)
+                batch = await asyncio.to_thread(batch_to_learn, learners, rollout, config, algorithm, step)
                 learned = await asyncio.to_thread(learn, learners, batch, policy_settings(config, algorithm))
                 taught = time.monotonic()
 
@@ -141,6 +142,8 @@ async def rollout_batch(
     algorithm, per_step = config.algorithm, items_per_step(config, task)
     sampling = Sampling(algorithm.samples, algorithm.temperature, algorithm.top_p, config.model.max_response_tokens)
     items = batch_of(len(task.items), config.seed, per_step, step, config.rl.epochs)
+    functions = config.verifier.functions.values()
+    comparing = compares_traces(algorithm.reward) or any(function.sees == "group" for function in functions)
 
     async def generate(number: int, missing: int) -> RolloutBatch:
         drawn = items
@@ -148,15 +151,15 @@ async def rollout_batch(
             count = -(-missing // task.prompts_per_item)
             drawn = refill_of(len(task.items), config.seed, count, step, number, exclude=items)
         prompts = task.prompts(drawn)
-        texts = shown_texts(prompts, task.pairs) if config.verifier.functions else None
-        return await collect(fleet, verifier, prompts, sampling, config.cluster.step_timeout, texts)
+        texts = shown_texts(prompts, task.pairs) if functions else None
+        return await collect(fleet, verifier, prompts, sampling, config.cluster.step_timeout, texts, comparing)
 
     if algorithm.equal_reward_groups != "refill":
         return await generate(0, 0)
     return await refilled(generate, is_useful, len(items) * task.prompts_per_item, algorithm.refill_rounds)
 
 
-def mini_batches(
+def batch_to_learn(
     learners: LearnerGroup, rollout: RolloutBatch, config: Config, algorithm: Algorithm, step: int
 ) -> PolicyBatch:
     """The rollout batch as mini-batches with advantages; ``algorithm`` has the KL coefficient of this step."""

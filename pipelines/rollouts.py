@@ -58,6 +58,7 @@ class Assembly:
         self._pairs: dict[str, list[Prompt]] = {}
         for prompt in prompts:
             self._pairs.setdefault(prompt.pair_id, []).append(prompt)
+        self._left = {pair: samples * len(members) for pair, members in self._pairs.items()}
         self._traces: dict[str, list[ScoredTrace]] = {}
         self._failures: dict[str, list[GenerationFailure]] = {}
         self._unscored: dict[str, list[RewardFailure]] = {}
@@ -76,10 +77,9 @@ class Assembly:
             self._failures.setdefault(uid, []).append(item)
         else:
             self._unscored.setdefault(uid, []).append(item)
-        prompts = self._pairs[self.prompts[uid].pair_id]
-        if sum(len(self._ended(prompt.uid)) for prompt in prompts) < self._samples * len(prompts):
-            return []
-        return [self._group(prompt) for prompt in prompts]
+        pair = self.prompts[uid].pair_id
+        self._left[pair] -= 1
+        return [self._group(prompt) for prompt in self._pairs[pair]] if self._left[pair] <= 0 else []
 
     def _ended(self, uid: str) -> list[int]:
         parts = (self._failures.get(uid, []), self._unscored.get(uid, []))
@@ -104,8 +104,9 @@ async def collect(
     verifier: Any,
     prompts: Sequence[Prompt],
     sampling: Sampling,
-    timeout: float,
+    timeout: float = 600.0,
     shown: Mapping[str, Shown] | None = None,
+    comparing: bool = False,
 ) -> RolloutBatch:
     """Generate ``sampling.samples`` traces for every prompt and score each as it arrives, each pair as it completes.
 
@@ -116,6 +117,7 @@ async def collect(
         sampling: how many traces of each, and how.
         timeout: seconds that verification may take after the last trace was written.
         shown: what each prompt shows, by its uid; needed by users' reward functions only.
+        comparing: whether some reward component compares traces, so that complete pairs go to the verifier once more.
 
     Raises:
         DeadlineExceeded, ActorFailed: from the fleet or the verifier.
@@ -130,14 +132,16 @@ async def collect(
 
     async def add(items: Sequence[ScoredTrace | GenerationFailure | RewardFailure]) -> None:
         for item in items:
-            if groups := assembly.add(item):
-                seen = [texts.get(group.prompt.uid) for group in groups]
-                done.update({group.prompt.uid: group for group in await verifier.compare.remote(groups, seen)})
+            groups = assembly.add(item)
+            if groups and comparing:
+                groups = await verifier.compare.remote(groups, [texts.get(group.prompt.uid) for group in groups])
+            done.update({group.prompt.uid: group for group in groups})
 
     async def verify(traces: Sequence[Trace]) -> None:
+        prompts = [assembly.prompts[trace.prompt_uid] for trace in traces]
         requests = [
-            VerificationRequest(trace, assembly.prompts[trace.prompt_uid], texts.get(trace.prompt_uid))
-            for trace in traces
+            VerificationRequest(trace, prompt.label, prompt.pair_id, prompt.order, prompt.domain, texts.get(prompt.uid))
+            for trace, prompt in zip(traces, prompts, strict=True)
         ]
         await add(await verifier.score.remote(requests))
 
@@ -146,7 +150,10 @@ async def collect(
         async for finished in fleet.generate(prompts, sampling):
             failures = [item for item in finished if isinstance(item, GenerationFailure)]
             traces = [item for item in finished if isinstance(item, Trace)]
-            verifying += [asyncio.create_task(part) for part in (add(failures), verify(traces))]
+            if failures:
+                verifying.append(asyncio.create_task(add(failures)))
+            if traces:
+                verifying.append(asyncio.create_task(verify(traces)))
         generated = time.monotonic()
         await _all(verifying, timeout)
     finally:

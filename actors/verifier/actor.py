@@ -93,14 +93,14 @@ class RewardVerifier:
         return list(answers)
 
     async def _score(self, request: VerificationRequest) -> ScoredTrace | RewardFailure:
-        scored = score(request.trace, request.prompt.label, self._rule)
+        scored = score(request.trace, request.label, self._rule)
         for name in self._named("trace"):
-            judged = _judged(scored, request.prompt, request.shown)
+            judged = _judged(scored, request, request.shown)
             try:
                 [value] = await self._pools[name].call([judged])
             except FunctionError as error:
                 log.warning("reward function %s: %s: %s", name, error.cause, error)
-                return RewardFailure(request.prompt.uid, request.trace.sample, name, error.cause, str(error))
+                return RewardFailure(request.trace.prompt_uid, request.trace.sample, name, error.cause, str(error))
             scored = weighed(scored, {name: value}, self._rule)
         return scored
 
@@ -140,7 +140,7 @@ class RewardVerifier:
             await pool.close()
 
 
-def _judged(scored: ScoredTrace, prompt: Prompt, shown: Shown | None) -> Judged:
+def _judged(scored: ScoredTrace, prompt: Prompt | VerificationRequest, shown: Shown | None) -> Judged:
     shown = shown or Shown("", "", "")
     trace = scored.trace
     return Judged(
@@ -152,7 +152,7 @@ def _judged(scored: ScoredTrace, prompt: Prompt, shown: Shown | None) -> Judged:
         response_b=shown.response_b,
         tokens=len(trace.token_ids),
         truncated=trace.finish_reason == "length",
-        prompt_uid=prompt.uid,
+        prompt_uid=trace.prompt_uid,
         pair_id=prompt.pair_id,
         order=prompt.order,
         domain=prompt.domain,

@@ -92,13 +92,17 @@ _OF_TRACE: Mapping[str, TraceComponent] = {
     "format": format_reward,
     "overlong": overlong_reward,
 }
-OF_GROUP = ("length", "swap_consistency")
-"""Components that need more than one trace."""
+_OF_GROUP = ("length", "swap_consistency")
 
 
 def components() -> tuple[str, ...]:
     """Every built-in reward component by the name that weights use."""
-    return (*_OF_TRACE, *OF_GROUP)
+    return (*_OF_TRACE, *_OF_GROUP)
+
+
+def compares_traces(weights: Mapping[str, float]) -> bool:
+    """Whether a built-in component needs more than one trace."""
+    return any(name in weights for name in _OF_GROUP)
 
 
 def check_weights(weights: Mapping[str, float], functions: Iterable[str] = ()) -> None:
