@@ -18,6 +18,7 @@ from actors.verifier.judged import Judged
 _LINE_LIMIT = 64 * 2**20
 _START_SECONDS = 60.0
 """For an interpreter to start and import the function's module, which may be large."""
+_END_SECONDS = 5.0
 _HARMLESS = ("error", "not_finite", "wrong_type", "wrong_length")
 
 
@@ -84,7 +85,7 @@ class FunctionPool:
             # A function that raised can be called again. Otherwise, and when this call is cancelled, the process may be
             # busy still or hold what it allocated: the next call gets a fresh one.
             if process is not None and getattr(error, "cause", None) not in _HARMLESS:
-                self._kill(process)
+                await self._end(process)
                 process = None
             raise
         finally:
@@ -110,7 +111,7 @@ class FunctionPool:
             if "cause" in answer:
                 raise FunctionError(answer["cause"], f"{function.path} cannot be loaded: {answer['detail']}")
         except BaseException:
-            self._kill(process)
+            await self._end(process)
             raise
         return process
 
@@ -131,13 +132,17 @@ class FunctionPool:
             raise FunctionError("died", f"the process of {self.function.path} ended with status {await process.wait()}")
         return json.loads(line)
 
-    def _kill(self, process: asyncio.subprocess.Process) -> None:
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a process and what it started, and see it end."""
         self._processes.discard(process)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        # Reads to the end, so that the loop lets go of the pipes. What left the process's group may hold them open.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await process.communicate()
 
     async def close(self) -> None:
         """Kill every process and see it end."""
         for process in list(self._processes):
-            self._kill(process)
-            await process.wait()
+            await self._end(process)
