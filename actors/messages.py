@@ -107,12 +107,47 @@ class ScoredTrace:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardFailure:
+    """A trace whose reward could not be computed, and why. It is never a reward of 0."""
+
+    prompt_uid: str
+    sample: int
+    component: str
+    cause: str
+    """Short, countable: ``error``, ``timeout``, ``memory``, ``died``, ``not_finite``, ``wrong_type``, ..."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """All traces of one prompt, scored; generations that failed are kept as failures, never as traces."""
+    """All traces of one prompt, scored; what failed is kept as a failure, never as a trace."""
 
     prompt: Prompt
     traces: tuple[ScoredTrace, ...]
     failures: tuple[GenerationFailure, ...] = ()
+    unscored: tuple[RewardFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a prompt shows, as text: for reward functions that look beyond the verdict."""
+
+    question: str
+    response_a: str
+    response_b: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationRequest:
+    """A trace to verify, with what is known of its prompt; not the prompt's tokens, which would travel for nothing."""
+
+    trace: Trace
+    label: Side
+    pair_id: str
+    order: Order
+    domain: str
+    shown: Shown | None = None
+    """Sent only where a user's reward function reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +158,8 @@ class TrainingSequence:
     """[P] int32"""
     completion_ids: np.ndarray
     """[L] int32, L >= 1"""
-    advantage: float = 0.0
-    """The same for every completion token; unused by supervised steps."""
+    advantage: float | np.ndarray = 0.0
+    """[L] float32, or one for every completion token; unused by supervised steps."""
     rollout_logprobs: np.ndarray | None = None
     """[L] float32, as the engine sampled; None for supervised steps."""
     old_logprobs: np.ndarray | None = None

@@ -28,7 +28,7 @@ from actors.placement import ClusterTooSmall
 from pipelines.chain_generation.failures import TeacherError
 from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
 from pipelines.data.schema import DataError
-from pipelines.rollouts import EvaluationFailed
+from pipelines.rollouts import EvaluationFailed, RewardsFailed
 from pipelines.run_directory import RunDirectoryError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -46,6 +46,7 @@ EXPECTED = (
     SequenceTooLong,
     EvaluationFailed,
     TeacherError,
+    RewardsFailed,
 )
 
 

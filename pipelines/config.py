@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from actors.verifier.rewards import RewardError, check_weights
+from actors.learner.advantages import NEEDS_GROUP
+from pipelines.algorithm import Algorithm, Verifier, objection
 
 
 class ConfigError(ValueError):
@@ -294,33 +295,6 @@ class Rl:
 
 
 @dataclass
-class Algorithm:
-    """GRPO as RM-R1 uses it."""
-
-    name: str = "rm_r1"
-    samples: int = 7
-    """Traces a prompt: the group."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_coefficient: float = 1e-3
-    kl_estimator: str = "k3"
-    normalise_advantages: bool = True
-    """Divide by the group's standard deviation."""
-    equal_reward_groups: str = "keep"
-    """Groups whose rewards are all equal: `keep` them (only the KL term acts) or `drop` them from the loss."""
-    old_logprobs: str = "learner"
-    """The ratio's denominator: recomputed by the `learner`, or the `rollout` engine's own."""
-    max_staleness: int = 0
-    """Weight versions a rollout batch may lag behind; 0 is strictly on-policy."""
-    verdict_mode: str = "paper"
-    """How a verdict is read: `strict`, `paper` or `reference`."""
-    reward: dict[str, float] = field(default_factory=lambda: {"verdict": 1.0})
-    """Reward components and their weights."""
-
-
-@dataclass
 class Evaluate:
     """Judging held-out pairs, or the benchmarks that are named."""
 
@@ -427,6 +401,7 @@ class Config:
     distill: Distill = field(default_factory=Distill)
     rl: Rl = field(default_factory=Rl)
     algorithm: Algorithm = field(default_factory=Algorithm)
+    verifier: Verifier = field(default_factory=Verifier)
     evaluate: Evaluate = field(default_factory=Evaluate)
     rollout: Rollout = field(default_factory=Rollout)
     learner: Learner = field(default_factory=Learner)
@@ -447,10 +422,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rl.optimizer.name": ("adamw", "muon"),
     "distill.optimizer.schedule": ("constant", "cosine", "linear"),
     "rl.optimizer.schedule": ("constant", "cosine", "linear"),
+    "algorithm.advantage": (*NEEDS_GROUP, "batch_standardised"),
+    "algorithm.loss": ("clip", "cispo"),
+    "algorithm.ratio": ("token", "sequence", "sequence_mean"),
+    "algorithm.aggregation": ("token_mean", "sequence_mean", "fixed_length"),
     "algorithm.kl_estimator": ("k1", "k2", "k3"),
-    "algorithm.equal_reward_groups": ("keep", "drop"),
+    "algorithm.kl_in": ("loss", "reward"),
+    "algorithm.equal_reward_groups": ("keep", "drop", "refill"),
     "algorithm.old_logprobs": ("learner", "rollout"),
+    "algorithm.correction": ("none", "truncate", "mask"),
+    "algorithm.correction_level": ("token", "sequence"),
     "algorithm.verdict_mode": ("strict", "paper", "reference"),
+    "verifier.on_failure": ("drop_trace", "drop_group", "stop"),
     "rollout.dtype": ("float32", "bfloat16", "float16"),
     "learner.dtype": ("float32", "bfloat16"),
     "cluster.device": ("cpu", "cuda"),
@@ -463,6 +446,7 @@ OPEN = (
     "data.mix.expect.",
     "data.lint.levels.",
     "evaluate.paths.",
+    "verifier.functions.",
     "chains.first.extra_body.",
     "chains.second.extra_body.",
 )
@@ -524,7 +508,13 @@ AT_LEAST: dict[str, float] = {
     "algorithm.temperature": 0,
     "algorithm.clip_low": 0,
     "algorithm.clip_high": 0,
+    "algorithm.dual_clip": 0,
     "algorithm.kl_coefficient": 0,
+    "algorithm.kl_target": 0,
+    "algorithm.entropy_coefficient": 0,
+    "algorithm.refill_rounds": 1,
+    "algorithm.correction_floor": 0,
+    "algorithm.correction_limit": 1,
     "algorithm.max_staleness": 0,
     "evaluate.temperature": 0,
     "evaluate.votes": 1,
@@ -626,10 +616,6 @@ def check(config: Config) -> None:
             f"evaluate.votes={config.evaluate.votes} at evaluate.temperature=0 gives equal votes: "
             "set a temperature, for example 1.0"
         )
-    try:
-        check_weights(config.algorithm.reward)
-    except RewardError as error:
-        raise ConfigError(f"algorithm.reward: {error}") from error
     if config.chains.budget_cost and not any(
         teacher.input_price or teacher.output_price for teacher in (config.chains.first, config.chains.second)
     ):
@@ -642,6 +628,8 @@ def check(config: Config) -> None:
             "chains.second has settings but no model, so the first teacher writes the second pass with its own: "
             "set chains.second.model"
         )
+    if reason := objection(config.algorithm, config.verifier, config.data.orders):
+        raise ConfigError(reason)
     _check_batches(config)
     if not config.evaluate.benchmarks:  # A benchmark needs no learners.
         _check_lengths(config)
@@ -660,16 +648,6 @@ def _check_batches(config: Config) -> None:
     if config.data.orders == "both" and mini % 2:
         raise ConfigError(
             f"rl.mini_batch_prompts={mini} must be even with data.orders=both: both orders of a pair share a mini-batch"
-        )
-    if config.algorithm.samples == 1:
-        raise ConfigError(
-            "algorithm.samples=1 leaves nothing to compare a trace with: "
-            "group advantages need at least 2 traces a prompt"
-        )
-    if config.algorithm.max_staleness and config.algorithm.old_logprobs == "learner":
-        raise ConfigError(
-            f"algorithm.max_staleness={config.algorithm.max_staleness} trains on traces of older weights: "
-            "set algorithm.old_logprobs=rollout, so that the ratio corrects for it"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from actors.messages import Order, ScoredGroup
+from actors.messages import Order, Prompt, ScoredGroup, Shown
 from pipelines.benchmarks.comparisons import JudgedComparison
 from pipelines.data.schema import PreferencePair
 
@@ -20,6 +20,11 @@ def question_text(pair: PreferencePair) -> str:
 def _shown(pair: PreferencePair, order: Order) -> dict[str, str]:
     first, second = (pair.chosen, pair.rejected) if order == "chosen_first" else (pair.rejected, pair.chosen)
     return {"question": question_text(pair), "response_a": first, "response_b": second}
+
+
+def shown_texts(prompts: Iterable[Prompt], pairs: Mapping[str, PreferencePair]) -> dict[str, Shown]:
+    """What each prompt shows, by its uid."""
+    return {prompt.uid: Shown(**_shown(pairs[prompt.pair_id], prompt.order)) for prompt in prompts}
 
 
 def trace_rows(

@@ -13,20 +13,28 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from actors.learner.advantages import adapted_coefficient
 from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
-from actors.messages import Sampling
-from pipelines.batches import PolicyBatch, policy_batch
+from actors.messages import Sampling, TrainingSequence
+from actors.rollout.fleet import RolloutFleet
+from actors.verifier.rewards import compares_traces
+from pipelines.algorithm import Algorithm
+from pipelines.batches import PolicyBatch, is_useful, policy_batch
 from pipelines.cli import main
 from pipelines.config import Config
-from pipelines.data.order import batch_of, steps_for
+from pipelines.data.order import batch_of, refill_of, steps_for
 from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge
-from pipelines.records import trace_rows
-from pipelines.rollouts import RolloutBatch, collect
+from pipelines.records import shown_texts, trace_rows
+from pipelines.rollouts import RolloutBatch, collect, refilled
 from pipelines.session import Session
 from pipelines.stage import Stage, open_stage, standalone
 
@@ -71,25 +79,17 @@ async def reinforce(
     heldout: JudgingTask,
 ) -> None:
     """The RL loop."""
-    algorithm = config.algorithm
-    sampling = Sampling(algorithm.samples, algorithm.temperature, algorithm.top_p, config.model.max_response_tokens)
-    settings = PolicySettings(
-        clip_low=algorithm.clip_low,
-        clip_high=algorithm.clip_high,
-        kl_coefficient=algorithm.kl_coefficient,
-        kl_estimator=algorithm.kl_estimator,
-        temperature=algorithm.temperature,
-    )
-    total, per_step = total_steps(config, task), items_per_step(config, task)
+    algorithm = replace(config.algorithm)
+    total = total_steps(config, task)
     first = stage.restore(learners)
+    algorithm.kl_coefficient = stage.carried.get("kl_coefficient", algorithm.kl_coefficient)
     fleet, _ = session.rollouts(session.run.starting_policy(config))
     verifier = session.verifier()
     # The engines get the learners' weights even before the first step: both sides start from the same checksum.
     fleet.update_weights(learners.publish(first, str(session.weights_directory)))
 
     def begin(step: int) -> asyncio.Task[RolloutBatch]:
-        items = batch_of(len(task.items), config.seed, per_step, step, config.rl.epochs)
-        return asyncio.create_task(collect(fleet, verifier, task.prompts(items), sampling))
+        return asyncio.create_task(rollout_batch(config, fleet, verifier, task, step))
 
     ahead: deque[asyncio.Task[RolloutBatch]] = deque()
     try:
@@ -102,8 +102,8 @@ async def reinforce(
                 rollout = await ahead.popleft()
                 ready = time.monotonic()
 
-                batch = policy_batch(rollout.groups, algorithm, config.rl.mini_batch_prompts, weight_version=step)
-                learned = await asyncio.to_thread(learn, learners, batch, settings)
+                batch = await asyncio.to_thread(batch_to_learn, learners, rollout, config, algorithm, step)
+                learned = await asyncio.to_thread(learn, learners, batch, policy_settings(config, algorithm))
                 taught = time.monotonic()
 
                 update = await asyncio.to_thread(learners.publish, step + 1, str(session.weights_directory))
@@ -111,7 +111,9 @@ async def reinforce(
                 published = time.monotonic()
 
                 metrics = batch.metrics | learned | {"weight_version": step + 1, "publish_pause_seconds": pause}
+                metrics |= {"kl_coefficient": algorithm.kl_coefficient, "refill_rounds": float(rollout.refills)}
                 metrics |= _times(rollout, started, ready, taught, published, batch.tokens)
+                stage.carried["kl_coefficient"] = algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
                 stage.log_traces(step + 1, trace_rows("rl", step + 1, rollout.groups, task.pairs))
                 done = step + 1
                 if config.rl.evaluate_every and done % config.rl.evaluate_every == 0 and done < total:
@@ -131,6 +133,66 @@ async def reinforce(
     session.run.update_summary({"time_share": shares})
     stage.console.note("time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
     stage.finish("rl", await judge(fleet, heldout, config), heldout)
+
+
+async def rollout_batch(
+    config: Config, fleet: RolloutFleet, verifier: Any, task: JudgingTask, step: int
+) -> RolloutBatch:
+    """The prompts of a step as scored groups; with `refill`, further ones in the place of groups of equal rewards."""
+    algorithm, per_step = config.algorithm, items_per_step(config, task)
+    sampling = Sampling(algorithm.samples, algorithm.temperature, algorithm.top_p, config.model.max_response_tokens)
+    items = batch_of(len(task.items), config.seed, per_step, step, config.rl.epochs)
+    functions = config.verifier.functions.values()
+    comparing = compares_traces(algorithm.reward) or any(function.sees == "group" for function in functions)
+
+    async def generate(number: int, missing: int) -> RolloutBatch:
+        drawn = items
+        if number:
+            count = -(-missing // task.prompts_per_item)
+            drawn = refill_of(len(task.items), config.seed, count, step, number, exclude=items)
+        prompts = task.prompts(drawn)
+        texts = shown_texts(prompts, task.pairs) if functions else None
+        return await collect(fleet, verifier, prompts, sampling, config.cluster.step_timeout, texts, comparing)
+
+    if algorithm.equal_reward_groups != "refill":
+        return await generate(0, 0)
+    return await refilled(generate, is_useful, len(items) * task.prompts_per_item, algorithm.refill_rounds)
+
+
+def batch_to_learn(
+    learners: LearnerGroup, rollout: RolloutBatch, config: Config, algorithm: Algorithm, step: int
+) -> PolicyBatch:
+    """The rollout batch as mini-batches with advantages; ``algorithm`` has the KL coefficient of this step."""
+
+    def penalise(sequences: Sequence[TrainingSequence]) -> list[np.ndarray]:
+        return learners.kl_to_reference(sequences, algorithm.kl_estimator, algorithm.temperature)
+
+    in_reward = algorithm.kl_in == "reward" and config.algorithm.kl_coefficient > 0
+    return policy_batch(
+        rollout.groups,
+        algorithm,
+        config.rl.mini_batch_prompts,
+        weight_version=step,
+        wanted=rollout.wanted,
+        on_failure=config.verifier.on_failure,
+        penalise=penalise if in_reward else None,
+    )
+
+
+def policy_settings(config: Config, algorithm: Algorithm) -> PolicySettings:
+    """The learners' form of the objective."""
+    shared = {item.name for item in fields(PolicySettings)} & {item.name for item in fields(algorithm)}
+    values = {name: getattr(algorithm, name) for name in shared}
+    if algorithm.kl_in == "reward":
+        values["kl_coefficient"] = 0.0
+    return PolicySettings(fixed_length=config.model.max_response_tokens, **values)
+
+
+def next_coefficient(algorithm: Algorithm, metrics: Mapping[str, float]) -> float:
+    """The KL coefficient after a step: steered towards ``kl_target`` where there is one and a KL was measured."""
+    if not algorithm.kl_target or "kl" not in metrics:
+        return algorithm.kl_coefficient
+    return adapted_coefficient(algorithm.kl_coefficient, metrics["kl"], algorithm.kl_target)
 
 
 def learn(learners: LearnerGroup, batch: PolicyBatch, settings: PolicySettings) -> dict[str, float]:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.messages import GenerationFailure, Prompt, Sampling, ScoredGroup, ScoredTrace, Trace
+from actors.deadlines import ActorFailed, DeadlineExceeded
+from actors.messages import (
+    GenerationFailure,
+    Prompt,
+    RewardFailure,
+    Sampling,
+    ScoredGroup,
+    ScoredTrace,
+    Shown,
+    Trace,
+    VerificationRequest,
+)
 from actors.rollout.fleet import RolloutFleet
 
 
 class EvaluationFailed(RuntimeError):
     """Some judgments could not be generated, so the figures would leave them out."""
+
+
+class RewardsFailed(RuntimeError):
+    """No trace of a rollout batch could be scored; names the component and the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +40,63 @@ class RolloutBatch:
     """Until the last trace was written."""
     verify_seconds: float
     """What verification took beyond that: the rest ran while traces were being written."""
+    refills: int = 0
+    """Rounds of generation beyond the first."""
+    wanted: int | None = None
+    """With refills, useful groups asked for."""
+
+
+class Assembly:
+    """Collects what becomes of every asked-for sample and says when all of a pair are there; knows no actors.
+
+    Every sample of every prompt ends exactly once: as a scored trace, a failed generation or a failed reward.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], samples: int) -> None:
+        self.prompts = {prompt.uid: prompt for prompt in prompts}
+        self._samples = samples
+        self._pairs: dict[str, list[Prompt]] = {}
+        for prompt in prompts:
+            self._pairs.setdefault(prompt.pair_id, []).append(prompt)
+        self._left = {pair: samples * len(members) for pair, members in self._pairs.items()}
+        self._traces: dict[str, list[ScoredTrace]] = {}
+        self._failures: dict[str, list[GenerationFailure]] = {}
+        self._unscored: dict[str, list[RewardFailure]] = {}
+
+    def add(self, item: ScoredTrace | GenerationFailure | RewardFailure) -> list[ScoredGroup]:
+        """Take one sample's end; returns the groups of its pair when this was the pair's last, else nothing.
+
+        Raises:
+            RuntimeError: a sample is missing or came twice, which would train on the wrong group.
+
+        """
+        uid = item.trace.prompt_uid if isinstance(item, ScoredTrace) else item.prompt_uid
+        if isinstance(item, ScoredTrace):
+            self._traces.setdefault(uid, []).append(item)
+        elif isinstance(item, GenerationFailure):
+            self._failures.setdefault(uid, []).append(item)
+        else:
+            self._unscored.setdefault(uid, []).append(item)
+        pair = self.prompts[uid].pair_id
+        self._left[pair] -= 1
+        return [self._group(prompt) for prompt in self._pairs[pair]] if self._left[pair] <= 0 else []
+
+    def _ended(self, uid: str) -> list[int]:
+        parts = (self._failures.get(uid, []), self._unscored.get(uid, []))
+        return sorted(
+            [item.trace.sample for item in self._traces.get(uid, [])] + [item.sample for part in parts for item in part]
+        )
+
+    def _group(self, prompt: Prompt) -> ScoredGroup:
+        seen = self._ended(prompt.uid)
+        if seen != list(range(self._samples)):
+            raise RuntimeError(f"prompt {prompt.uid}: expected samples 0..{self._samples - 1} once each, got {seen}")
+        return ScoredGroup(
+            prompt,
+            tuple(sorted(self._traces.get(prompt.uid, []), key=lambda item: item.trace.sample)),
+            tuple(sorted(self._failures.get(prompt.uid, []), key=lambda item: item.sample)),
+            tuple(sorted(self._unscored.get(prompt.uid, []), key=lambda item: item.sample)),
+        )
 
 
 async def collect(
@@ -32,50 +104,117 @@ async def collect(
     verifier: Any,
     prompts: Sequence[Prompt],
     sampling: Sampling,
-    progress: Callable[[int], None] | None = None,
+    timeout: float = 600.0,
+    shown: Mapping[str, Shown] | None = None,
+    comparing: bool = False,
 ) -> RolloutBatch:
-    """Generate ``sampling.samples`` traces for every prompt and score each as it arrives.
+    """Generate ``sampling.samples`` traces for every prompt and score each as it arrives, each pair as it completes.
 
-    ``verifier`` is the Ray handle of a reward verifier. ``progress`` is told how many traces have arrived.
+    Args:
+        fleet: writes the traces.
+        verifier: the Ray handle of a reward verifier.
+        prompts: with both orders of a pair where there are two.
+        sampling: how many traces of each, and how.
+        timeout: seconds that verification may take after the last trace was written.
+        shown: what each prompt shows, by its uid; needed by users' reward functions only.
+        comparing: whether some reward component compares traces, so that complete pairs go to the verifier once more.
 
     Raises:
         DeadlineExceeded, ActorFailed: from the fleet or the verifier.
-        RuntimeError: a trace is missing or came twice, which would train on the wrong group.
+        RewardsFailed: no trace at all could be scored.
+        RuntimeError: a trace is missing or came twice.
 
     """
     started = time.monotonic()
-    labels = {prompt.uid: prompt.label for prompt in prompts}
-    scoring: list[Any] = []
-    failures: dict[str, list[GenerationFailure]] = {}
-    arrived = 0
-    async for finished in fleet.generate(prompts, sampling):
-        traces = [item for item in finished if isinstance(item, Trace)]
-        for item in finished:
-            if isinstance(item, GenerationFailure):
-                failures.setdefault(item.prompt_uid, []).append(item)
-        if traces:
-            scoring.append(verifier.score.remote([(trace, labels[trace.prompt_uid]) for trace in traces]))
-        arrived += len(finished)
-        if progress is not None:
-            progress(arrived)
-    generated = time.monotonic()
-    scored: dict[str, list[ScoredTrace]] = {}
-    for batch in await asyncio.gather(*scoring):
-        for item in batch:
-            scored.setdefault(item.trace.prompt_uid, []).append(item)
-    groups = tuple(_group(prompt, scored, failures, sampling.samples) for prompt in prompts)
+    assembly = Assembly(prompts, sampling.samples)
+    texts = shown or {}
+    done: dict[str, ScoredGroup] = {}
+
+    async def add(items: Sequence[ScoredTrace | GenerationFailure | RewardFailure]) -> None:
+        for item in items:
+            groups = assembly.add(item)
+            if groups and comparing:
+                groups = await verifier.compare.remote(groups, [texts.get(group.prompt.uid) for group in groups])
+            done.update({group.prompt.uid: group for group in groups})
+
+    async def verify(traces: Sequence[Trace]) -> None:
+        prompts = [assembly.prompts[trace.prompt_uid] for trace in traces]
+        requests = [
+            VerificationRequest(trace, prompt.label, prompt.pair_id, prompt.order, prompt.domain, texts.get(prompt.uid))
+            for trace, prompt in zip(traces, prompts, strict=True)
+        ]
+        await add(await verifier.score.remote(requests))
+
+    verifying: list[asyncio.Task[None]] = []
+    try:
+        async for finished in fleet.generate(prompts, sampling):
+            failures = [item for item in finished if isinstance(item, GenerationFailure)]
+            traces = [item for item in finished if isinstance(item, Trace)]
+            if failures:
+                verifying.append(asyncio.create_task(add(failures)))
+            if traces:
+                verifying.append(asyncio.create_task(verify(traces)))
+        generated = time.monotonic()
+        await _all(verifying, timeout)
+    finally:
+        for task in verifying:
+            task.cancel()
+    if missing := [prompt.uid for prompt in prompts if prompt.uid not in done]:
+        raise RuntimeError(f"prompt {missing[0]}: not all of its {sampling.samples} samples came, nor of its pair's")
+    groups = tuple(done[prompt.uid] for prompt in prompts)
+    _refuse_without_rewards(groups)
     return RolloutBatch(groups, generated - started, time.monotonic() - generated)
 
 
-def _group(
-    prompt: Prompt,
-    scored: dict[str, list[ScoredTrace]],
-    failures: dict[str, list[GenerationFailure]],
-    samples: int,
-) -> ScoredGroup:
-    traces = sorted(scored.get(prompt.uid, []), key=lambda item: item.trace.sample)
-    failed = sorted(failures.get(prompt.uid, []), key=lambda item: item.sample)
-    seen = sorted([item.trace.sample for item in traces] + [item.sample for item in failed])
-    if seen != list(range(samples)):
-        raise RuntimeError(f"prompt {prompt.uid}: expected samples 0..{samples - 1} once each, got {seen}")
-    return ScoredGroup(prompt, tuple(traces), tuple(failed))
+async def _all(tasks: Sequence[asyncio.Task[None]], timeout: float) -> None:
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.gather(*tasks)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"waited {timeout:g} s for the reward verifier after the last trace") from error
+    except RayError as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        raise ActorFailed(f"the reward verifier failed: {cause!r}") from error
+
+
+def _refuse_without_rewards(groups: Sequence[ScoredGroup]) -> None:
+    unscored = [failure for group in groups for failure in group.unscored]
+    if unscored and not any(group.traces for group in groups):
+        first = unscored[0]
+        raise RewardsFailed(
+            f"none of {len(unscored)} traces could be scored; first: prompt {first.prompt_uid}: reward component "
+            f"{first.component!r}: {first.cause}: {first.detail}"
+        )
+
+
+async def refilled(
+    round_of: Callable[[int, int], Awaitable[RolloutBatch]],
+    useful: Callable[[ScoredGroup], bool],
+    wanted: int,
+    rounds: int,
+) -> RolloutBatch:
+    """Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): generate on until ``wanted`` groups are useful.
+
+    Args:
+        round_of: a round's number and the groups missing -> at least so many groups. Round 0 is the batch itself.
+        useful: whether a group teaches something.
+        wanted: useful groups asked for.
+        rounds: rounds at most after the first; a batch that is still short then is trained on as it is.
+
+    """
+    batch = replace(await round_of(0, wanted), wanted=wanted)
+    for number in range(1, rounds + 1):
+        missing = wanted - sum(useful(group) for group in batch.groups)
+        if missing <= 0:
+            break
+        more = await round_of(number, missing)
+        batch = RolloutBatch(
+            (*batch.groups, *more.groups),
+            batch.generate_seconds + more.generate_seconds,
+            batch.verify_seconds + more.verify_seconds,
+            number,
+            wanted,
+        )
+    return batch

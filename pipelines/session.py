@@ -11,9 +11,10 @@ import hashlib
 import logging
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from actors.deadlines import get
 from actors.learner.actor import Learner
@@ -24,6 +25,9 @@ from actors.rollout.engine import EngineSettings
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.worker import RolloutWorker
 from actors.verifier.actor import RewardVerifier
+from actors.verifier.functions import RewardFunction
+from actors.verifier.rewards import RewardRule
+from actors.verifier.trace import VerdictMode
 from pipelines.config import Config
 from pipelines.run_directory import RunDirectory
 
@@ -154,9 +158,16 @@ class Session:
         if self._verifier is None:
             self._reserved()
             actor = ray.remote(RewardVerifier).options(num_cpus=self.config.cluster.verifier_cpus, max_restarts=0)
-            self._verifier = actor.remote(
-                dict(self.config.algorithm.reward), self.config.algorithm.verdict_mode, self._log_path("verifier")
+            rule = RewardRule(
+                weights=dict(self.config.algorithm.reward),
+                mode=cast(VerdictMode, self.config.algorithm.verdict_mode),
+                max_tokens=self.config.model.max_response_tokens,
+                overlong_buffer=self.config.algorithm.overlong_buffer,
             )
+            functions = {
+                name: RewardFunction(**asdict(function)) for name, function in self.config.verifier.functions.items()
+            }
+            self._verifier = actor.remote(rule, functions, self._log_path("verifier"))
             get([self._verifier.ready.remote()], self.config.cluster.start_timeout, "the reward verifier to start")
         return self._verifier
 

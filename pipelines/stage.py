@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # What makes a stage's result what it is; other settings (cluster, tracking, how often to save) may change on resume.
 _DEFINING = {
     "distill": ("seed", "model", "data", "distill"),
-    "rl": ("seed", "model", "data", "rl", "algorithm"),
+    "rl": ("seed", "model", "data", "rl", "algorithm", "verifier"),
     "evaluate": ("seed", "model", "data", "evaluate"),
     "judge": ("seed", "model", "evaluate"),
 }
@@ -79,6 +79,8 @@ class Stage:
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._best: tuple[float, int] | None = None
+        self.carried: dict[str, Any] = {}
+        """What the stage's loop has to remember besides: saved with every checkpoint, there again after `restore`."""
 
     @property
     def tracker(self) -> Tracker:
@@ -123,6 +125,7 @@ class Stage:
         state = learners.restore(str(newest))
         self._seconds_before = float(state["seconds"])
         self._best = tuple(state["best"]) if state["best"] else None
+        self.carried = dict(state["carried"])
         step = int(state["step"])
         self.run.rewind(self.name, step)
         self.console.note(f"continues after step {step}, from {newest}")
@@ -137,6 +140,7 @@ class Stage:
             "seconds": self.seconds(),
             "best": list(self._best) if self._best else None,
             "weight_version": step,
+            "carried": self.carried,
         }
         root = self.run.checkpoints(self.name)
         learners.save(str(checkpoint_path(root, step)), state)

@@ -91,18 +91,26 @@ class Learner:
         return supervised_step(self._trainer, micro_batches, global_tokens)
 
     def policy_step(
-        self, micro_batches: MicroBatches, settings: PolicySettings, global_tokens: int
+        self, micro_batches: MicroBatches, settings: PolicySettings, global_tokens: int, global_sequences: int
     ) -> dict[str, float]:
         """See :func:`actors.learner.steps.policy_step`."""
         from actors.learner.steps import policy_step
 
-        return policy_step(self._trainer, micro_batches, settings, global_tokens)
+        return policy_step(self._trainer, micro_batches, settings, global_tokens, global_sequences)
 
     def logprobs(self, micro_batches: MicroBatches, temperature: float) -> list[list[np.ndarray]]:
         """See :func:`actors.learner.steps.completion_logprobs`."""
         from actors.learner.steps import completion_logprobs
 
         return completion_logprobs(self._trainer, micro_batches, temperature)
+
+    def kl_to_reference(
+        self, micro_batches: MicroBatches, estimator: str, temperature: float
+    ) -> list[list[np.ndarray]]:
+        """See :func:`actors.learner.steps.kl_to_reference`."""
+        from actors.learner.steps import kl_to_reference
+
+        return kl_to_reference(self._trainer, micro_batches, estimator, temperature)
 
     def publish(self, version: int, directory: str) -> WeightUpdate | None:
         """Gather all weights and write them where engines read them; rank 0 answers, the others take part."""

@@ -1,21 +1,72 @@
-"""Advantages of a group of traces; pure NumPy, so that the driver needs no torch."""
+"""From rewards to advantages, and the KL coefficient's control; pure NumPy, so that the driver needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+NEEDS_GROUP = ("standardised", "centred", "leave_one_out", "centred_batch_standardised")
+"""Estimators that compare a trace with others of its prompt."""
+OVER_BATCH = ("batch_standardised", "centred_batch_standardised")
+"""Estimators that end in :func:`standardise_batch`."""
 
-def group_advantages(rewards: np.ndarray, normalise: bool = True, epsilon: float = 1e-6) -> np.ndarray:
-    """Advantages of one group ([G]): reward minus the group's mean, divided by its standard deviation.
 
-    GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1. The standard deviation is the sample one (G - 1 in the
-    denominator), as in veRL, which RM-R1 trained with. A group of equal rewards gives zeros.
+def group_advantages(rewards: np.ndarray, estimator: str = "standardised", epsilon: float = 1e-6) -> np.ndarray:
+    """Advantages of one group ([G]) within itself.
+
+    ``standardised``: (r - mean) / standard deviation: GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1. The
+    deviation is the sample one (G - 1 in the denominator), as in veRL, which RM-R1 trained with. ``centred``: r - mean:
+    Dr. GRPO (arXiv 2503.20783), and the baseline of ``centred_batch_standardised``. ``leave_one_out``: r - mean of the
+    others: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740), equation 7. ``batch_standardised``: r itself.
+
+    A group of equal rewards gives exact zeros, except for ``batch_standardised``.
+
+    Raises:
+        ValueError: another estimator.
+
     """
     rewards = np.asarray(rewards, dtype=np.float64)
+    if estimator == "batch_standardised":
+        return rewards.copy()
+    if estimator not in NEEDS_GROUP:
+        raise ValueError(f"advantage {estimator!r} is not one of {', '.join((*NEEDS_GROUP, *OVER_BATCH[:1]))}")
     if np.ptp(rewards) == 0:
         # Exactly: the rounding of a mean divided by epsilon is not nothing, and one trace has no sample deviation.
         return np.zeros_like(rewards)
     centred = rewards - np.mean(rewards)
-    if not normalise:
-        return centred
-    return centred / (np.std(rewards, ddof=1) + epsilon)
+    if estimator == "standardised":
+        return centred / (np.std(rewards, ddof=1) + epsilon)
+    if estimator == "leave_one_out":
+        return centred * len(rewards) / (len(rewards) - 1)
+    return centred
+
+
+def returns_to_go(reward: float, penalties: np.ndarray) -> np.ndarray:
+    """reward - sum of the penalties from each token on: [L]. REINFORCE++, Hu 2025 (arXiv 2501.03262), equation 8."""
+    return reward - np.cumsum(np.asarray(penalties, dtype=np.float64)[::-1])[::-1]
+
+
+def standardise_batch(advantages: Sequence[np.ndarray], epsilon: float = 1e-8) -> list[np.ndarray]:
+    """(A - mean) / standard deviation over all tokens of a rollout batch. REINFORCE++ (arXiv 2501.03262), equation 10.
+
+    Args:
+        advantages: [L] a trace.
+        epsilon: where all are equal, nothing is learned, not noise.
+
+    """
+    if not advantages:
+        return []
+    everything = np.concatenate(advantages)
+    mean, deviation = np.mean(everything), np.std(everything)
+    if np.ptp(everything) == 0:
+        return [np.zeros_like(values) for values in advantages]
+    return [(values - mean) / (deviation + epsilon) for values in advantages]
+
+
+def adapted_coefficient(coefficient: float, kl: float, target: float, gain: float = 0.1) -> float:
+    """The KL coefficient of the next step: larger where the KL is above ``target``, smaller where it is below.
+
+    Ziegler et al. 2019 (arXiv 1909.08593), section 2.2: c (1 + gain x e), e = clip((KL - target) / target, -0.2, 0.2).
+    """
+    return coefficient * (1 + gain * min(max((kl - target) / target, -0.2), 0.2))

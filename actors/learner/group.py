@@ -62,12 +62,25 @@ class LearnerGroup:
     def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
         """One optimiser step on a mini-batch of traces; metrics are of all ranks together."""
         _, parts, tokens = self._cut(sequences)
-        return self._each("policy_step", [(part, settings, tokens) for part in parts], "a policy step")[0]
+        arguments = [(part, settings, tokens, len(sequences)) for part in parts]
+        return self._each("policy_step", arguments, "a policy step")[0]
 
     def logprobs(self, sequences: Sequence[TrainingSequence], temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities ([L] float32) of every completion under the current weights, in order."""
+        return self._of_completions("logprobs", sequences, temperature, what="log-probabilities")
+
+    def kl_to_reference(
+        self, sequences: Sequence[TrainingSequence], estimator: str, temperature: float = 1.0
+    ) -> list[np.ndarray]:
+        """KL of the engine's policy to the reference at every completion token ([L] float32), in order."""
+        return self._of_completions("kl_to_reference", sequences, estimator, temperature, what="KL to the reference")
+
+    def _of_completions(
+        self, method: str, sequences: Sequence[TrainingSequence], *arguments: Any, what: str
+    ) -> list[np.ndarray]:
+        """One array a sequence from whichever rank it was cut to, in the order of ``sequences``."""
         indices, parts, _ = self._cut(sequences)
-        answers = self._each("logprobs", [(part, temperature) for part in parts], "log-probabilities")
+        answers = self._each(method, [(part, *arguments) for part in parts], what)
         found: dict[int, np.ndarray] = {}
         for rank, answer in zip(indices, answers, strict=True):
             for micro, arrays in zip(rank, answer, strict=True):

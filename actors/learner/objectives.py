@@ -1,14 +1,18 @@
-"""The mathematics of learning, as pure functions: log-probabilities, policy loss, KL.
+"""The mathematics of learning, as pure functions: log-probabilities, policy losses, KL, how tokens are weighed.
 
-Per-token functions return one value a token; callers sum and divide by a global count, so that no result depends on
-how a batch was cut into micro-batches or spread over ranks.
+Per-token functions return one value a token; callers weigh them by global counts (:func:`token_weights`) and sum, so
+that no result depends on how a batch was cut into micro-batches or spread over ranks. What belongs to a whole trace
+(a sequence's ratio) is computed within it: a trace is never split.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+
+from actors.learner.settings import PolicySettings
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to this before ``exp``: beyond it float32 has long overflowed what a loss can use."""
@@ -31,23 +35,34 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0]
             # Not normaliser - sum p x logit: of a peaked distribution, that is a small difference of large numbers.
             entropies[part] = -(torch.exp(logits) * logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, normalisers)
+        ctx.save_for_backward(hidden, weight, targets, normalisers, entropies)
         ctx.temperature, ctx.chunk = temperature, chunk
-        ctx.mark_non_differentiable(entropies)
+        # A loss without an entropy bonus then pays nothing for the entropies' gradient.
+        ctx.set_materialize_grads(False)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, normalisers = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, targets, normalisers, entropies = ctx.saved_tensors
+        of_logprobs, of_entropies = gradients
+        if of_logprobs is None:
+            of_logprobs = torch.zeros_like(normalisers)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = (hidden[part] @ weight.t()).float() / ctx.temperature
+            logits -= normalisers[part, None]
             # d logprob / d logits = onehot(target) - softmax
-            grad_logits = torch.exp(logits - normalisers[part, None]).neg_()
+            grad_logits = torch.exp(logits).neg_()
+            if of_entropies is not None:
+                # d entropy / d logits = -softmax x (log softmax + entropy)
+                of_entropy = grad_logits * (logits + entropies[part, None]) * of_entropies[part, None]
             grad_logits.scatter_add_(1, targets[part, None], torch.ones_like(grad_logits[:, :1]))
-            grad_logits *= (gradients[0][part] / ctx.temperature)[:, None]
+            grad_logits *= of_logprobs[part, None]
+            if of_entropies is not None:
+                grad_logits += of_entropy
+            grad_logits /= ctx.temperature
             grad_hidden[part] = grad_logits.to(weight.dtype) @ weight
             grad_weight += grad_logits.t() @ hidden[part].float()
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
@@ -68,34 +83,154 @@ def token_logprobs(
         chunk: rows of logits in memory at once.
 
     Returns:
-        Log-probabilities [N] float32 with gradient, entropies [N] float32 (nats) without.
+        Log-probabilities and entropies (nats), [N] float32 each, both with gradient.
 
     """
     return _TokenLogprobs.apply(hidden, weight, targets, temperature, chunk)
 
 
-def clipped_policy_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip_low: float, clip_high: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """PPO's clipped surrogate, negated, per token: max(-A r, -A clip(r, 1 - low, 1 + high)).
+def over_sequences(values: torch.Tensor, counts: Sequence[int], mean: bool) -> torch.Tensor:
+    """Sum or mean of every sequence's tokens, given back to each of its tokens.
 
-    Schulman et al. 2017 (arXiv 1707.06347), equation 7, with separate bounds as in DAPO (arXiv 2503.14476).
+    Args:
+        values: [N], the tokens of all sequences, one sequence after another.
+        counts: tokens of each sequence; they sum to N.
+        mean: divide by the sequence's length.
 
     Returns:
-        Loss [N], the ratio [N] without gradient, and whether the clip took effect [N] bool.
+        [N], constant within a sequence.
 
     """
-    ratio = torch.exp((logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    return torch.maximum(plain, clipped), ratio.detach(), clipped > plain
+    lengths = torch.tensor(counts, dtype=torch.int64, device=values.device)
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=values.device), lengths)
+    totals = torch.zeros(len(counts), dtype=values.dtype, device=values.device).index_add(0, rows, values)
+    return (totals / lengths if mean else totals).index_select(0, rows)
+
+
+def policy_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, counts: Sequence[int], level: str) -> torch.Tensor:
+    """Policy over old policy, of every token or of the whole trace it belongs to: [N].
+
+    ``token``: exp(log p - log q), PPO's. ``sequence``: the product over the trace, the ratio of the trace's
+    probabilities. ``sequence_mean``: its geometric mean, GSPO's (Zheng et al. 2025, arXiv 2507.18071, equation 7). The
+    logarithm is clamped before ``exp``.
+
+    Raises:
+        ValueError: another level.
+
+    """
+    difference = logprobs - old_logprobs
+    if level in ("sequence", "sequence_mean"):
+        difference = over_sequences(difference, counts, mean=level == "sequence_mean")
+    elif level != "token":
+        raise ValueError(f"ratio {level!r} is not one of token, sequence, sequence_mean")
+    return torch.exp(difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+class PolicyLoss(NamedTuple):
+    """A policy loss and where its bounds took effect, [N] each."""
+
+    losses: torch.Tensor
+    ratios: torch.Tensor
+    """Without gradient."""
+    below: torch.Tensor
+    """bool, the ratio's lower bound acts"""
+    above: torch.Tensor
+    """bool, the upper one"""
+    dual: torch.Tensor
+    """bool, dual clip"""
+
+
+def clipped_loss(
+    ratios: torch.Tensor, advantages: torch.Tensor, clip_low: float, clip_high: float, dual_clip: float = 0.0
+) -> PolicyLoss:
+    """PPO's clipped surrogate, negated, per token: max(-A r, -A clip(r, 1 - low, 1 + high)).
+
+    Schulman et al. 2017 (arXiv 1707.06347), equation 7, with separate bounds as in DAPO (arXiv 2503.14476, equation 8).
+    ``dual_clip`` c > 1 bounds it by -A c where A < 0 (Ye et al. 2020, arXiv 1912.09729, equation 5); 0 leaves that out.
+    """
+    plain = -advantages * ratios
+    losses = torch.maximum(plain, -advantages * ratios.clamp(1 - clip_low, 1 + clip_high))
+    below, above = (advantages < 0) & (ratios < 1 - clip_low), (advantages > 0) & (ratios > 1 + clip_high)
+    dual = torch.zeros_like(below)
+    if dual_clip:
+        dual = (advantages < 0) & (ratios > dual_clip)
+        losses = torch.where(dual, -advantages * dual_clip, losses)
+    return PolicyLoss(losses, ratios.detach(), below, above, dual)
+
+
+def cispo_loss(
+    ratios: torch.Tensor, logprobs: torch.Tensor, advantages: torch.Tensor, clip_low: float, clip_high: float
+) -> PolicyLoss:
+    """CISPO: -sg(clip(r, 1 - low, 1 + high)) A log p, per token.
+
+    No token loses its gradient, only its weight is bounded. MiniMax-M1, 2025 (arXiv 2506.13585), equations 4 and 5.
+    """
+    fixed = ratios.detach()
+    below, above = fixed < 1 - clip_low, fixed > 1 + clip_high
+    losses = -fixed.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs
+    return PolicyLoss(losses, fixed, below, above, torch.zeros_like(below))
+
+
+def policy_loss(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    counts: Sequence[int],
+    settings: PolicySettings,
+) -> PolicyLoss:
+    """The bundle's policy loss, per token and not yet weighed; see :class:`PolicySettings`.
+
+    Raises:
+        ValueError: a loss or ratio that there is not.
+
+    """
+    ratios = policy_ratio(logprobs, old_logprobs, counts, settings.ratio)
+    if settings.loss == "clip":
+        return clipped_loss(ratios, advantages, settings.clip_low, settings.clip_high, settings.dual_clip)
+    if settings.loss == "cispo":
+        return cispo_loss(ratios, logprobs, advantages, settings.clip_low, settings.clip_high)
+    raise ValueError(f"policy loss {settings.loss!r} is not one of clip, cispo")
+
+
+def token_weights(
+    counts: Sequence[int], aggregation: str, tokens: int, sequences: int, fixed_length: int, device: str = "cpu"
+) -> torch.Tensor:
+    """What each token counts in the mini-batch's loss: [N] float32.
+
+    ``token_mean``: 1 / tokens (DAPO). ``sequence_mean``: 1 / (sequences x length of its trace), a mean over traces of
+    means over tokens (GRPO, arXiv 2402.03300, equation 3). ``fixed_length``: 1 / (sequences x fixed_length), which
+    leaves no bias towards short right and long wrong traces (Dr. GRPO, arXiv 2503.20783, section 3.1).
+
+    Args:
+        counts: completion tokens of the micro-batch's sequences; they sum to N.
+        aggregation: one of the above.
+        tokens: completion tokens of the whole mini-batch, all ranks together.
+        sequences: sequences of the whole mini-batch.
+        fixed_length: tokens that ``fixed_length`` divides by, whatever a trace's length.
+        device: of the result.
+
+    Raises:
+        ValueError: another aggregation.
+
+    """
+    lengths = torch.tensor(counts, dtype=torch.int64)
+    if aggregation == "token_mean":
+        shares = torch.full((len(counts),), 1 / tokens)
+    elif aggregation == "sequence_mean":
+        shares = 1 / (sequences * lengths.float())
+    elif aggregation == "fixed_length":
+        shares = torch.full((len(counts),), 1 / (sequences * fixed_length))
+    else:
+        raise ValueError(f"aggregation {aggregation!r} is not one of token_mean, sequence_mean, fixed_length")
+    return shares.repeat_interleave(lengths).to(device)
 
 
 def kl_divergence(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str) -> torch.Tensor:
     """KL(policy || reference) per token, estimated on the policy's own samples.
 
     ``k1`` = log p/q, ``k2`` = (log p/q)^2 / 2, ``k3`` = q/p - 1 - log q/p: Schulman, "Approximating KL divergence",
-    2020. k3 is GRPO's choice (arXiv 2402.03300, equation 4): never negative, of low variance.
+    2020. k3 is GRPO's choice (arXiv 2402.03300, equation 4): never negative, of low variance. As a loss, k1 has a
+    gradient of mean nought and restrains nothing; k2 has the gradient of the KL itself.
 
     Raises:
         ValueError: another estimator.

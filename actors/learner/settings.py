@@ -44,11 +44,31 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """The clipped objective with a KL term."""
+    """The objective of a policy step; formulas are in ``objectives.py`` and ``corrections.py``."""
 
+    loss: str = "clip"
+    """`clip` or `cispo`."""
+    ratio: str = "token"
+    """`token`, `sequence` or `sequence_mean`."""
+    aggregation: str = "token_mean"
+    """`token_mean`, `sequence_mean` or `fixed_length`."""
+    fixed_length: int = 1
+    """Tokens that `fixed_length` divides by."""
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 0.0
+    """Bound of the ratio where the advantage is negative; 0: none."""
     kl_coefficient: float = 1e-3
+    """Of the KL in the loss; 0 where it is in the reward."""
     kl_estimator: str = "k3"
+    entropy_coefficient: float = 0.0
+    correction: str = "none"
+    """For what the engine's policy differs from the old one: `none`, `truncate` or `mask`."""
+    correction_level: str = "token"
+    """`token` or `sequence`."""
+    correction_floor: float = 0.5
+    """Weights below are masked."""
+    correction_limit: float = 2.0
+    """Weights above are truncated or masked."""
     temperature: float = 1.0
     """That the traces were sampled at; log-probabilities are of the same distribution."""

@@ -1,7 +1,7 @@
 """What one learner rank computes: forward and backward over its micro-batches, one optimiser step, global metrics.
 
-Losses are sums over tokens divided by the number of tokens in the whole mini-batch, which the driver counts, so that
-micro-batch size, padding and the number of ranks change speed and memory only.
+Losses are sums over tokens weighed by the numbers of tokens and sequences in the whole mini-batch, which the driver
+counts, so that micro-batch size, padding and the number of ranks change speed and memory only.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import torch
 import torch.distributed as dist
 
 from actors.learner.batching import PaddedBatch, collate
+from actors.learner.corrections import importance_weights
 from actors.learner.model import Judge, synchronise_gradients
-from actors.learner.objectives import clipped_policy_loss, kl_divergence
+from actors.learner.objectives import kl_divergence, policy_loss, token_weights
 from actors.learner.optimizers import clip_gradients, learning_rate_factor
 from actors.learner.settings import OptimizerSettings, PolicySettings
+from actors.learner.tally import PolicyTally
 from actors.messages import TrainingSequence
 
 MicroBatches = Sequence[Sequence[TrainingSequence]]
@@ -57,60 +59,62 @@ def supervised_step(trainer: Trainer, micro_batches: MicroBatches, global_tokens
 
 
 def policy_step(
-    trainer: Trainer, micro_batches: MicroBatches, settings: PolicySettings, global_tokens: int
+    trainer: Trainer,
+    micro_batches: MicroBatches,
+    settings: PolicySettings,
+    global_tokens: int,
+    global_sequences: int,
 ) -> dict[str, float]:
-    """One optimiser step on the clipped policy loss plus KL to the reference, a mean over the mini-batch's tokens."""
-    sums, largest = torch.zeros(7, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    """One optimiser step on the policy loss, KL to the reference and entropy bonus, weighed by global counts."""
+    tally = PolicyTally()
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
             synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
         batch = collate(sequences, trainer.device)
         logprobs, entropies = trainer.judge(batch, settings.temperature)
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        losses, ratios, clipped = clipped_policy_loss(
-            logprobs, old, batch.advantages, settings.clip_low, settings.clip_high
+        sampled = logprobs.detach() if batch.rollout_logprobs is None else batch.rollout_logprobs
+        weights = token_weights(
+            batch.counts, settings.aggregation, global_tokens, global_sequences, settings.fixed_length, trainer.device
         )
+        policy = policy_loss(logprobs, old, batch.advantages, batch.counts, settings)
+        correction = importance_weights(
+            old,
+            sampled,
+            batch.counts,
+            kind=settings.correction,
+            level=settings.correction_level,
+            floor=settings.correction_floor,
+            limit=settings.correction_limit,
+        )
+        losses = weights * correction.weights * policy.losses
         kl = torch.zeros_like(losses)
-        if trainer.reference is not None:
-            with torch.no_grad():
-                reference, _ = trainer.reference(batch, settings.temperature)
+        if _measures_kl(trainer, settings):
+            reference = _reference_logprobs(trainer, batch, settings.temperature)
             kl = kl_divergence(logprobs, reference, settings.kl_estimator)
-        loss = (losses + settings.kl_coefficient * kl).sum() / global_tokens
+        terms = losses + weights * settings.kl_coefficient * kl
+        if settings.entropy_coefficient:
+            terms = terms - weights * settings.entropy_coefficient * entropies
+        loss = terms.sum()
         loss.backward()
-        if not sequences:
-            continue
-        off = _difference(logprobs.detach(), batch)
-        with torch.no_grad():
-            sums += (
-                torch.stack(
-                    [
-                        loss * global_tokens,
-                        losses.sum(),
-                        kl.sum(),
-                        entropies.sum(),
-                        clipped.sum(),
-                        ratios.sum(),
-                        off.sum(),
-                    ]
-                )
-                .double()
-                .cpu()
-            )
-            largest = torch.maximum(largest, torch.stack([ratios.max(), off.max()]).double().cpu())
-    dist.all_reduce(sums, group=trainer.group)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=trainer.group)
-    means = (sums / global_tokens).tolist()
-    names = ("loss", "policy_loss", "kl", "entropy", "clip_fraction", "ratio_mean", "logprob_difference")
-    metrics = dict(zip(names, means, strict=True))
-    metrics |= {"ratio_max": float(largest[0]), "logprob_difference_max": float(largest[1])}
+        if sequences:
+            tally.add(loss, losses, kl, entropies, policy, correction, logprobs - sampled, batch.counts)
+    metrics = tally.metrics(global_tokens, global_sequences, trainer.group)
+    if not _measures_kl(trainer, settings):
+        del metrics["kl"]
     return metrics | {"tokens": float(global_tokens)} | optimizer_step(trainer)
 
 
-def _difference(logprobs: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
-    """|learner - engine| log-probability of every token; zeros where the engine's are not there."""
-    if batch.rollout_logprobs is None:
-        return torch.zeros_like(logprobs)
-    return (logprobs - batch.rollout_logprobs).abs()
+def _measures_kl(trainer: Trainer, settings: PolicySettings) -> bool:
+    return trainer.reference is not None and settings.kl_coefficient > 0
+
+
+@torch.no_grad()
+def _reference_logprobs(trainer: Trainer, batch: PaddedBatch, temperature: float) -> torch.Tensor:
+    """[N]; without a reference, an error that says so."""
+    if trainer.reference is None:
+        raise RuntimeError("the learner was loaded without a reference policy, so there is no KL to it")
+    return trainer.reference(batch, temperature)[0]
 
 
 def optimizer_step(trainer: Trainer) -> dict[str, float]:
@@ -143,4 +147,22 @@ def completion_logprobs(trainer: Trainer, micro_batches: MicroBatches, temperatu
         logprobs, _ = trainer.judge(batch, temperature)
         parts = logprobs.cpu().split(list(batch.counts)) if batch.counts else []
         results.append([part.numpy() for part in parts])
+    return results
+
+
+@torch.no_grad()
+def kl_to_reference(
+    trainer: Trainer, micro_batches: MicroBatches, estimator: str, temperature: float
+) -> list[list[np.ndarray]]:
+    """KL(engine's policy || reference) of every completion token ([L] float32), as the micro-batches are cut."""
+    results: list[list[np.ndarray]] = []
+    for sequences in micro_batches:
+        batch = collate(sequences, trainer.device)
+        reference = _reference_logprobs(trainer, batch, temperature)
+        if batch.rollout_logprobs is None:
+            # A batch without sequences: this rank has taken part in the others' collectives, and has nothing to say.
+            results.append([])
+            continue
+        kl = kl_divergence(batch.rollout_logprobs, reference, estimator).cpu()
+        results.append([part.numpy() for part in kl.split(list(batch.counts))])
     return results

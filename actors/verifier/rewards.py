@@ -1,46 +1,125 @@
-"""What a trace earns: pure reward components, and their weighted sum."""
+"""What a trace earns: pure reward components, and their weighted sum.
+
+Components of a trace are known as soon as it is written; those of a group compare the traces of a prompt; those of a
+pair compare both orders of it.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
-from actors.messages import ScoredTrace, Side, Trace, Verdict
-from actors.verifier.trace import VerdictMode, parse, read_verdict, well_formed
+import numpy as np
 
-Component = Callable[[Trace, Verdict, Side], float]
-"""Trace, its verdict, the better side -> this component's value before weighting."""
+from actors.messages import RewardFailure, ScoredGroup, ScoredTrace, Side, Trace, Verdict
+from actors.verifier.trace import VerdictMode, parse, read_verdict, well_formed
 
 
 class RewardError(ValueError):
     """A reward that cannot be computed: an unknown component, a weight that is no number, a label that is no side."""
 
 
-def verdict_reward(trace: Trace, verdict: Verdict, label: Side) -> float:
+@dataclass(frozen=True, slots=True)
+class RewardRule:
+    """What is rewarded, the same for a whole run."""
+
+    weights: Mapping[str, float] = field(default_factory=lambda: {"verdict": 1.0})
+    """By component. One of weight 0 is computed and reported without touching the reward."""
+    mode: VerdictMode = "paper"
+    """How a verdict is read."""
+    max_tokens: int = 8192
+    """Limit of a judgment."""
+    overlong_buffer: float = 0.2
+    """Share of `max_tokens`, at its end, over which the overlong penalty grows."""
+
+
+TraceComponent = Callable[[Trace, Verdict, Side, RewardRule], float]
+"""Trace, its verdict, the better side, the rule -> this component's value before weighting."""
+
+
+def verdict_reward(trace: Trace, verdict: Verdict, label: Side, rule: RewardRule) -> float:
     """+1 where the verdict is the label, -1 otherwise, unreadable verdicts included (RM-R1, arXiv 2505.02387)."""
     return 1.0 if verdict.side == label else -1.0
 
 
-def format_reward(trace: Trace, verdict: Verdict, label: Side) -> float:
+def format_reward(trace: Trace, verdict: Verdict, label: Side, rule: RewardRule) -> float:
     """1 where the trace is a well-formed chain-of-rubrics judgment, 0 otherwise, whatever its verdict."""
     return 1.0 if well_formed(parse(trace.text)) else 0.0
 
 
-def components() -> dict[str, Component]:
-    """Every reward component by the name that weights use."""
-    return {"verdict": verdict_reward, "format": format_reward}
+def overlong_reward(trace: Trace, verdict: Verdict, label: Side, rule: RewardRule) -> float:
+    """0 up to the buffer before the length limit, falling to -1 at the limit; -1 for a trace cut there.
+
+    DAPO's soft overlong punishment, arXiv 2503.14476, equation 13; the buffer is a fifth of the limit there.
+    """
+    if trace.finish_reason == "length":
+        return -1.0
+    buffer = rule.overlong_buffer * rule.max_tokens
+    return -min(1.0, max(0.0, (len(trace.token_ids) - (rule.max_tokens - buffer)) / buffer))
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Refuse weights that cannot be used.
+def length_rewards(traces: Sequence[ScoredTrace], label: Side) -> list[float]:
+    """Shorter than the others of the group is better, and no reward for short wrong ones.
+
+    1/2 - (length - shortest) / (longest - shortest) for a right verdict, at most 0 of that for a wrong one: Kimi k1.5,
+    arXiv 2501.12599, section 2.3.3. Zeros where all are equally long.
+    """
+    lengths = np.array([len(item.trace.token_ids) for item in traces], dtype=np.float64)
+    if not len(lengths) or np.ptp(lengths) == 0:
+        return [0.0] * len(lengths)
+    values = 0.5 - (lengths - lengths.min()) / np.ptp(lengths)
+    return [
+        float(value if item.verdict.side == label else min(0.0, value))
+        for value, item in zip(values, traces, strict=True)
+    ]
+
+
+def swap_consistency_rewards(group: ScoredGroup, other: ScoredGroup) -> list[float]:
+    """+1 for a right verdict where that of the other order is right, too, -1 otherwise; ``other`` is the other order.
+
+    The consistency reward of J1 (arXiv 2505.10320), in expectation over which trace of the other order a trace is
+    matched with: 2 x share of right ones there - 1 for a right verdict, -1 for a wrong one.
+    """
+    share = float(np.mean([item.verdict.side == other.prompt.label for item in other.traces]))
+    return [2.0 * share - 1.0 if item.verdict.side == group.prompt.label else -1.0 for item in group.traces]
+
+
+_OF_TRACE: Mapping[str, TraceComponent] = {
+    "verdict": verdict_reward,
+    "format": format_reward,
+    "overlong": overlong_reward,
+}
+_OF_GROUP = ("length", "swap_consistency")
+
+
+def components() -> tuple[str, ...]:
+    """Every built-in reward component by the name that weights use."""
+    return (*_OF_TRACE, *_OF_GROUP)
+
+
+def compares_traces(weights: Mapping[str, float]) -> bool:
+    """Whether a built-in component needs more than one trace."""
+    return any(name in weights for name in _OF_GROUP)
+
+
+def check_weights(weights: Mapping[str, float], functions: Iterable[str] = ()) -> None:
+    """Refuse weights that cannot be used; ``functions`` are the names of the user's own components.
 
     Raises:
-        RewardError: no weights, an unknown component (with the nearest match), or a weight that is no finite number.
+        RewardError: no weights, an unknown component (with the nearest match), a weight that is no finite number, or a
+            function that has a built-in component's name or no weight.
 
     """
-    known = components()
+    functions = tuple(functions)
+    known = (*components(), *functions)
+    for name in functions:
+        if name in components():
+            raise RewardError(f"reward function {name!r} has the name of a built-in component: choose another")
+        if name not in weights:
+            raise RewardError(f"reward function {name!r} has no weight: set algorithm.reward.{name}, 0 to only log it")
     if not weights:
         raise RewardError(f"no reward components: give a weight to at least one of {', '.join(known)}")
     for name, weight in weights.items():
@@ -52,29 +131,65 @@ def check_weights(weights: Mapping[str, float]) -> None:
             raise RewardError(f"weight of reward component {name!r} is {weight!r}: it must be a finite number")
 
 
-def score(
-    trace: Trace, label: Side, weights: Mapping[str, float] | None = None, mode: VerdictMode = "paper"
-) -> ScoredTrace:
-    """Read a trace's verdict and weigh its reward: ``sum(weight * component)``.
+def score(trace: Trace, label: Side, rule: RewardRule) -> ScoredTrace:
+    """Read a trace's verdict and compute the components that need nothing but the trace.
 
     Args:
         trace: what was generated.
         label: the side on which the better response was shown.
-        weights: by component name; None is the paper's ``{"verdict": 1.0}``. A component of weight 0 is computed and
-            reported in ``parts`` without touching the reward.
-        mode: how the verdict is read, see :func:`actors.verifier.trace.read_verdict`.
+        rule: what is rewarded.
 
     Raises:
-        RewardError: see :func:`check_weights`; or a label that is neither A nor B, naming the prompt.
+        RewardError: a label that is neither A nor B, naming the prompt.
         ValueError: an unknown mode.
 
     """
-    weights = {"verdict": 1.0} if weights is None else weights
-    check_weights(weights)
     if label not in get_args(Side):
         raise RewardError(f"label of prompt {trace.prompt_uid!r} is {label!r}: it must be 'A' or 'B'")
-    verdict = read_verdict(trace.text, mode, truncated=trace.finish_reason == "length")
-    known = components()
-    parts = {name: known[name](trace, verdict, label) for name in weights}
-    reward = math.fsum(weights[name] * part for name, part in parts.items())
-    return ScoredTrace(trace=trace, verdict=verdict, reward=reward, parts=parts)
+    verdict = read_verdict(trace.text, rule.mode, truncated=trace.finish_reason == "length")
+    parts = {name: _OF_TRACE[name](trace, verdict, label, rule) for name in rule.weights if name in _OF_TRACE}
+    return weighed(ScoredTrace(trace, verdict, 0.0), parts, rule)
+
+
+def weighed(scored: ScoredTrace, parts: Mapping[str, float], rule: RewardRule) -> ScoredTrace:
+    """The trace with ``parts`` added to those it has, and the reward of all: ``sum(weight * component)``."""
+    together = {**scored.parts, **parts}
+    return replace(
+        scored, parts=together, reward=math.fsum(rule.weights[name] * part for name, part in together.items())
+    )
+
+
+def with_group_components(groups: Sequence[ScoredGroup], rule: RewardRule) -> list[ScoredGroup]:
+    """All orders of one pair, with the components added that compare traces.
+
+    Where the other order of a group has no trace to compare with, the group's traces fail with cause ``no_partner``.
+    """
+    return [_with_group_components(group, [other for other in groups if other is not group], rule) for group in groups]
+
+
+def _with_group_components(group: ScoredGroup, others: Sequence[ScoredGroup], rule: RewardRule) -> ScoredGroup:
+    columns: dict[str, list[float]] = {}
+    if "length" in rule.weights:
+        columns["length"] = length_rewards(group.traces, group.prompt.label)
+    if "swap_consistency" in rule.weights:
+        if not others or not others[0].traces:
+            return failed(group, "swap_consistency", "no_partner", "the other order of the pair has no trace")
+        columns["swap_consistency"] = swap_consistency_rewards(group, others[0])
+    return with_columns(group, columns, rule)
+
+
+def with_columns(group: ScoredGroup, columns: Mapping[str, Sequence[float]], rule: RewardRule) -> ScoredGroup:
+    """The group with components added: ``columns`` has one value a trace under each name."""
+    traces = tuple(
+        weighed(item, {name: values[index] for name, values in columns.items()}, rule)
+        for index, item in enumerate(group.traces)
+    )
+    return replace(group, traces=traces)
+
+
+def failed(group: ScoredGroup, component: str, cause: str, detail: str) -> ScoredGroup:
+    """The group with every trace turned into a failure."""
+    unscored = tuple(
+        RewardFailure(group.prompt.uid, item.trace.sample, component, cause, detail) for item in group.traces
+    )
+    return replace(group, traces=(), unscored=(*group.unscored, *unscored))

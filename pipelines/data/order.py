@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 
 
 def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
@@ -31,6 +32,15 @@ def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
 def steps_for(count: int, epochs: int, batch: int) -> int:
     """Steps of ``batch`` items in which ``epochs`` passes over ``count`` items end; the last one may be smaller."""
     return math.ceil(count * epochs / batch)
+
+
+def refill_of(count: int, seed: int, wanted: int, step: int, number: int, exclude: Collection[int]) -> list[int]:
+    """Other items of round ``number`` of refilling step ``step``, drawn without repeats: a function of its arguments.
+
+    ``exclude`` are not drawn. Where the rest is too small, it is drawn whole.
+    """
+    rest = [index for index in range(count) if index not in set(exclude)]
+    return random.Random(f"{seed}/refill/{step}/{number}").sample(rest, min(wanted, len(rest)))
 
 
 def batch_of(count: int, seed: int, batch: int, step: int, epochs: int) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.order import batch_of, slice_of_stream, steps_for
+from pipelines.data.order import batch_of, refill_of, slice_of_stream, steps_for
 
 
 @given(st.integers(1, 40), st.integers(0, 5), st.lists(st.integers(0, 17), max_size=12))
@@ -41,3 +41,19 @@ def test_epochs_are_shuffled_differently_and_by_seed() -> None:
 def test_empty_stream_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to visit"):
         slice_of_stream(0, 0, 0, 1)
+
+
+@given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 40), st.integers(0, 9), st.integers(1, 4))
+def test_refills_are_other_items_and_the_same_every_time(
+    count: int, seed: int, wanted: int, step: int, number: int
+) -> None:
+    batch = batch_of(count, seed, 3, step, 10)
+    drawn = refill_of(count, seed, wanted, step, number, batch)
+    assert drawn == refill_of(count, seed, wanted, step, number, batch)
+    assert len(set(drawn)) == len(drawn) == min(wanted, count - len(set(batch)))
+    assert not set(drawn) & set(batch)
+
+
+def test_rounds_and_steps_draw_differently() -> None:
+    draws = [refill_of(1000, 0, 5, step, number, []) for step in (0, 1) for number in (1, 2)]
+    assert len({tuple(draw) for draw in draws}) == 4

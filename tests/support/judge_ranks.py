@@ -90,6 +90,14 @@ def cut(items: list[TrainingSequence], rank: int, ranks: int, budget: int = BUDG
     )
 
 
+def policy(
+    learner: Learner, items: list[TrainingSequence], settings: PolicySettings, ranks: int = 1, budget: int = BUDGET
+) -> dict[str, float]:
+    """This rank's part of a policy step on ``items``."""
+    micro, tokens = cut(items, learner.rank, ranks, budget)
+    return learner.policy_step(micro, settings, tokens, len(items))
+
+
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
     """The whole model; all ranks take part."""
     from actors.learner.model import full_state
@@ -103,8 +111,7 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
     for name, optimizer in OPTIMIZERS.items():
         learner.load(model, model, optimizer)
         steps = [learner.supervised_step(*cut(sequences(9, step), learner.rank, ranks, budget)) for step in range(3)]
-        micro, tokens = cut(sequences(9, 7, old=True), learner.rank, ranks, budget)
-        steps.append(learner.policy_step(micro, POLICY, tokens))
+        steps.append(policy(learner, sequences(9, 7, old=True), POLICY, ranks, budget))
         seen[name] = {"metrics": steps, "weights": weights(learner)}
     learner.export(str(folder / f"exported-{ranks}"))
     seen["update"] = learner.publish(5, str(folder / f"published-{ranks}"))
@@ -126,8 +133,7 @@ def reduced_once(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
     for name, optimizer in OPTIMIZERS.items():
         other.load(model, model, optimizer)
         steps = [other.supervised_step(*cut(sequences(9, step), other.rank, ranks)) for step in range(8)]
-        micro, tokens = cut(sequences(9, 7, old=True), other.rank, ranks)
-        steps.append(other.policy_step(micro, POLICY, tokens))
+        steps.append(policy(other, sequences(9, 7, old=True), POLICY, ranks))
         seen[name] = {"metrics": steps, "weights": weights(other)}
     return seen
 
@@ -138,8 +144,7 @@ def poisoned(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
     before = weights(learner)
     items = sequences(4, 12)
     items[0] = dataclasses.replace(items[0], advantage=float("nan"))
-    micro, tokens = cut(items, learner.rank, ranks)
-    skipped = learner.policy_step(micro, PolicySettings(kl_coefficient=0.0), tokens)
+    skipped = policy(learner, items, PolicySettings(kl_coefficient=0.0), ranks)
     unchanged = all(torch.equal(before[name], tensor) for name, tensor in weights(learner).items())
     sound = learner.supervised_step(*cut(sequences(4, 12), learner.rank, ranks))
     return {"skipped": skipped, "unchanged": unchanged, "sound": sound, "weights": weights(learner)}

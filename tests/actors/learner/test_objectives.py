@@ -1,57 +1,119 @@
-"""Losses and advantages against numbers worked by hand, gradients against autograd on the plain formula."""
+"""Losses against numbers worked by hand, gradients against autograd on the plain formula."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from actors.learner.advantages import group_advantages
-from actors.learner.objectives import clipped_policy_loss, kl_divergence, token_logprobs
-
-
-def test_advantages_by_hand() -> None:
-    # Mean -0.5; squared deviations 2.25 + 3 x 0.25 = 3; sample variance 3 / 3 = 1.
-    assert group_advantages(np.array([1.0, -1.0, -1.0, -1.0])) == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
-    # Without normalising: reward minus mean.
-    assert group_advantages(np.array([1.0, -1.0, -1.0, -1.0]), normalise=False).tolist() == [1.5, -0.5, -0.5, -0.5]
-    # Seven traces, five right: mean 3/7, sample variance (5 x (4/7)^2 + 2 x (10/7)^2) / 6 = 280 / 294.
-    spread = math.sqrt(280 / 294)
-    expected = [4 / 7 / spread] * 5 + [-10 / 7 / spread] * 2
-    assert group_advantages(np.array([1.0] * 5 + [-1.0] * 2)) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [1.0] * 8, [0.7]])
-def test_equal_rewards_have_no_advantage_at_all(rewards: list[float]) -> None:
-    assert group_advantages(np.array(rewards)).tolist() == [0.0] * len(rewards)
+from actors.learner.corrections import importance_weights
+from actors.learner.objectives import (
+    cispo_loss,
+    clipped_loss,
+    kl_divergence,
+    policy_ratio,
+    token_logprobs,
+    token_weights,
+)
 
 
 def test_clipped_loss_by_hand() -> None:
     ratios = torch.tensor([1.5, 0.5, 1.5, 0.5, 1.0])
     advantages = torch.tensor([2.0, 2.0, -2.0, -2.0, 3.0])
-    losses, seen, clipped = clipped_policy_loss(ratios.log(), torch.zeros(5), advantages, 0.2, 0.3)
+    policy = clipped_loss(ratios, advantages, 0.2, 0.3)
     # A > 0: min(rA, clip(r)A): min(3, 1.3 x 2), min(1, 0.8 x 2). A < 0: min(-3, -2.6), min(-1, -1.6).
-    assert losses.tolist() == pytest.approx([-2.6, -1.0, 3.0, 1.6, -3.0], abs=1e-6)
-    assert clipped.tolist() == [True, False, False, True, False]
-    assert seen.tolist() == pytest.approx(ratios.tolist())
+    assert policy.losses.tolist() == pytest.approx([-2.6, -1.0, 3.0, 1.6, -3.0], abs=1e-6)
+    assert policy.above.tolist() == [True, False, False, False, False]
+    assert policy.below.tolist() == [False, False, False, True, False]
+    assert policy.ratios.tolist() == pytest.approx(ratios.tolist())
+
+
+def test_dual_clip_by_hand() -> None:
+    ratios, advantages = torch.tensor([5.0, 2.0, 5.0, 0.5]), torch.tensor([-2.0, -2.0, 2.0, -2.0])
+    policy = clipped_loss(ratios, advantages, 0.2, 0.2, dual_clip=3.0)
+    # A < 0: the loss -rA = 10 is held at -3A = 6; 4 is below it. A > 0 is clip's alone: -1.2 x 2.
+    assert policy.losses.tolist() == pytest.approx([6.0, 4.0, -2.4, 1.6], abs=1e-6)
+    assert policy.dual.tolist() == [True, False, False, False]
 
 
 def test_clipped_loss_gradient_is_the_policy_gradient_inside_and_nothing_outside() -> None:
     logprobs = torch.tensor([-1.0, -1.0]).requires_grad_()
     old = torch.tensor([-1.0, -1.0 - math.log(1.5)])
-    losses, _, _ = clipped_policy_loss(logprobs, old, torch.tensor([0.7, 0.7]), 0.2, 0.2)
-    losses.sum().backward()
+    ratios = policy_ratio(logprobs, old, [1, 1], "token")
+    clipped_loss(ratios, torch.tensor([0.7, 0.7]), 0.2, 0.2).losses.sum().backward()
     # d/dlogp of -A exp(logp - old) at ratio 1 is -A; past the clip there is none.
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([-0.7, 0.0])
 
 
+def test_cispo_keeps_the_gradient_of_every_token_by_hand() -> None:
+    logprobs = torch.tensor([-1.0, -2.0, -3.0]).requires_grad_()
+    old = torch.tensor([-1.0, -2.0 - math.log(8), -3.0 + math.log(2)])
+    ratios = policy_ratio(logprobs, old, [3], "token")
+    policy = cispo_loss(ratios, logprobs, torch.tensor([1.0, 1.0, -2.0]), 1.0, 4.0)
+    # Ratios 1, 8 held at 5, 1/2: -1 x 1 x -1, -5 x 1 x -2, -1/2 x -2 x -3.
+    assert policy.losses.tolist() == pytest.approx([1.0, 10.0, -3.0], rel=1e-5)
+    policy.losses.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-1.0, -5.0, 1.0], rel=1e-5)
+    assert policy.above.tolist() == [False, True, False]
+
+
+def test_ratios_of_traces_by_hand() -> None:
+    logprobs = torch.tensor([-1.0, -2.0, -0.5]).requires_grad_()
+    old = torch.tensor([-1.0 - math.log(2), -2.0 - math.log(8), -0.5 + math.log(3)])
+    # Two tokens of ratios 2 and 8: product 16, geometric mean 4. One of 1/3.
+    assert policy_ratio(logprobs, old, [2, 1], "token").tolist() == pytest.approx([2, 8, 1 / 3], rel=1e-5)
+    assert policy_ratio(logprobs, old, [2, 1], "sequence").tolist() == pytest.approx([16, 16, 1 / 3], rel=1e-5)
+    means = policy_ratio(logprobs, old, [2, 1], "sequence_mean")
+    assert means.tolist() == pytest.approx([4, 4, 1 / 3], rel=1e-5)
+    # GSPO, equation 10: the gradient of s A is s A times the mean of the tokens' gradients.
+    (means * token_weights([2, 1], "sequence_mean", 3, 2, 1)).sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([4 / 2 / 2, 4 / 2 / 2, 1 / 3 / 2], rel=1e-5)
+    with pytest.raises(ValueError, match="'group' is not one of token, sequence"):
+        policy_ratio(logprobs, old, [2, 1], "group")
+
+
+def test_token_weights_by_hand() -> None:
+    # Two of the mini-batch's four sequences, 2 and 3 of its 20 tokens.
+    assert token_weights([2, 3], "token_mean", 20, 4, 8).tolist() == pytest.approx([1 / 20] * 5)
+    assert token_weights([2, 3], "sequence_mean", 20, 4, 8).tolist() == pytest.approx([1 / 8] * 2 + [1 / 12] * 3)
+    assert token_weights([2, 3], "fixed_length", 20, 4, 8).tolist() == pytest.approx([1 / 32] * 5)
+    assert token_weights([], "sequence_mean", 20, 4, 8).tolist() == []
+    with pytest.raises(ValueError, match="'mean' is not one of token_mean"):
+        token_weights([1], "mean", 1, 1, 1)
+
+
 def test_extreme_log_ratios_stay_finite() -> None:
-    losses, _, _ = clipped_policy_loss(torch.tensor([0.0]), torch.tensor([-1e4]), torch.tensor([-1.0]), 0.2, 0.2)
-    assert torch.isfinite(losses).all()
-    assert torch.isfinite(kl_divergence(torch.tensor([-1e4]), torch.tensor([0.0]), "k3")).all()
+    far, near = torch.tensor([-1e4]), torch.tensor([0.0])
+    for level in ("token", "sequence", "sequence_mean"):
+        assert torch.isfinite(clipped_loss(policy_ratio(near, far, [1], level), torch.tensor([-1.0]), 0.2, 0.2).losses)
+    assert torch.isfinite(kl_divergence(far, near, "k3")).all()
+    weights = importance_weights(near, far, [1], kind="truncate", level="sequence", floor=0.5, limit=2.0).weights
+    assert weights.tolist() == [2.0]
+
+
+def test_corrections_by_hand() -> None:
+    # Two traces: learner over engine 4, 1/2 and 1/4, 2; products 2 and 1/2.
+    difference = torch.tensor([4.0, 0.5, 0.25, 2.0]).log()
+
+    def weights(kind: str, level: str) -> list[float]:
+        correction = importance_weights(
+            difference, torch.zeros(4), [2, 2], kind=kind, level=level, floor=0.4, limit=1.5
+        )
+        return correction.weights.tolist()
+
+    assert weights("none", "token") == [1.0] * 4
+    assert weights("truncate", "token") == pytest.approx([1.5, 0.5, 0.25, 1.5])
+    assert weights("mask", "token") == pytest.approx([0, 0.5, 0, 0])
+    assert weights("truncate", "sequence") == pytest.approx([1.5, 1.5, 0.5, 0.5])
+    assert weights("mask", "sequence") == pytest.approx([0, 0, 0.5, 0.5])
+    with pytest.raises(ValueError, match="'clip' is not one of none, truncate, mask"):
+        weights("clip", "token")
+    with pytest.raises(ValueError, match="'group' is not one of token, sequence"):
+        weights("mask", "group")
 
 
 def test_kl_estimators_by_hand() -> None:
@@ -71,6 +133,22 @@ def test_kl_estimators_are_unbiased() -> None:
         assert expected.item() == pytest.approx(exact.item(), abs=1e-6)
 
 
+def test_of_the_estimators_as_losses_k1_restrains_nothing_and_k2_is_the_kl() -> None:
+    logits, reference = torch.tensor([0.3, -0.2, 0.9]).requires_grad_(), torch.tensor([0.2, 0.3, 0.5])
+
+    def gradient(loss: torch.Tensor) -> list[float]:
+        return torch.autograd.grad(loss, logits, retain_graph=True)[0].tolist()
+
+    logprobs = torch.log_softmax(logits, 0)
+    exact = gradient((logprobs.exp() * (logprobs - reference.log())).sum())
+    expected = {
+        estimator: gradient((logprobs.exp().detach() * kl_divergence(logprobs, reference.log(), estimator)).sum())
+        for estimator in ("k1", "k2")
+    }
+    assert expected["k1"] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert expected["k2"] == pytest.approx(exact, abs=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
 def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int, temperature: float) -> None:
@@ -78,6 +156,7 @@ def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int,
     # Logits of variance 1 before the temperature: of 10 and more, float32 itself no longer resolves 1e-6.
     hidden, weight = torch.randn(20, 8, generator=generator), torch.randn(50, 8, generator=generator) / math.sqrt(8)
     targets, upstream = torch.randint(0, 50, (20,), generator=generator), torch.randn(20, generator=generator)
+    of_entropy = torch.randn(20, generator=generator)
 
     def leaves(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         return hidden.to(dtype, copy=True).requires_grad_(), weight.to(dtype, copy=True).requires_grad_()
@@ -86,21 +165,33 @@ def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int,
     plain_hidden, plain_weight = leaves(torch.float64)
     full = torch.log_softmax(plain_hidden @ plain_weight.t() / temperature, dim=-1)
     plain = full.gather(1, targets[:, None])[:, 0]
-    (plain * upstream).sum().backward()
+    plain_entropy = -(full.exp() * full).sum(-1)
+    (plain * upstream + plain_entropy * of_entropy).sum().backward()
     our_hidden, our_weight = leaves(torch.float32)
     ours, entropy = token_logprobs(our_hidden, our_weight, targets, temperature=temperature, chunk=chunk)
-    (ours * upstream).sum().backward()
+    (ours * upstream + entropy * of_entropy).sum().backward()
 
     for mine, exact in (
         (ours, plain),
-        (entropy, -(full.exp() * full).sum(-1)),
+        (entropy, plain_entropy),
         (our_hidden.grad, plain_hidden.grad),
         (our_weight.grad, plain_weight.grad),
     ):
         assert mine is not None
         assert exact is not None
         torch.testing.assert_close(mine.double(), exact, atol=1e-6, rtol=1e-6)
-    assert not entropy.requires_grad
+
+
+def test_gradients_of_the_two_results_do_not_need_each_other() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight = torch.randn(5, 4, generator=generator), torch.randn(7, 4, generator=generator)
+    targets = torch.randint(0, 7, (5,), generator=generator)
+    for index in (0, 1):
+        ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+        token_logprobs(ours, weight, targets)[index].sum().backward()
+        full = torch.log_softmax(plain @ weight.t(), dim=-1)
+        (full.gather(1, targets[:, None])[:, 0], -(full.exp() * full).sum(-1))[index].sum().backward()
+        torch.testing.assert_close(ours.grad, plain.grad, atol=2e-6, rtol=1e-5)
 
 
 def test_entropy_of_a_peaked_distribution_is_not_lost_in_its_logits() -> None:

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from judge_ranks import BUDGET, OPTIMIZERS, POLICY, build_model, cut, play_on_two_ranks, scenario, sequences, weights
+from judge_ranks import (
+    BUDGET,
+    OPTIMIZERS,
+    POLICY,
+    build_model,
+    cut,
+    play_on_two_ranks,
+    policy,
+    scenario,
+    sequences,
+    weights,
+)
 from safetensors.torch import load_file
 
 from actors.learner.actor import Learner
@@ -89,8 +100,7 @@ def test_supervised_step_equals_plain_pytorch(learner: Learner, model: str) -> N
 def test_policy_step_equals_plain_pytorch(learner: Learner, model: str, folder: Path) -> None:
     items, reference_path = sequences(5, 4, old=True), build_model(folder / "reference", seed=1)
     learner.load(model, reference_path, PLAIN)
-    micro, tokens = cut(items, 0, 1)
-    metrics = learner.policy_step(micro, POLICY, tokens)
+    metrics = policy(learner, items, POLICY)
 
     lm, reference = plain_model(model), plain_model(reference_path)
     losses, divergences, clips = [], [], []
@@ -118,8 +128,8 @@ def test_policy_step_on_its_own_traces_by_hand(learner: Learner, model: str) -> 
     """With the policy as its own reference and old policy, ratio is 1, KL 0, and the loss minus the mean advantage."""
     items = sequences(4, 5)
     learner.load(model, model, PLAIN)
-    micro, tokens = cut(items, 0, 1)
-    metrics = learner.policy_step(micro, PolicySettings(kl_coefficient=0.5), tokens)
+    metrics = policy(learner, items, PolicySettings(kl_coefficient=0.5))
+    tokens = sum(len(item.completion_ids) for item in items)
     expected = -sum(item.advantage * len(item.completion_ids) for item in items) / tokens
     assert metrics["loss"] == pytest.approx(expected, abs=1e-6)
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-7)
@@ -252,8 +262,10 @@ def test_the_cut_into_micro_batches_changes_nothing(learner: Learner, model: str
     results = []
     for budget in (20, BUDGET, 4096):
         learner.load(model, model, PLAIN)
-        micro, tokens = cut(sequences(9, 7, old=True), 0, 1, budget)
-        results.append((learner.policy_step(micro, POLICY, tokens), weights(learner), len(micro)))
+        items = sequences(9, 7, old=True)
+        results.append(
+            (policy(learner, items, POLICY, budget=budget), weights(learner), len(cut(items, 0, 1, budget)[0]))
+        )
     assert results[0][2] > results[1][2] > results[2][2] == 1
     for metrics, state, _ in results[:2]:
         assert metrics == pytest.approx(results[2][0], rel=1e-5, abs=1e-7)
@@ -266,7 +278,7 @@ def test_empty_micro_batches_contribute_nothing(learner: Learner, model: str) ->
     outcomes = []
     for batches in (micro, [*micro, [], []]):
         learner.load(model, model, PLAIN)
-        outcomes.append((learner.policy_step(batches, POLICY, tokens), weights(learner)))
+        outcomes.append((learner.policy_step(batches, POLICY, tokens, 4), weights(learner)))
     assert outcomes[0][0] == outcomes[1][0]
     assert all(torch.equal(tensor, outcomes[1][1][name]) for name, tensor in outcomes[0][1].items())
 
@@ -287,8 +299,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(learner: Learner, mod
     other = copy.copy(learner)
     other._settings = LearnerSettings(dtype="bfloat16")
     other.load(model, model, OptimizerSettings(name="adamw", learning_rate=1e-5, gradient_clip=0.0))
-    micro, tokens = cut(sequences(4, 2), 0, 1)
-    metrics = other.policy_step(micro, PolicySettings(), tokens)
+    metrics = policy(other, sequences(4, 2), PolicySettings())
     # The frozen reference is kept in bfloat16, the policy gathered in it: the same weights, the same log-probabilities.
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
     start = plain_model(model).state_dict()
@@ -300,8 +311,8 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(learner: Learner, mod
 def test_gradient_that_is_not_finite_skips_the_step_and_is_counted(learner: Learner, model: str) -> None:
     learner.load(model, None, PLAIN)
     before = weights(learner)
-    micro, tokens = cut([TrainingSequence(np.array([3]), np.array([4]), advantage=float("nan"))], 0, 1)
-    metrics = learner.policy_step(micro, PolicySettings(kl_coefficient=0.0), tokens)
+    items = [TrainingSequence(np.array([3]), np.array([4]), advantage=float("nan"))]
+    metrics = policy(learner, items, PolicySettings(kl_coefficient=0.0))
     assert not np.isfinite(metrics["grad_norm"])
     assert metrics["skipped_steps"] == 1.0
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(learner).items())

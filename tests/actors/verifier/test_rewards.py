@@ -7,22 +7,31 @@ import math
 import numpy as np
 import pytest
 
-from actors.messages import Trace
-from actors.verifier.rewards import RewardError, check_weights, components, score
+from actors.messages import Prompt, ScoredGroup, Side, Trace
+from actors.verifier.rewards import (
+    RewardError,
+    RewardRule,
+    check_weights,
+    compares_traces,
+    components,
+    failed,
+    score,
+    with_group_components,
+)
 
 GOOD = "<type>Reasoning</type><solution>3</solution><eval>match 3 A</eval><answer>[[A]]</answer>"
 
 
-def trace(text: str, finish_reason: str = "stop") -> Trace:
+def trace(text: str, finish_reason: str = "stop", length: int = 3, sample: int = 0) -> Trace:
     """A trace of three tokens with this text."""
     return Trace(
         prompt_uid="p7/chosen_first",
-        sample=0,
-        token_ids=np.arange(3, dtype=np.int32),
-        logprobs=np.zeros(3, np.float32),
+        sample=sample,
+        token_ids=np.arange(length, dtype=np.int32),
+        logprobs=np.zeros(length, np.float32),
         text=text,
         finish_reason=finish_reason,  # type: ignore[arg-type]
-        versions=np.zeros(3, np.int32),
+        versions=np.zeros(length, np.int32),
     )
 
 
@@ -38,7 +47,7 @@ def trace(text: str, finish_reason: str = "stop") -> Trace:
     ],
 )
 def test_the_papers_reward(text: str, label: str, reward: float) -> None:
-    scored = score(trace(text), label)  # type: ignore[arg-type]
+    scored = score(trace(text), label, RewardRule())  # type: ignore[arg-type]
     assert scored.reward == reward
     assert scored.parts == {"verdict": reward}
 
@@ -53,21 +62,21 @@ def test_the_papers_reward(text: str, label: str, reward: float) -> None:
     ],
 )
 def test_components_are_weighted_and_reported(text: str, label: str, reward: float, parts: dict[str, float]) -> None:
-    scored = score(trace(text), label, {"verdict": 1.0, "format": 0.25})  # type: ignore[arg-type]
+    scored = score(trace(text), label, RewardRule({"verdict": 1.0, "format": 0.25}))  # type: ignore[arg-type]
     assert scored.reward == reward
     assert scored.parts == parts
 
 
 def test_a_component_of_weight_zero_is_reported_and_not_rewarded() -> None:
-    scored = score(trace(GOOD), "A", {"verdict": 2.0, "format": 0.0})
+    scored = score(trace(GOOD), "A", RewardRule({"verdict": 2.0, "format": 0.0}))
     assert scored.reward == 2.0
     assert scored.parts == {"verdict": 1.0, "format": 1.0}
 
 
 def test_the_mode_decides_what_is_rewarded_and_the_length_limit_is_the_cause() -> None:
     quoted = trace("<eval>it says <answer>[[A]]</answer>", "length")
-    assert score(quoted, "A", mode="paper").reward == 1.0
-    strict = score(quoted, "A", mode="strict")
+    assert score(quoted, "A", RewardRule(mode="paper")).reward == 1.0
+    strict = score(quoted, "A", RewardRule(mode="strict"))
     assert (strict.reward, strict.verdict.cause) == (-1.0, "truncated")
 
 
@@ -85,15 +94,85 @@ def test_the_mode_decides_what_is_rewarded_and_the_length_limit_is_the_cause() -
 def test_weights_that_cannot_be_used_are_refused(weights: dict[str, float], message: str) -> None:
     with pytest.raises(RewardError, match=message):
         check_weights(weights)
-    with pytest.raises(RewardError, match=message):
-        score(trace(GOOD), "A", weights)
 
 
 def test_a_label_that_is_no_side_names_the_prompt() -> None:
     with pytest.raises(RewardError, match="'p7/chosen_first' is 'C'"):
-        score(trace(GOOD), "C")  # type: ignore[arg-type]
+        score(trace(GOOD), "C", RewardRule())  # type: ignore[arg-type]
 
 
-def test_the_registry_cannot_be_changed_from_outside() -> None:
-    components()["mine"] = lambda *_: 1.0
-    assert set(components()) == {"verdict", "format"}
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        (["format"], "'format' has the name of a built-in"),
+        (["mine"], r"'mine' has no weight: set algorithm.reward.mine"),
+    ],
+)
+def test_functions_need_a_name_and_a_weight_of_their_own(functions: list[str], message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        check_weights({"verdict": 1.0, "format": 1.0}, functions)
+    check_weights({"verdict": 1.0, "mine": 0}, ["mine"])
+
+
+@pytest.mark.parametrize(
+    ("length", "finish_reason", "penalty"),
+    [(70, "stop", 0), (80, "stop", 0), (85, "stop", -0.25), (100, "stop", -1), (100, "length", -1), (9, "length", -1)],
+)
+def test_overlong_by_hand(length: int, finish_reason: str, penalty: float) -> None:
+    # Of 100 tokens the last 20 are the buffer.
+    rule = RewardRule({"verdict": 1.0, "overlong": 2.0}, max_tokens=100, overlong_buffer=0.2)
+    scored = score(trace(GOOD, finish_reason, length), "A", rule)
+    assert scored.parts == {"verdict": 1.0, "overlong": pytest.approx(penalty)}
+    assert scored.reward == pytest.approx(1 + 2 * penalty)
+
+
+def group(order: str, label: Side, verdicts: str, rule: RewardRule, lengths: tuple[int, ...] = ()) -> ScoredGroup:
+    prompt = Prompt(f"p7/{order}", "p7", order, label, "chat", (1, 2))  # type: ignore[arg-type]
+    sizes = lengths or (3,) * len(verdicts)
+    traces = [
+        score(trace(f"<answer>[[{side}]]</answer>", "stop", size, index), label, rule)
+        for index, (side, size) in enumerate(zip(verdicts, sizes, strict=True))
+    ]
+    return ScoredGroup(prompt, tuple(traces))
+
+
+def test_swap_consistency_needs_both_orders_right() -> None:
+    rule = RewardRule({"verdict": 0.5, "swap_consistency": 1.0})
+    first, second = with_group_components(
+        [group("chosen_first", "A", "AAB", rule), group("chosen_second", "B", "BAAA", rule)], rule
+    )
+    # A quarter of the other order's traces is right: 2/4 - 1; two thirds of the first's: 4/3 - 1. Wrong ones have -1.
+    assert [item.parts["swap_consistency"] for item in first.traces] == pytest.approx([-0.5, -0.5, -1])
+    assert [item.parts["swap_consistency"] for item in second.traces] == pytest.approx([1 / 3, -1, -1, -1])
+    assert [item.reward for item in first.traces] == pytest.approx([0, 0, -1.5])
+    full, _ = with_group_components(
+        [group("chosen_first", "A", "AB", rule), group("chosen_second", "B", "BB", rule)], rule
+    )
+    assert [item.parts["swap_consistency"] for item in full.traces] == [1, -1]
+
+
+def test_swap_consistency_without_the_other_order_is_a_failure_and_no_reward() -> None:
+    rule = RewardRule({"swap_consistency": 1.0})
+    [alone] = with_group_components([group("chosen_first", "A", "AB", rule)], rule)
+    assert alone.traces == ()
+    assert [(failure.sample, failure.cause) for failure in alone.unscored] == [(0, "no_partner"), (1, "no_partner")]
+    empty = failed(group("chosen_second", "B", "BB", rule), "mine", "timeout", "")
+    first, second = with_group_components([group("chosen_first", "A", "AB", rule), empty], rule)
+    assert [failure.cause for failure in first.unscored] == ["no_partner"] * 2
+    assert [failure.cause for failure in second.unscored] == ["timeout"] * 2
+
+
+def test_length_by_hand() -> None:
+    rule = RewardRule({"verdict": 1.0, "length": 1.0})
+    [compared] = with_group_components([group("chosen_first", "A", "AAABB", rule, (10, 15, 20, 10, 20))], rule)
+    # 1/2 - (length - 10) / 10; a wrong one gains nothing by being short.
+    assert [item.parts["length"] for item in compared.traces] == [0.5, 0.0, -0.5, 0.0, -0.5]
+    assert [item.reward for item in compared.traces] == [1.5, 1.0, 0.5, -1.0, -1.5]
+    [equal] = with_group_components([group("chosen_first", "A", "AB", rule)], rule)
+    assert [item.parts["length"] for item in equal.traces] == [0, 0]
+
+
+def test_which_components_compare_traces() -> None:
+    assert components() == ("verdict", "format", "overlong", "length", "swap_consistency")
+    assert not compares_traces({"verdict": 1, "format": 1, "overlong": 1})
+    assert compares_traces({"verdict": 1, "length": 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.messages import Side, Trace
+from actors.messages import ScoredTrace, Side, Trace, VerificationRequest
 from actors.verifier.actor import RewardVerifier
-from actors.verifier.rewards import RewardError
+from actors.verifier.rewards import RewardError, RewardRule
 
 
 def trace(sample: int, text: str) -> Trace:
@@ -28,31 +29,41 @@ def trace(sample: int, text: str) -> Trace:
     )
 
 
-def batch() -> list[tuple[Trace, Side]]:
+def request(sample: int, text: str, label: Side) -> VerificationRequest:
+    return VerificationRequest(trace(sample, text), label, "p", "chosen_first", "chat")
+
+
+def batch() -> list[VerificationRequest]:
     """Right, wrong, unreadable."""
     return [
-        (trace(0, "<answer>[[A]]</answer>"), "A"),
-        (trace(1, "<answer>[[A]]</answer>"), "B"),
-        (trace(2, "neither"), "A"),
+        request(0, "<answer>[[A]]</answer>", "A"),
+        request(1, "<answer>[[A]]</answer>", "B"),
+        request(2, "neither", "A"),
     ]
+
+
+def scores(verifier: RewardVerifier, requests: list[VerificationRequest]) -> list[ScoredTrace]:
+    answers = asyncio.run(verifier.score(requests))
+    assert all(isinstance(item, ScoredTrace) for item in answers)
+    return [item for item in answers if isinstance(item, ScoredTrace)]
 
 
 def test_scores_keep_the_order_and_failures_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     verifier = RewardVerifier()
     with caplog.at_level(logging.INFO, logger="actors.verifier.actor"):
-        scored = verifier.score(batch())
+        scored = scores(verifier, batch())
     assert [item.reward for item in scored] == [1.0, -1.0, -1.0]
     assert [item.trace.sample for item in scored] == [0, 1, 2]
     assert [item.verdict.side for item in scored] == ["A", "A", None]
     assert [record.message for record in caplog.records] == ["1 of 3 traces without a verdict: none_found 1"]
-    assert verifier.score([]) == []
+    assert scores(verifier, []) == []
 
 
 def test_a_rule_that_cannot_be_used_is_refused_at_the_start() -> None:
     with pytest.raises(RewardError, match="did you mean 'format'"):
-        RewardVerifier({"formt": 1.0})
+        RewardVerifier(RewardRule({"formt": 1.0}))
     with pytest.raises(ValueError, match="choose strict, paper, reference"):
-        RewardVerifier(mode="exact")  # type: ignore[arg-type]
+        RewardVerifier(RewardRule(mode="exact"))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +83,14 @@ def test_as_an_actor_it_scores_like_the_plain_object(ray_here: None, tmp_path: P
     import ray
 
     log_path = tmp_path / "logs" / "verifier.log"
-    weights = {"verdict": 1.0, "format": 0.5}
-    actor: Any = ray.remote(RewardVerifier).options(num_cpus=0).remote(weights, "strict", str(log_path))
+    rule = RewardRule({"verdict": 1.0, "format": 0.5}, "strict")
+    actor: Any = ray.remote(RewardVerifier).options(num_cpus=0).remote(rule, None, str(log_path))
     try:
         assert ray.get(actor.ready.remote(), timeout=60) is True
         scored = ray.get(actor.score.remote(batch()), timeout=60)
     finally:
         ray.kill(actor)
-    expected = RewardVerifier(weights, "strict").score(batch())
+    expected = scores(RewardVerifier(rule), batch())
     assert [(item.reward, item.parts, item.verdict) for item in scored] == [
         (item.reward, item.parts, item.verdict) for item in expected
     ]
