@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from judge_ranks import build_model, cut, policy, sequences, weights
 
 from actors.learner.actor import Learner
-from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
+from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
 from pipelines.cli import load_config
 from pipelines.rl import policy_settings
@@ -60,17 +59,6 @@ def items() -> list[TrainingSequence]:
         )
         for item in sequences(ITEMS, 7, old=True)
     ]
-
-
-@pytest.fixture(scope="module")
-def learner() -> Iterator[Learner]:
-    """One rank in this process."""
-    threads = torch.get_num_threads()
-    alone = Learner(0, 1, LearnerSettings(reshard_after_forward=False, timeout=60.0))
-    alone.join(*alone.rendezvous())
-    yield alone
-    torch.distributed.destroy_process_group()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

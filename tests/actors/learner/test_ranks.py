@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> str:
     return build_model(folder / "model")
-
-
-@pytest.fixture(scope="module")
-def learner() -> Iterator[Learner]:
-    """One rank in this process."""
-    threads = torch.get_num_threads()
-    alone = Learner(0, 1, LearnerSettings(reshard_after_forward=False, timeout=60.0))
-    alone.join(*alone.rendezvous())
-    yield alone
-    torch.distributed.destroy_process_group()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,22 @@
+"""What tests of the learner share besides ``judge_ranks``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from actors.learner.actor import Learner
+from actors.learner.settings import LearnerSettings
+
+
+@pytest.fixture(scope="module")
+def learner() -> Iterator[Learner]:
+    """One rank in this process."""
+    threads = torch.get_num_threads()
+    alone = Learner(0, 1, LearnerSettings(reshard_after_forward=False, timeout=60.0))
+    alone.join(*alone.rendezvous())
+    yield alone
+    torch.distributed.destroy_process_group()
+    torch.set_num_threads(threads)
