@@ -25,10 +25,12 @@ def test_reinforcement_adds_to_distillation(runs: Runs, demo: Path) -> None:
     summary = runs.summary("demo")
     before, distill, rl = summary["before"], summary["distill"], summary["rl"]
     assert before["accuracy"] == 0.0
-    # Floors that hold with a margin for the noise of asynchronous batches; docs/tiny.md has the figures by seed.
+    # What the recipe must reach; docs/tiny.md has the figures by seed, several points above.
     assert distill["accuracy"] >= 0.65
-    assert rl["accuracy"] >= distill["accuracy"] + 0.02
-    assert rl["strict_parse_rate"] >= 0.97
+    assert rl["accuracy"] >= distill["accuracy"] + 0.08
+    assert rl["accuracy"] >= 0.88
+    assert rl["swap_consistency"] >= 0.93
+    assert rl["strict_parse_rate"] >= 0.99
     assert rl["n"] >= 600
     assert {"Chat", "Reasoning"} == set(rl["by_domain"])
     # What RL has to find is the house rule that the teacher does not know.
