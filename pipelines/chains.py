@@ -59,7 +59,9 @@ class ChainWriter:
         console.note(questions.describe())
         self._opened = AsyncExitStack()
         self._client: tuple[NamedTeacher, TeacherClient] | None = None
-        self.collection = Collection(questions, lambda *asked: examine(*asked, config.chains.filters, lint))
+        self.collection = Collection(
+            questions, lambda question, answer: examine(question, answer, config.chains.filters, lint)
+        )
 
     async def write(self) -> None:
         """Ask, examine, ask again where nothing could be kept; then write the set and its card.
@@ -142,7 +144,7 @@ class ChainWriter:
         if self._client is None or self._client[0] != teacher:
             await self._opened.aclose()
             local = teacher.settings.kind == "local"
-            client = LocalTeacher(teacher, self.config, self.run) if local else Endpoint(teacher)
+            client: TeacherClient = LocalTeacher(teacher, self.config, self.run) if local else Endpoint(teacher)
             self._client = teacher, await self._opened.enter_async_context(client)
         return self._client[1]
 
