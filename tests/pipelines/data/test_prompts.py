@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from pipelines.data.prompts import PromptTemplate, encode, load_template, orders_of, render, tokenise
+from pipelines.data.prompts import PromptTemplate, encode, encode_all, load_template, orders_of, render, tokenise
 from pipelines.data.schema import DataError, Message, PreferencePair
 
 NAMES = ("tiny", "chain_of_rubrics", "reasoning")
@@ -175,6 +175,15 @@ def test_order_modes() -> None:
         orders_of(pairs, "neither", 0)
 
 
+def test_alternation_runs_within_each_source() -> None:
+    """Two sources that take turns in a file: alternating over the file would show each always the same way round."""
+    pairs = [replace(pair_of(), id=str(index), source="ab"[index % 2]) for index in range(8)]
+    first = {source: [] for source in "ab"}
+    for pair, order in orders_of(pairs, "alternate", 0):
+        first[pair.source].append(order == "chosen_first")
+    assert first == {"a": [True, False, True, False], "b": [True, False, True, False]}
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model_directory: Path):
     return AutoTokenizer.from_pretrained(tiny_model_directory)
@@ -206,6 +215,15 @@ def test_long_prompts_are_counted_and_never_cut(tokenizer) -> None:
     assert (dropped.count, dropped.longest, dropped.uids) == (2, lengths[3], ("50/chosen_second", "200/chosen_second"))
     # The limit itself still fits.
     assert len(tokenise(ordered, template, tokenizer, lengths[1])[0]) == 3
+
+
+def test_batches_are_encoded_as_the_tokenizer_encodes_each(tokenizer) -> None:
+    conversations = [[{"role": "user", "content": f"cat {size} " * (size % 7)}] for size in range(300)]
+    alone = [
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+        for messages in conversations
+    ]
+    assert list(encode_all(iter(conversations), tokenizer)) == alone
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tiny_model_directory: Path) -> None:
