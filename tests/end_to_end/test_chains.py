@@ -175,13 +175,13 @@ def test_rollout_workers_as_teachers(runs: Runs, prepared: Path) -> None:
     run = runs.path("local")
     (run / "data").mkdir(parents=True)
     (run / "data" / "distill.parquet").write_bytes((prepared / "data" / "distill.parquet").read_bytes())
-    teacher = ["chains.first.kind=local", f"chains.first.model={prepared / 'model'}", "chains.first.temperature=1.0"]
+    teacher = ["chains.first.kind=local", f"chains.first.model={prepared / 'model'}", "chains.first.temperature=3.0"]
     small = ["chains.limit=6", "chains.samples=2", "chains.hint=retry"]
     output = runs("chains", "local", *teacher, *small, status=1)
     assert "no chain could be kept (" in output
     assert "Traceback" not in output
     journal = journal_of(run)
     assert Counter(answer["round"] for answer in journal) == {0: 12, 1: 12}
-    # Every request has a seed of its own.
-    assert len({answer["text"] for answer in journal}) > 20
+    # Every request has a seed of its own: six prompts, asked four times each.
+    assert len({answer["text"] for answer in journal}) > 12
     assert all(0 < answer["completion_tokens"] <= 64 and answer["prompt_tokens"] > 10 for answer in journal)
