@@ -84,7 +84,7 @@ def their_loss(models: tuple[str, str], items: list[TrainingSequence], kind: str
     inputs = padded(items)
     if arguments["beta"]:
         reference = AutoModelForCausalLM.from_pretrained(models[1], dtype=torch.float32)
-        trainer.ref_model.load_state_dict(reference.state_dict())
+        trainer.ref_model.float().load_state_dict(reference.state_dict())
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         with torch.no_grad():
