@@ -119,7 +119,7 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
 
 
 def reduced_once(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
-    """Eight supervised steps and a policy step, with gradients reduced once a step; of two ranks, one ends some on nothing."""
+    """Eight supervised steps and a policy step, reduced once a step; of two ranks, one ends some on nothing."""
     other = copy.copy(learner)
     other._settings = LearnerSettings(reshard_after_forward=False)
     seen = {}
