@@ -1,4 +1,4 @@
-"""The data card: what a data set holds, what was left out and why, what the linter found. Markdown, and HTML with plots."""
+"""The data card: what a data set holds, what was left out and why, and what the linter found; Markdown and HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mix: pairs from several sources, filtered, sampled, without duplicates, split by prompt; every loss is counted."""
+"""The mix: pairs of several sources, filtered, sampled, without duplicates, split by prompt; every loss is counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pipelines.data.lint.overlap import BenchmarkItem, overlaps
 from pipelines.data.preference_file import Mapped, load_pairs, read_pair_file, split_by_prompt
 from pipelines.data.prompts import PromptTemplate, encode_all, orders_of, render
 from pipelines.data.schema import PreferencePair, content_key, normalised, prompt_key
-
 
 Dropped = Counter[tuple[str, str]]
 """Pairs or rows left out, by source and reason."""
@@ -145,7 +144,7 @@ def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[Pr
 
 
 def _sample(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
-    """``count`` pairs in their order; which ones depends on the seed and their ids, not on how many others there are."""
+    """``count`` pairs in their order, drawn by seed and id, so that the order of the file does not matter."""
 
     def draw(index: int) -> bytes:
         return hashlib.sha256(f"{seed}/take/{pairs[index].id}".encode()).digest()
@@ -153,9 +152,7 @@ def _sample(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[Pref
     return [pairs[index] for index in sorted(sorted(range(len(pairs)), key=draw)[:count])]
 
 
-def _without(
-    pairs: Sequence[PreferencePair], indices: set[int], reason: str, dropped: Dropped
-) -> list[PreferencePair]:
+def _without(pairs: Sequence[PreferencePair], indices: set[int], reason: str, dropped: Dropped) -> list[PreferencePair]:
     for index in indices:
         dropped[pairs[index].source, reason] += 1
     return [pair for index, pair in enumerate(pairs) if index not in indices]

@@ -101,7 +101,9 @@ def read_pair_file(
                 raise DataError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
             pair = form.pair(row, place, number)
             if pair.id in first_row:
-                raise DataError(f"{place}, field 'id': {pair.id!r} is the id of row {first_row[pair.id]} too: change one")
+                raise DataError(
+                    f"{place}, field 'id': {pair.id!r} is the id of row {first_row[pair.id]} too: change one"
+                )
         except sources.RowDropped as reason:
             result.dropped[str(reason)] += 1
         except DataError as error:

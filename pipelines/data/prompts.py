@@ -115,8 +115,8 @@ def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list
 
 
 def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tuple[PreferencePair, Order]]:
-    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...), seeded ``random``, or that order
-    for every pair.
+    """Each pair in ``both`` orders, or in one: ``alternate`` (first, second, first, ...), seeded ``random``, or that
+    order for every pair.
 
     Alternation runs within each source: of sources that take turns in a file, none is always shown the same way round.
     """

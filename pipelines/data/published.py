@@ -34,8 +34,8 @@ def hub_rows(name: str, split: str = "train") -> Iterator[tuple[int, dict[str, A
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"dataset {name}, split {split!r}: cannot be loaded: {reason}. Give the path of a .jsonl or .parquet file, or a hub name "
-            "that this machine can reach"
+            f"dataset {name}, split {split!r}: cannot be loaded: {reason}. Give the path of a .jsonl or "
+            ".parquet file, or a hub name that this machine can reach"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What ``DATA=`` names: an option of the group ``data``, a YAML file of one's own, a file of pairs, or a built data set."""
+"""What ``DATA=`` names: an option of the group ``data``, a user's YAML file, a file of pairs, or a built data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.data.published import is_hub_name
 
 _PAIRS = (".jsonl", ".parquet")
 _SETTINGS = (".yaml", ".yml")
-# No learner takes part, so what a micro-batch of the recipe's learner can hold must not decide how long a prompt may be.
+# No learner takes part, so what its micro-batch can hold must not decide how long a prompt may be.
 _NO_LEARNER = ["learner.micro_batch_tokens=1000000000"]
 TRAIN, HELDOUT = "train.parquet", "heldout.parquet"
 

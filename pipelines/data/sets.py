@@ -16,8 +16,8 @@ from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs, rows_of, split_by_prompt
-from pipelines.data.published import conversation, is_published
 from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
+from pipelines.data.published import conversation, is_published
 from pipelines.data.schema import ROLES, DataError, PreferencePair, content_key, read_pairs
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.run_directory import RunDirectory

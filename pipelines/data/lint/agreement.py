@@ -1,14 +1,15 @@
 """Label agreement: do the labels of a source follow what the other sources reward?
 
-A small preference model (length, markdown, and the words that only one of the responses has) learns from all other sources
-and guesses this one's labels. Sources of a kind agree, well above one half. Far below it, the labels of a source are most
-likely swapped, or it rewards the opposite: a set for refusals beside one for helpfulness.
+A small preference model (length, markdown, and the words that only one of the responses has) learns from all other
+sources and guesses this one's labels. Sources of a kind agree, well above one half. Far below it, the labels of a
+source are most likely swapped, or it rewards the opposite: a set for refusals beside one for helpfulness.
 """
 
 from __future__ import annotations
 
 import math
 import random
+
 import numpy as np
 
 from pipelines.data.lint.findings import Finding
@@ -68,5 +69,7 @@ def _differences(item: Figures, words: Words) -> tuple[np.ndarray, np.ndarray]:
     lengths = item.words[0] + 1, item.words[1] + 1
     marks = item.markdown[0] - item.markdown[1]
     style = [np.sign(lengths[0] - lengths[1]), math.log(lengths[0] / lengths[1]), np.sign(marks)]
-    features = np.concatenate([only_chosen.astype(np.int64), only_rejected.astype(np.int64), (1 << _BITS) + np.arange(_STYLE)])
+    features = np.concatenate(
+        [only_chosen.astype(np.int64), only_rejected.astype(np.int64), (1 << _BITS) + np.arange(_STYLE)]
+    )
     return features, np.concatenate([np.ones(len(only_chosen)), -np.ones(len(only_rejected)), style])

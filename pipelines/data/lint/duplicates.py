@@ -92,8 +92,7 @@ def near(splits: Splits, similarity: float) -> list[Finding]:
     def finding(check: str, items: list[NearPair], where: str) -> Finding:
         count = len({item.later for item in items})
         listed = tuple(
-            f"{pairs[item.later].id} and {pairs[item.earlier].id} ({item.similarity:.2f})"
-            for item in items[:_EXAMPLES]
+            f"{pairs[item.later].id} and {pairs[item.earlier].id} ({item.similarity:.2f})" for item in items[:_EXAMPLES]
         )
         return Finding(check, not count, f"{count} pairs nearly repeat one {where}", {"pairs": count}, listed)
 
@@ -109,8 +108,8 @@ def near_pairs(pairs: Sequence[PreferencePair], similarity: float) -> list[NearP
     """Pairs of pairs whose sets of word 5-grams have a Jaccard similarity of at least ``similarity``.
 
     MinHash signatures of 40 numbers in 10 bands of 4 propose them (at 0.8 one in two hundred is missed, at 0.9 one in
-    forty thousand); the sets themselves decide. Each pair is compared with the first and the latest of its band only, so
-    that a large cluster costs no more than its size. Exact duplicates are not reported.
+    forty thousand); the sets themselves decide. Each pair is compared with the first and the latest of its band only,
+    so that a large cluster costs no more than its size. Exact duplicates are not reported.
     """
     words = Words()
     shingles = [_shingles(pair, words) for pair in pairs]

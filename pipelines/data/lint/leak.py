@@ -1,9 +1,9 @@
 """Label leaks: can the label be told from the prompt without reading the responses?
 
-Both responses are masked, then a small linear classifier learns the label from the words, pairs of words and repetitions
-that are left. On prompts it has not seen its accuracy must be at chance; so must every single mark be equally frequent
-beside both labels. The released RM-R1 code wrote "Chabot B" in multi-turn prompts in which B was the worse side: the second
-test finds that even where such prompts are few.
+Both responses are masked, then a small linear classifier learns the label from the words, pairs of words and
+repetitions that are left. On prompts it has not seen its accuracy must be at chance; so must every single mark be
+equally frequent beside both labels. The released RM-R1 code wrote "Chabot B" in multi-turn prompts in which B was the
+worse side: the second test finds that even where such prompts are few.
 
 Prompts that came ready made hide their responses in one text. There the lines (or openings of lines) that many prompts
 share are taken for template; of everything else only single words are used. Both responses stand in the text alike, so
@@ -147,7 +147,7 @@ def _leaking_marks(
 ) -> list[str]:
     """Marks whose rows have labels that chance does not explain, worst first; ``present`` holds the features' numbers.
 
-    The chance of ``k`` of ``n`` rows is bounded by Chernoff's ``2 exp(-n KL(k/n, p))``, over all features together below
+    The chance of ``k`` of ``n`` rows is bounded by Chernoff's ``2 exp(-n KL(k/n, p))``, over all features below
     one in a thousand.
     """
     counts = np.bincount(matrix.features, minlength=matrix.width).astype(np.float64)
@@ -173,7 +173,10 @@ def _spelled(feature: int, prompt: MaskedPrompt, words: Words) -> str:
         candidates = [
             (numbers, [repr(mark) for mark in marks]),
             (runs(numbers, 2), [repr(f"{one} {two}") for one, two in pairwise(marks)]),
-            (_repeats(single, counts), [f"{marks[at]!r} {count} times" for at, count in zip(first, counts, strict=True)]),
+            (
+                _repeats(single, counts),
+                [f"{marks[at]!r} {count} times" for at, count in zip(first, counts, strict=True)],
+            ),
         ]
         for hashed, spelled in candidates:
             hits = np.flatnonzero(hashed >> shift == feature)

@@ -98,7 +98,9 @@ def benchmark_overlap(pairs: Sequence[PreferencePair], items: Sequence[Benchmark
     if not items:
         return Finding("benchmark_overlap", None, "no benchmarks given (data.lint.benchmarks)")
     found = overlaps(pairs, items, least)
-    best = sorted({item.item: item for item in sorted(found, key=lambda hit: hit.share)}.values(), key=lambda hit: hit.item)
+    best = sorted(
+        {item.item: item for item in sorted(found, key=lambda hit: hit.share)}.values(), key=lambda hit: hit.item
+    )
     touched = len({hit.pair for hit in found})
     by_benchmark = Counter(hit.item.rsplit("/", 1)[0] for hit in best)
     return Finding(

@@ -14,9 +14,8 @@ from pipelines.data.lint.findings import Check, Finding, Shown, levels
 from pipelines.data.lint.leak import label_leak, masked_prompts
 from pipelines.data.lint.overlap import BenchmarkItem, benchmark_overlap
 from pipelines.data.lint.positions import positions
-from pipelines.data.lint.responses import (figures_by_source, length_bias, markdown_bias, roles, source_table, truncated)
+from pipelines.data.lint.responses import figures_by_source, length_bias, markdown_bias, roles, source_table, truncated
 from pipelines.data.prompts import PromptTemplate, orders_of
-from pipelines.data.schema import PreferencePair
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,9 @@ def lint(
         markdown_bias(groups, settings.bias_margin),
         truncated(groups, settings.truncated),
         roles(everything),
-        Finding("bad_rows", not bad_rows, f"{len(bad_rows)} rows were skipped", {"rows": len(bad_rows)}, (*bad_rows[:5],)),
+        Finding(
+            "bad_rows", not bad_rows, f"{len(bad_rows)} rows were skipped", {"rows": len(bad_rows)}, (*bad_rows[:5],)
+        ),
         _source_counts(sources_before or Counter(pair.source for pair in everything), config.data.mix.expect),
     ]
     table = source_table(

@@ -85,9 +85,7 @@ def test_duplicates_go_and_contradictions_go_altogether(tmp_path: Path) -> None:
     pairs = many_pairs(40)
     copies = [replace(pair, id=f"copy-{pair.id}", source="other") for pair in pairs[:3]]
     opposed = [replace(swapped(pair), id=f"not-{pair.id}", source="other") for pair in pairs[10:12]]
-    config = configured(
-        one=stored(tmp_path / "a.parquet", pairs), two=stored(tmp_path / "b.parquet", copies + opposed)
-    )
+    config = configured(one=stored(tmp_path / "a.parquet", pairs), two=stored(tmp_path / "b.parquet", copies + opposed))
     mixed = mix(config, TEMPLATE)
     assert mixed.dropped == {
         ("other", "duplicate"): 3,

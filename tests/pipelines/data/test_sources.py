@@ -163,7 +163,9 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
     read = read_pair_file(path, mapped=Mapped(columns, {"1": "A", "2": "B"}))
     (pair,) = read.pairs
     assert (pair.chosen, pair.rejected, pair.given_label) == ("7", "9", "B")
-    with pytest.raises(DataError, match=r"row 1: column 'b\.txt', for 'response_b', is missing \(the row has: a, b, best"):
+    with pytest.raises(
+        DataError, match=r"row 1: column 'b\.txt', for 'response_b', is missing \(the row has: a, b, best"
+    ):
         read_pair_file(path, mapped=Mapped({**columns, "response_b": "b.txt"}))
     with pytest.raises(DataError, match="field 'label': 2 is neither side"):
         read_pair_file(path, mapped=Mapped(columns))

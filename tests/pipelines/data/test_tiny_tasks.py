@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from itertools import permutations
 import re
 from collections import Counter
+from itertools import permutations
 
 import pytest
 
@@ -266,7 +266,9 @@ def test_teacher_keeps_the_listed_order_where_it_is_right_and_else_swaps_as_few_
         listed = pair.metadata["criteria"]
         rubric = parse(teacher_chain(pair, "A", pair.id)).rubric.partition("<justify>")[0]
         ordered = [part.rpartition(" ")[0] for part in rubric.removeprefix("list ").split(" , ")]
-        right = [list(order) for order in permutations(listed) if score(pair.chosen, order) > score(pair.rejected, order)]
+        right = [
+            list(order) for order in permutations(listed) if score(pair.chosen, order) > score(pair.rejected, order)
+        ]
         kept += ordered == listed
         assert ordered in right
         assert (ordered == listed) == (listed in right)

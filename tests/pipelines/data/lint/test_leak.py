@@ -87,7 +87,13 @@ def test_a_rare_defect_is_caught_by_its_mark() -> None:
 def test_any_difference_of_the_template_is_caught(difference: str) -> None:
     """White space and punctuation count: a template that differs by the label in nothing else."""
     prompts = [
-        MaskedPrompt(f"Read:\n{pair.prompt[0].content}\n{difference if index % 2 else ''}{MASK}", "", index % 2 == 1, str(index), "")
+        MaskedPrompt(
+            f"Read:\n{pair.prompt[0].content}\n{difference if index % 2 else ''}{MASK}",
+            "",
+            index % 2 == 1,
+            str(index),
+            "",
+        )
         for index, pair in enumerate(many_pairs(400))
     ]
     finding = label_leak(prompts, 0.02, 0)
@@ -109,7 +115,9 @@ def test_a_source_that_is_always_shown_one_way_round_leaks() -> None:
     pairs = many_pairs(300, source="one") + many_pairs(300, source="two")
     marked = [replace(pair, prompt=(Message("user", f"{pair.source}: {pair.prompt[0].content}"),)) for pair in pairs]
     orders: dict[str, Order] = {"one": "chosen_first", "two": "chosen_second"}
-    finding = label_leak(masked_prompts([Shown(pair, orders[pair.source], "train") for pair in marked], TEMPLATE), 0.02, 0)
+    finding = label_leak(
+        masked_prompts([Shown(pair, orders[pair.source], "train") for pair in marked], TEMPLATE), 0.02, 0
+    )
     assert finding.ok is False
     assert finding.numbers["accuracy"] > 0.95
 
