@@ -10,7 +10,7 @@ import numpy as np
 
 from actors.learner.advantages import NEEDS_GROUP, OVER_BATCH, group_advantages, returns_to_go, standardise_batch
 from actors.messages import ScoredGroup, TrainingSequence
-from pipelines.algorithm import Algorithm
+from pipelines.config import Algorithm
 from pipelines.rollout_metrics import rollout_metrics
 from pipelines.rollouts import RewardsFailed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from actors.learner.group import LearnerGroup
 from pipelines.cli import main
@@ -51,24 +52,42 @@ def train(
     first: int,
     total: int,
 ) -> None:
-    """One optimiser step a batch of chains, from step ``first`` to ``total``."""
+    """One optimiser step a batch of chains, from step ``first`` to ``total``.
+
+    The ranks are given a step while they compute the one before, so that they never wait for the driver; but none
+    before an evaluation or a checkpoint is through.
+    """
     settings, count = config.distill, len(chains.sequences)
+
+    def start(step: int) -> Callable[[], dict[str, float]]:
+        items = batch_of(count, config.seed, settings.batch_size, step, settings.epochs)
+        return learners.start_supervised_step([chains.sequences[item] for item in items])
+
+    def evaluates(done: int) -> bool:
+        return bool(settings.evaluate_every) and done % settings.evaluate_every == 0 and done < total
+
+    def saves(done: int) -> bool:
+        return done % settings.checkpoints.every == 0 or done == total
+
+    following: Callable[[], dict[str, float]] | None = None
     with stage.progress(total, first) as progress:
         for step in range(first, total):
-            started = time.monotonic()
-            items = batch_of(count, config.seed, settings.batch_size, step, settings.epochs)
-            metrics = learners.supervised_step([chains.sequences[item] for item in items])
-            seconds = time.monotonic() - started
-            metrics |= {"tokens_per_second": metrics["tokens"] / seconds, "time/step": seconds}
             done = step + 1
+            if following is None:
+                started, following = time.monotonic(), start(step)
+            current, following = following, None if evaluates(done) or saves(done) else start(done)
+            metrics = current()
+            finished = time.monotonic()
+            metrics |= {"tokens_per_second": metrics["tokens"] / (finished - started), "time/step": finished - started}
             metrics["epoch"] = done * settings.batch_size / count
-            if settings.evaluate_every and done % settings.evaluate_every == 0 and done < total:
+            started = finished
+            if evaluates(done):
                 fleet, _ = session.rollouts(session.run.base_model(config))
                 fleet.update_weights(learners.publish(done, str(session.weights_directory)))
                 metrics |= stage.evaluation_metrics(asyncio.run(judge(fleet, heldout, config)))
             stage.log(done, metrics)
             progress.update(done, metrics)
-            if done % settings.checkpoints.every == 0 or done == total:
+            if saves(done):
                 stage.save(learners, done, metrics.get("eval/accuracy"))
 
 

@@ -26,10 +26,9 @@ from actors.learner.settings import PolicySettings
 from actors.messages import Sampling, TrainingSequence
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.rewards import compares_traces
-from pipelines.algorithm import Algorithm
 from pipelines.batches import PolicyBatch, is_useful, policy_batch
 from pipelines.cli import main
-from pipelines.config import Config
+from pipelines.config import Algorithm, Config
 from pipelines.data.order import batch_of, refill_of, steps_for
 from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge

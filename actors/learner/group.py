@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,10 @@ class LearnerGroup:
     def _each(
         self, method: str, arguments: Sequence[tuple[Any, ...]], what: str, seconds: float | None = None
     ) -> list[Any]:
-        references = [
-            getattr(handle, method).remote(*mine) for handle, mine in zip(self.handles, arguments, strict=True)
-        ]
-        return get(references, seconds or self._timeout, what, self._names)
+        return get(self._start(method, arguments), seconds or self._timeout, what, self._names)
+
+    def _start(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [getattr(handle, method).remote(*mine) for handle, mine in zip(self.handles, arguments, strict=True)]
 
     def join(self, seconds: float) -> None:
         """Let the ranks meet."""
@@ -56,8 +56,16 @@ class LearnerGroup:
 
     def supervised_step(self, sequences: Sequence[TrainingSequence]) -> dict[str, float]:
         """One optimiser step on the chains' cross-entropy; metrics are of all ranks together."""
+        return self.start_supervised_step(sequences)()
+
+    def start_supervised_step(self, sequences: Sequence[TrainingSequence]) -> Callable[[], dict[str, float]]:
+        """Give the ranks a step and return at once; what is returned waits for the step and gives its metrics.
+
+        Ranks take their calls in order, so a step that was started before a checkpoint or a publication is part of it.
+        """
         _, parts, tokens = self._cut(sequences)
-        return self._each("supervised_step", [(part, tokens) for part in parts], "a supervised step")[0]
+        references = self._start("supervised_step", [(part, tokens) for part in parts])
+        return lambda: get(references, self._timeout, "a supervised step", self._names)[0]
 
     def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
         """One optimiser step on a mini-batch of traces; metrics are of all ranks together."""

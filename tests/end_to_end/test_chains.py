@@ -175,7 +175,7 @@ def test_rollout_workers_as_teachers(runs: Runs, prepared: Path) -> None:
     run = runs.path("local")
     (run / "data").mkdir(parents=True)
     (run / "data" / "distill.parquet").write_bytes((prepared / "data" / "distill.parquet").read_bytes())
-    teacher = ["chains.first.kind=local", f"chains.first.model={prepared / 'model'}", "chains.first.temperature=3.0"]
+    teacher = ["chains.first.kind=local", f"chains.first.model={prepared / 'model'}", "chains.first.temperature=2.0"]
     small = ["chains.limit=6", "chains.samples=2", "chains.hint=retry"]
     output = runs("chains", "local", *teacher, *small, status=1)
     assert "no chain could be kept (" in output

@@ -42,9 +42,12 @@ def test_engine_and_learner_agree_after_every_publish(runs: Runs, demo: Path) ->
     """The engine's log-probabilities of its own traces, against the learner's of the same tokens and weights."""
     steps = runs.metrics("demo", "rl")
     assert len(steps) == steps[-1]["step"] > 50
-    # A mean over some nine thousand tokens a step; single tokens of very low probability differ by more in float32.
-    assert max(step["metrics"]["logprob_difference"] for step in steps) < 5e-6
-    assert max(step["metrics"]["logprob_difference_max"] for step in steps) < 1e-3
+    # A late step whose groups all have equal rewards trains on nothing, and then has nothing to compare.
+    compared = [step["metrics"] for step in steps if step["metrics"]["optimizer_steps"]]
+    assert len(compared) > 0.8 * len(steps)
+    # A mean over the step's tokens; single tokens of very low probability differ by more in float32.
+    assert max(metrics["logprob_difference"] for metrics in compared) < 5e-6
+    assert max(metrics["logprob_difference_max"] for metrics in compared) < 1e-3
     assert all(step["metrics"]["staleness_max"] == 0 for step in steps)
 
 

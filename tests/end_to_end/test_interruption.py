@@ -66,7 +66,7 @@ def test_finished_stage_says_so_and_does_nothing(runs: Runs) -> None:
 
 def test_finished_stage_refuses_other_settings(runs: Runs) -> None:
     output = runs("rl", "killed", *SMALL, "rl.optimizer.learning_rate=1e-3", status=1)
-    assert "rl.optimizer.learning_rate: was 0.0002, is 0.001" in output
+    assert "rl.optimizer.learning_rate: was 0.0003, is 0.001" in output
     assert "overwrite=true" in output
 
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from actors.learner.settings import PolicySettings
-from pipelines.algorithm import Algorithm
 from pipelines.cli import CONF, load_config
-from pipelines.config import ConfigError
+from pipelines.config import Algorithm, ConfigError
 from pipelines.rl import next_coefficient, policy_settings
 
 # What makes each bundle what it is; the papers are named in its file.
@@ -120,7 +119,7 @@ def test_single_knobs_can_be_overridden() -> None:
         (["algorithm.correction_limit=0.5"], ["correction_limit=0.5", "at least 1"]),
         (["algorithm.correction_floor=2"], ["correction_floor=2"]),
         (["algorithm.equal_reward_groups=refil"], ["'refil'", "did you mean 'refill'?"]),
-        (["algorithm.overlong_buffer=0"], ["overlong_buffer=0", "(0, 1]"]),
+        (["algorithm.overlong_buffer=0"], ["overlong_buffer=0", "above 0 and at most 1"]),
         (SWAPPED, ["swap_consistency", "data.orders=both"]),
         (["algorithm=reinforce_pp", "algorithm.reward.length=1"], ["length", "samples"]),
         (["algorithm.reward.mine=1"], ["unknown reward component 'mine'"]),

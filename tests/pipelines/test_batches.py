@@ -20,8 +20,8 @@ from actors.messages import (
     TrainingSequence,
     Verdict,
 )
-from pipelines.algorithm import Algorithm
 from pipelines.batches import is_useful, policy_batch
+from pipelines.config import Algorithm
 from pipelines.rollouts import RewardsFailed
 
 

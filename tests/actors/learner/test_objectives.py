@@ -179,7 +179,8 @@ def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int,
     ):
         assert mine is not None
         assert exact is not None
-        torch.testing.assert_close(mine.double(), exact, atol=1e-6, rtol=1e-6)
+        # Relative to the largest entry: small ones are differences of terms of that size.
+        assert (mine.double() - exact).abs().max() < 1e-6 * exact.abs().max()
 
 
 def test_gradients_of_the_two_results_do_not_need_each_other() -> None:

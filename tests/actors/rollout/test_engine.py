@@ -140,7 +140,8 @@ def test_temperature_is_in_the_logprobs(host: Host) -> None:
     prompts = [prompt(index) for index in range(4)]
     traces = host.generate(prompts, Sampling(samples=2, temperature=0.5, max_tokens=10))
     weights = changed(host, seed=2)
-    assert differences(host, weights, prompts, traces, temperature=0.5).max() < 1e-5
+    # Rounding of the logits counts 1 / temperature times as much.
+    assert differences(host, weights, prompts, traces, temperature=0.5).max() < 1e-5 / 0.5
     assert differences(host, weights, prompts, traces).max() > 1e-2
 
 

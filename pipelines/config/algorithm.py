@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from actors.learner.advantages import NEEDS_GROUP, OVER_BATCH
 from actors.verifier.rewards import RewardError, check_weights
+from pipelines.config.constraints import number, one_of
 
 
 @dataclass
@@ -14,51 +15,51 @@ class Algorithm:
     """The objective; a file in `conf/algorithm/` is a bundle with its paper's values. docs/algorithms.md explains."""
 
     name: str = "rm_r1"
-    samples: int = 7
+    samples: int = number(7, at_least=1)
     """Traces a prompt: the group."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    advantage: str = "standardised"
+    temperature: float = number(1.0, above=0, at_most=2)
+    top_p: float = number(1.0, above=0, at_most=1)
+    advantage: str = one_of("standardised", *NEEDS_GROUP[1:], "batch_standardised")
     """Within the group `standardised`, `centred` or `leave_one_out`; over all tokens of the batch
     `batch_standardised`, or `centred_batch_standardised` after subtracting the group's mean."""
-    loss: str = "clip"
+    loss: str = one_of("clip", "cispo")
     """`clip` (PPO's surrogate) or `cispo` (clipped weights, no token loses its gradient)."""
-    ratio: str = "token"
+    ratio: str = one_of("token", "sequence", "sequence_mean")
     """Policy ratio of a `token`, of the whole `sequence`, or its geometric mean, `sequence_mean`."""
-    aggregation: str = "token_mean"
+    aggregation: str = one_of("token_mean", "sequence_mean", "fixed_length")
     """`token_mean`, `sequence_mean`, or `fixed_length` (sums over traces, divided by `model.max_response_tokens`)."""
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 0.0
+    clip_low: float = number(0.2, at_least=0, at_most=1)
+    clip_high: float = number(0.2, at_least=0)
+    dual_clip: float = number(0.0, at_least=0)
     """Bound of the ratio where the advantage is negative; 0: none."""
-    kl_coefficient: float = 1e-3
+    kl_coefficient: float = number(1e-3, at_least=0)
     """0: no KL, and no reference policy is loaded."""
-    kl_estimator: str = "k3"
-    kl_in: str = "loss"
+    kl_estimator: str = one_of("k3", "k1", "k2")
+    kl_in: str = one_of("loss", "reward")
     """`loss`, or `reward`: subtracted before advantages are made."""
-    kl_target: float = 0.0
+    kl_target: float = number(0.0, at_least=0)
     """Nats a token the coefficient is steered towards; 0: it stays as it is."""
-    entropy_coefficient: float = 0.0
-    equal_reward_groups: str = "keep"
+    entropy_coefficient: float = number(0.0, at_least=0)
+    equal_reward_groups: str = one_of("keep", "drop", "refill")
     """Groups whose rewards are all equal: `keep` (only KL and entropy act on them), `drop` from the loss, or `refill`:
     drop them and generate others."""
-    refill_rounds: int = 8
+    refill_rounds: int = number(8, at_least=1)
     """Further rounds of generation that `refill` may take; what is missing then stays missing and is counted."""
-    old_logprobs: str = "learner"
+    old_logprobs: str = one_of("learner", "rollout")
     """The ratio's denominator: recomputed by the `learner`, or the `rollout` engine's own."""
-    correction: str = "none"
+    correction: str = one_of("none", "truncate", "mask")
     """Weighs tokens by learner's / engine's probability: `none`, `truncate` at the limit, or `mask` outside bounds."""
-    correction_level: str = "token"
+    correction_level: str = one_of("token", "sequence")
     """`token`, or `sequence`: the product over the trace."""
-    correction_floor: float = 0.5
-    correction_limit: float = 2.0
-    max_staleness: int = 0
+    correction_floor: float = number(0.5, at_least=0)
+    correction_limit: float = number(2.0, at_least=1)
+    max_staleness: int = number(0, at_least=0)
     """Weight versions a rollout batch may lag behind; 0 is strictly on-policy."""
-    verdict_mode: str = "paper"
+    verdict_mode: str = one_of("paper", "strict", "reference")
     """How a verdict is read: `strict`, `paper` or `reference`."""
     reward: dict[str, float] = field(default_factory=lambda: {"verdict": 1.0})
     """Reward components and their weights."""
-    overlong_buffer: float = 0.2
+    overlong_buffer: float = number(0.2, above=0, at_most=1)
     """Share of `model.max_response_tokens` over which the `overlong` component falls to -1."""
 
 
@@ -68,13 +69,13 @@ class Function:
 
     path: str = ""
     """`package.module.function`, plain or async."""
-    sees: str = "trace"
+    sees: str = one_of("trace", "group")
     """`trace`: called with one `Judged`, returns a number; `group`: with all of a prompt, returns a list."""
-    deadline: float = 10.0
+    deadline: float = number(10.0, above=0)
     """Seconds a call; then its process is killed."""
-    memory_gib: float = 2.0
+    memory_gib: float = number(2.0, at_least=0)
     """What its process may allocate; 0: no limit."""
-    processes: int = 1
+    processes: int = number(1, at_least=1)
     """Calls at the same time."""
 
 
@@ -84,12 +85,12 @@ class Verifier:
 
     functions: dict[str, Function] = field(default_factory=dict)
     """Reward functions of your own, by component name."""
-    on_failure: str = "drop_trace"
+    on_failure: str = one_of("drop_trace", "drop_group", "stop")
     """When a reward cannot be computed: `drop_trace`, `drop_group`, or `stop`. It never becomes a reward of 0."""
 
 
-def objection(algorithm: Algorithm, verifier: Verifier, orders: str) -> str | None:
-    """Why these settings cannot work together, and what to change; None where nothing speaks against them.
+def objections(algorithm: Algorithm, verifier: Verifier, orders: str) -> Iterator[str]:
+    """Why these settings cannot work together, and what to change.
 
     Args:
         algorithm: the objective.
@@ -97,10 +98,11 @@ def objection(algorithm: Algorithm, verifier: Verifier, orders: str) -> str | No
         orders: `data.orders`.
 
     """
-    for reasons in (_of_sampling(algorithm), _of_loss(algorithm), _of_policies(algorithm), _of_kl(algorithm)):
-        if reason := next(reasons, None):
-            return reason
-    return next(_of_rewards(algorithm, verifier, orders), None)
+    yield from _of_sampling(algorithm)
+    yield from _of_loss(algorithm)
+    yield from _of_policies(algorithm)
+    yield from _of_kl(algorithm)
+    yield from _of_rewards(algorithm, verifier, orders)
 
 
 def _of_sampling(algorithm: Algorithm) -> Iterator[str]:
@@ -117,8 +119,6 @@ def _of_sampling(algorithm: Algorithm) -> Iterator[str]:
 
 
 def _of_loss(algorithm: Algorithm) -> Iterator[str]:
-    if algorithm.clip_low > 1:
-        yield f"algorithm.clip_low={algorithm.clip_low} puts the ratio's lower bound below 0: 1 is no bound at all"
     if algorithm.dual_clip and algorithm.loss != "clip":
         yield f"algorithm.dual_clip has no part in algorithm.loss={algorithm.loss}: set dual_clip=0, or loss=clip"
     if algorithm.dual_clip and algorithm.dual_clip <= 1 + algorithm.clip_high:
@@ -170,11 +170,6 @@ def _of_rewards(algorithm: Algorithm, verifier: Verifier, orders: str) -> Iterat
         check_weights(algorithm.reward, verifier.functions)
     except RewardError as error:
         yield f"algorithm.reward: {error}"
-    if not 0 < algorithm.overlong_buffer <= 1:
-        yield (
-            f"algorithm.overlong_buffer={algorithm.overlong_buffer} must lie in (0, 1]: it is a share of "
-            "model.max_response_tokens"
-        )
     if "swap_consistency" in algorithm.reward and orders != "both":
         yield (
             f"the reward component swap_consistency compares both orders of a pair: set data.orders=both, not {orders}"
@@ -185,11 +180,3 @@ def _of_rewards(algorithm: Algorithm, verifier: Verifier, orders: str) -> Iterat
         key = f"verifier.functions.{name}"
         if "." not in function.path:
             yield f"{key}.path={function.path!r} must be package.module.function"
-        if function.sees not in ("trace", "group"):
-            yield f"{key}.sees={function.sees!r} is not one of trace, group"
-        if function.deadline <= 0:
-            yield f"{key}.deadline={function.deadline} must be above 0 seconds"
-        if function.memory_gib < 0:
-            yield f"{key}.memory_gib={function.memory_gib} must be at least 0"
-        if function.processes < 1:
-            yield f"{key}.processes={function.processes} must be at least 1"

@@ -1,0 +1,98 @@
+"""Values that are each in range and cannot work together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipelines.config.algorithm import objections
+from pipelines.config.chains import Teacher
+from pipelines.config.constraints import ConfigError, violations
+
+if TYPE_CHECKING:
+    from pipelines.config.schema import Config
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work, before anything is allocated.
+
+    Raises:
+        ConfigError: naming the key, its value and what to change.
+
+    """
+    for reasons in (
+        violations(config),
+        _of_names(config),
+        _of_evaluation(config),
+        _of_chains(config),
+        objections(config.algorithm, config.verifier, config.data.orders),
+        _of_batches(config),
+        _of_lengths(config),
+        _of_optimizers(config),
+    ):
+        if reason := next(reasons, None):
+            raise ConfigError(reason)
+
+
+def _of_names(config: Config) -> Iterator[str]:
+    if not config.run or "/" in config.run or config.run.startswith("."):
+        yield f"run={config.run!r} must be a plain folder name: no '/', no leading '.'"
+
+
+def _of_evaluation(config: Config) -> Iterator[str]:
+    if config.evaluate.votes > 1 and config.evaluate.temperature == 0:
+        yield (
+            f"evaluate.votes={config.evaluate.votes} at evaluate.temperature=0 gives equal votes: "
+            "set a temperature, for example 1.0"
+        )
+
+
+def _of_chains(config: Config) -> Iterator[str]:
+    chains = config.chains
+    priced = any(teacher.input_price or teacher.output_price for teacher in (chains.first, chains.second))
+    if chains.budget_cost and not priced:
+        yield (
+            "chains.budget_cost has no effect without prices: set chains.first.input_price and output_price, "
+            "or limit the tokens with chains.budget_tokens"
+        )
+    if chains.second.model is None and chains.second != Teacher():
+        yield (
+            "chains.second has settings but no model, so the first teacher writes the second pass with its own: "
+            "set chains.second.model"
+        )
+
+
+def _of_batches(config: Config) -> Iterator[str]:
+    batch, mini = config.rl.prompts_per_step, config.rl.mini_batch_prompts
+    if batch % mini:
+        yield (
+            f"rl.prompts_per_step={batch} does not divide into mini-batches of rl.mini_batch_prompts={mini}: "
+            f"choose a divisor of {batch}"
+        )
+    if config.data.orders == "both" and mini % 2:
+        yield (
+            f"rl.mini_batch_prompts={mini} must be even with data.orders=both: both orders of a pair share a mini-batch"
+        )
+
+
+def _of_lengths(config: Config) -> Iterator[str]:
+    if config.evaluate.benchmarks:
+        return  # A benchmark needs no learners.
+    longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+    if longest > config.learner.micro_batch_tokens:
+        yield (
+            f"learner.micro_batch_tokens={config.learner.micro_batch_tokens} cannot hold one sequence of "
+            f"model.max_prompt_tokens + model.max_response_tokens = {longest}: "
+            "raise the first or lower one of the others"
+        )
+    if config.distill.max_tokens > config.learner.micro_batch_tokens:
+        yield (
+            f"learner.micro_batch_tokens={config.learner.micro_batch_tokens} cannot hold one sequence of "
+            f"distill.max_tokens={config.distill.max_tokens}: raise the first or lower the second"
+        )
+
+
+def _of_optimizers(config: Config) -> Iterator[str]:
+    for stage, optimizer in (("distill", config.distill.optimizer), ("rl", config.rl.optimizer)):
+        if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+            yield f"{stage}.optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)"

@@ -1,0 +1,90 @@
+"""Settings of preference data: where pairs come from, how they are mixed and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.config.constraints import number, one_of
+
+
+@dataclass
+class MixSource:
+    """One file or hub dataset of a mix."""
+
+    path: str | None = None
+    """A .jsonl or .parquet file, or a hub name; null: where the named schema is published."""
+    schema: str = "auto"
+    """A module of `pipelines/data/sources`; `auto` tells it from the rows."""
+    split: str = "train"
+    """Of a hub dataset."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field -> the column that holds it (`chosen: best.text`), for files of no known schema."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Value of a mapped `label` column -> `A` or `B`."""
+    source: str | None = None
+    """Name of the pairs' source; null: what the schema gives."""
+    domain: str | None = None
+    leave_out: list[str] | None = None
+    """Sources of pairs not to use; null: those the schema leaves out."""
+    take: int = number(0, at_least=0)
+    """Pairs drawn from it by seed; 0: all."""
+
+
+@dataclass
+class Mix:
+    """How `make data` builds a data set."""
+
+    sources: dict[str, MixSource] = field(default_factory=dict)
+    """By a name of your own; empty: `data.train` is the one source."""
+    expect: dict[str, int] = field(default_factory=dict)
+    """Pairs each source should have before duplicates are dropped; other counts are a warning."""
+    drop_near_duplicates: bool = False
+    drop_benchmark_items: bool = False
+    """Leave out pairs that overlap with `data.lint.benchmarks`, instead of failing the check."""
+    folder: str = "data"
+    """Where data sets go: `<folder>/<name>/`."""
+
+
+@dataclass
+class Lint:
+    """What `make lint-data` holds pairs to."""
+
+    levels: dict[str, str] = field(default_factory=dict)
+    """Check -> `fail`, `warn` or `off`, where it differs from the default."""
+    benchmarks: list[str] = field(default_factory=list)
+    """Files of benchmark items (.jsonl, .parquet) that pairs must not contain."""
+    position_margin: float = number(0.05, at_least=0)
+    """Allowed distance from one half of the share of pairs whose better response is shown first."""
+    leak_margin: float = number(0.02, at_least=0)
+    """Allowed distance from chance of the accuracy with which the masked prompt predicts the label."""
+    bias_margin: float = number(0.1, at_least=0)
+    """Distance from one half at which "longer wins" and "more markdown wins" are reported."""
+    near_duplicate: float = number(0.8, at_least=0.5, at_most=1)
+    """Jaccard similarity of word 5-grams from which two pairs are near duplicates."""
+    overlap: float = number(0.5, at_least=0.01, at_most=1)
+    """Share of a benchmark item's word 8-grams in one pair from which the item counts as contained."""
+    truncated: float = number(0.2, at_least=0, at_most=1)
+    """Share of responses without an end from which they are reported."""
+
+
+@dataclass
+class Data:
+    """Preference pairs and reasoning chains."""
+
+    train: str | None = None
+    """Pairs for RL (.jsonl, .parquet); null: the built-in family."""
+    heldout: str | None = None
+    """Pairs for evaluation; null: split off `train` by prompt, or the built-in family's."""
+    heldout_fraction: float = number(0.05, above=0, below=1)
+    chains: str | None = None
+    """Reasoning chains to distil (.jsonl, .parquet with `messages` and `chain`); null: the built-in teacher's."""
+    orders: str = one_of("alternate", "random", "both")
+    """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""
+    on_bad_row: str = one_of("fail", "skip")
+    """`fail` at a row that cannot be used, or `skip` and count it."""
+    mix: Mix = field(default_factory=Mix)
+    lint: Lint = field(default_factory=Lint)
+    distill_pairs: int = number(7000, at_least=1)
+    """Sizes of the built-in family's three disjoint sets."""
+    rl_pairs: int = number(8000, at_least=1)
+    heldout_pairs: int = number(600, at_least=1)

@@ -1,0 +1,68 @@
+"""Settings of the parts: engines, learners, the cluster they run on, tracking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.config.constraints import number, one_of
+
+
+@dataclass
+class Rollout:
+    """Rollout workers: vLLM engines."""
+
+    workers: int = number(1, at_least=1)
+    tensor_parallel: int = number(1, at_least=1)
+    dtype: str = one_of("bfloat16", "float32", "float16")
+    max_sequences: int = number(256, at_least=1)
+    max_batched_tokens: int = 8192
+    memory_gib: float = number(4.0, above=0)
+    memory_fraction: float = number(0.85, above=0, at_most=1)
+    threads: int = number(1, at_least=1)
+    enforce_eager: bool = False
+    prefix_caching: bool = True
+
+
+@dataclass
+class Learner:
+    """FSDP2 ranks."""
+
+    ranks: int = number(1, at_least=1)
+    dtype: str = one_of("bfloat16", "float32")
+    """Of the parameters in computation; master weights and reductions stay float32."""
+    micro_batch_tokens: int = number(16384, at_least=1)
+    """Padded tokens a micro-batch and rank may hold."""
+    activation_checkpointing: bool = False
+    reshard_after_forward: bool = True
+    threads: int = number(1, at_least=1)
+
+
+@dataclass
+class Cluster:
+    """Where the actors run."""
+
+    device: str = one_of("cpu", "cuda")
+    address: str | None = None
+    """Ray cluster to join; null: RAY_ADDRESS, or a cluster of our own on this machine."""
+    rollout_cpus: float = number(1.0, at_least=0)
+    """Per rollout worker; with CUDA it takes `rollout.tensor_parallel` devices as well."""
+    learner_cpus: float = number(0.5, at_least=0)
+    """Per learner rank; with CUDA it takes one device as well."""
+    verifier_cpus: float = number(0.0, at_least=0)
+    ready_timeout: float = number(120.0, at_least=0)
+    """Seconds to wait for the cluster to have the resources asked for."""
+    start_timeout: float = number(300.0, at_least=1)
+    """Seconds for an engine or a model to load."""
+    step_timeout: float = number(3600.0, at_least=1)
+    """Seconds for any single wait of a training step."""
+    weights_directory: str = "/dev/shm"
+    """Where published weights pass from learners to engines; with several nodes, a file system they share."""
+
+
+@dataclass
+class Tracking:
+    """Weights & Biases; the same numbers are always written to metrics.jsonl as well."""
+
+    wandb: str = one_of("auto", "online", "offline", "disabled")
+    """`auto` (online when a key is there, offline otherwise), `online`, `offline` or `disabled`."""
+    project: str = "reasoning-reward-models"

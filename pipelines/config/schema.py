@@ -1,0 +1,90 @@
+"""The whole configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from pipelines.config.algorithm import Algorithm, Verifier
+from pipelines.config.chains import Chains
+from pipelines.config.checks import check
+from pipelines.config.constraints import ConfigError, nearest, number
+from pipelines.config.data import Data, MixSource
+from pipelines.config.parts import Cluster, Learner, Rollout, Tracking
+from pipelines.config.stages import Distill, Evaluate, Model, Rl
+
+
+@dataclass
+class Config:
+    """Everything a stage reads."""
+
+    run: str = "tiny"
+    """Name of the run: its folder under `output_root`."""
+    recipe_name: str = "tiny"
+    output_root: str = "outputs"
+    seed: int = number(0, at_least=0)
+    overwrite: bool = False
+    """Start a finished or interrupted stage over."""
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    chains: Chains = field(default_factory=Chains)
+    distill: Distill = field(default_factory=Distill)
+    rl: Rl = field(default_factory=Rl)
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    verifier: Verifier = field(default_factory=Verifier)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    rollout: Rollout = field(default_factory=Rollout)
+    learner: Learner = field(default_factory=Learner)
+    cluster: Cluster = field(default_factory=Cluster)
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+OPEN = (
+    "algorithm.reward.",
+    "data.mix.sources.",
+    "data.mix.expect.",
+    "data.lint.levels.",
+    "evaluate.paths.",
+    "verifier.functions.",
+    "chains.first.extra_body.",
+    "chains.second.extra_body.",
+)
+"""Sections whose keys are the user's own."""
+
+
+def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration, sections included."""
+    keys = []
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        keys.append(prefix + item.name)
+        if is_dataclass(hints[item.name]):
+            keys.extend(known_keys(hints[item.name], f"{prefix}{item.name}."))
+    return keys
+
+
+def typed(composed: DictConfig) -> Config:
+    """Turn what Hydra composed into a checked :class:`Config`.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest match), a value of the wrong type, or values that cannot work.
+
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        config = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        parts = key.split(".")
+        in_source = [".".join([*parts[:-1], item.name]) for item in fields(MixSource)]
+        known = in_source if parts[:3] == ["data", "mix", "sources"] else known_keys()
+        raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}") from error
+    except OmegaConfBaseException as error:
+        reason = (error.msg or str(error)).splitlines()[0]
+        raise ConfigError(f"setting {error.full_key!r} has the wrong type: {reason}") from error
+    assert isinstance(config, Config)
+    check(config)
+    return config

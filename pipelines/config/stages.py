@@ -1,0 +1,125 @@
+"""Settings of the model and of the stages that train and judge with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.config.constraints import number, one_of
+
+
+@dataclass
+class Model:
+    """What is trained and how it is prompted."""
+
+    path: str | None = None
+    """Checkpoint directory or hub name; null: `prepare` builds the tiny model from scratch."""
+    prompt: str = "chain_of_rubrics"
+    """Prompt template by name, or the path of your own."""
+    max_prompt_tokens: int = number(4096, at_least=1)
+    """Longer prompts are filtered out and counted."""
+    max_response_tokens: int = number(8192, at_least=1)
+    """Limit of a generated judgment, the same in training and evaluation."""
+    hidden: int = number(96, at_least=1)
+    """The tiny model's width; like the next three, read only where `path` is null."""
+    layers: int = number(3, at_least=1)
+    heads: int = number(3, at_least=1)
+    intermediate: int = number(192, at_least=1)
+
+
+@dataclass
+class Optimizer:
+    """Optimiser and learning-rate schedule of a stage."""
+
+    name: str = one_of("adamw", "muon")
+    """`adamw`, or `muon` for hidden matrices with AdamW for the rest."""
+    learning_rate: float = number(1e-6, at_least=0)
+    """AdamW's."""
+    muon_learning_rate: float = number(0.01, at_least=0)
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    weight_decay: float = number(0.0, at_least=0)
+    gradient_clip: float = number(1.0, at_least=0)
+    warmup_steps: int = number(0, at_least=0)
+    warmup_fraction: float = number(0.0, at_least=0, at_most=1)
+    """Of all steps; used when `warmup_steps` is 0."""
+    schedule: str = one_of("constant", "cosine", "linear")
+    """`constant`, `cosine` or `linear`, after warm-up."""
+    final_fraction: float = number(0.1, at_least=0, at_most=1)
+    """Where a decaying schedule ends, as a share of the learning rate."""
+
+
+@dataclass
+class Checkpoints:
+    """What is kept to continue from."""
+
+    every: int = number(50, at_least=1)
+    """Steps between checkpoints."""
+    keep_last: int = number(2, at_least=1)
+    """The best by held-out accuracy is kept besides."""
+
+
+@dataclass
+class Distill:
+    """Supervised fine-tuning on reasoning chains."""
+
+    epochs: int = number(1, at_least=1)
+    batch_size: int = number(128, at_least=1)
+    """Sequences a step."""
+    max_tokens: int = number(12288, at_least=2)
+    """Longer prompt-and-chain sequences are filtered out and counted."""
+    evaluate_every: int = number(0, at_least=0)
+    """Steps between evaluations on held-out pairs; 0: only at the end."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+
+@dataclass
+class Rl:
+    """Reinforcement learning: sizes and rhythm. The mathematics is in `algorithm`."""
+
+    policy: str | None = None
+    """Model to start from; null: the distilled model of this run, or the base model where `distil_first` is false."""
+    distil_first: bool = True
+    """False for reasoning models, which skip distillation."""
+    epochs: int = number(1, at_least=1)
+    """Passes over the training pairs; `steps` may end them earlier."""
+    steps: int = number(0, at_least=0)
+    """Rollout batches; 0: as many as the epochs give."""
+    prompts_per_step: int = number(1024, at_least=1)
+    """Prompts of one rollout batch."""
+    mini_batch_prompts: int = number(128, at_least=1)
+    """Prompts of one optimiser step."""
+    evaluate_every: int = number(20, at_least=0)
+    """Steps between evaluations on held-out pairs; 0: only at the end."""
+    evaluate_pairs: int = number(0, at_least=0)
+    """Held-out pairs of the evaluations on the way; 0: all."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+
+@dataclass
+class Evaluate:
+    """Judging held-out pairs, or the benchmarks that are named."""
+
+    model: str | None = None
+    """Model to judge with; null: what the stages before left."""
+    temperature: float = number(0.0, at_least=0, at_most=2)
+    example_traces: int = number(400, at_least=0)
+    """Judgments stored for the report."""
+    benchmarks: list[str] = field(default_factory=list)
+    """Names of benchmarks and files of pairs to judge; empty: the run's held-out pairs."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Benchmark -> file, folder or hub name to take it from, in the place of its published set."""
+    orders: str = one_of("both", "random", "chosen_first", "chosen_second")
+    """Of a benchmark's pairs: `both`, one at `random` by seed, `chosen_first` or `chosen_second`."""
+    votes: int = number(1, at_least=1)
+    """Judgments of each pair and order; more than one needs a temperature."""
+    max_tokens: int | None = None
+    """Limit of a benchmark judgment; null: `model.max_response_tokens`, as in training."""
+    as_published: bool = False
+    """RM-Bench: read the third pass for the second, as the evaluation released with RM-R1 does."""
+    limit: int = number(0, at_least=0)
+    """Items of each benchmark, from its beginning; 0: all."""
+    label: str | None = None
+    """Name of the evaluation's folder; null: made from the model's name."""
+    compare: list[str] = field(default_factory=list)
+    """Folders of other evaluations to show side by side, with the significance of differences."""
