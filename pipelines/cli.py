@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import hydra
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import jinja2
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from actors.messages import Order, Prompt, Side
 from pipelines.data.schema import DataError, Message, PreferencePair
