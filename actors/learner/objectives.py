@@ -17,6 +17,9 @@ from actors.learner.settings import PolicySettings
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to this before ``exp``: beyond it float32 has long overflowed what a loss can use."""
 
+LOGITS_BYTES = 2**27
+"""Size of one float32 chunk of tokens x vocabulary; no more than three exist at a time."""
+
 
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax(h Wᵀ / t)[target] and its entropy, chunk by chunk, forward and backward."""
@@ -29,12 +32,12 @@ class _TokenLogprobs(torch.autograd.Function):
         entropies, normalisers = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            logits = (hidden[part] @ weight.t()).float() / temperature
+            logits = _logits(hidden[part], weight, temperature)
             normalisers[part] = torch.logsumexp(logits, dim=-1)
             logits -= normalisers[part, None]
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0]
             # Not normaliser - sum p x logit: of a peaked distribution, that is a small difference of large numbers.
-            entropies[part] = -(torch.exp(logits) * logits).sum(-1)
+            entropies[part] = -torch.exp(logits).mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, normalisers, entropies)
         ctx.temperature, ctx.chunk = temperature, chunk
         # A loss without an entropy bonus then pays nothing for the entropies' gradient.
@@ -51,25 +54,35 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            logits = (hidden[part] @ weight.t()).float() / ctx.temperature
+            logits = _logits(hidden[part], weight, ctx.temperature)
             logits -= normalisers[part, None]
             # d logprob / d logits = onehot(target) - softmax
             grad_logits = torch.exp(logits).neg_()
             if of_entropies is not None:
                 # d entropy / d logits = -softmax x (log softmax + entropy)
-                of_entropy = grad_logits * (logits + entropies[part, None]) * of_entropies[part, None]
+                logits.add_(entropies[part, None]).mul_(grad_logits).mul_(of_entropies[part, None])
             grad_logits.scatter_add_(1, targets[part, None], torch.ones_like(grad_logits[:, :1]))
             grad_logits *= of_logprobs[part, None]
             if of_entropies is not None:
-                grad_logits += of_entropy
+                grad_logits += logits
             grad_logits /= ctx.temperature
             grad_hidden[part] = grad_logits.to(weight.dtype) @ weight
             grad_weight += grad_logits.t() @ hidden[part].float()
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
+    """[n, V] float32, a tensor of our own that may be changed in place."""
+    logits = (hidden @ weight.t()).float()
+    return logits.div_(temperature) if temperature != 1 else logits
+
+
 def token_logprobs(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0, chunk: int = 1024
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and entropy of each target token, straight from hidden states.
 
@@ -80,13 +93,14 @@ def token_logprobs(
         weight: [V, H], the output embedding.
         targets: [N] int64.
         temperature: divides the logits, as it did when the tokens were sampled.
-        chunk: rows of logits in memory at once.
+        chunk: rows of logits in memory at once; None: as many as :data:`LOGITS_BYTES` holds.
 
     Returns:
         Log-probabilities and entropies (nats), [N] float32 each, both with gradient.
 
     """
-    return _TokenLogprobs.apply(hidden, weight, targets, temperature, chunk)
+    rows = chunk or max(1, LOGITS_BYTES // (4 * len(weight)))
+    return _TokenLogprobs.apply(hidden, weight, targets, temperature, rows)
 
 
 def over_sequences(values: torch.Tensor, counts: Sequence[int], mean: bool) -> torch.Tensor:

@@ -22,6 +22,7 @@ from pipelines.bench.data import data
 from pipelines.bench.driver import driver
 from pipelines.bench.judging import judging
 from pipelines.bench.learner import learner
+from pipelines.bench.logprobs import logprobs
 from pipelines.bench.packer import packer
 from pipelines.bench.publish import publish
 from pipelines.bench.rl_step import rl_step_forced, rl_step_natural
@@ -31,6 +32,7 @@ MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
     measure.__name__: measure
     for measure in (
         packer,
+        logprobs,
         data,
         rollout,
         judging,

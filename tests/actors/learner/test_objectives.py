@@ -180,7 +180,8 @@ def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int,
         assert mine is not None
         assert exact is not None
         # Relative to the largest entry: small ones are differences of terms of that size.
-        assert (mine.double() - exact).abs().max() < 1e-6 * exact.abs().max()
+        # A handful of float32 roundings, which is what other processors' kernels may differ by.
+        assert (mine.double() - exact).abs().max() < 32 * torch.finfo(torch.float32).eps * exact.abs().max()
 
 
 def test_gradients_of_the_two_results_do_not_need_each_other() -> None:
