@@ -172,10 +172,11 @@ class Session:
         return self._verifier
 
     def learners(self) -> LearnerGroup:
-        """Fresh learner ranks, joined but without a model; the ranks of a stage before are ended."""
+        """Learner ranks, joined; a stage loads its own model into those of the stage before."""
         import ray
 
-        self.release_learners()
+        if self._learners is not None:
+            return self._learners
         settings = self.config
         handles = []
         for rank in range(settings.learner.ranks):
@@ -185,15 +186,19 @@ class Session:
                 seed=settings.seed,
                 activation_checkpointing=settings.learner.activation_checkpointing,
                 reshard_after_forward=settings.learner.reshard_after_forward,
+                packing=settings.learner.packing,
                 threads=settings.learner.threads,
                 timeout=settings.cluster.step_timeout,
                 log_path=self._log_path(f"learner-{rank}"),
             )
             options = self._options(settings.rollout.workers + rank, self.shape().learner_bundle())
             handles.append(ray.remote(Learner).options(**options).remote(rank, settings.learner.ranks, learner))
-        self._learners = LearnerGroup(handles, settings.learner.micro_batch_tokens, settings.cluster.step_timeout)
-        self._learners.join(settings.cluster.start_timeout)
-        return self._learners
+        group = LearnerGroup(
+            handles, settings.learner.micro_batch_tokens, settings.cluster.step_timeout, settings.learner.packing
+        )
+        group.join(settings.cluster.start_timeout)
+        self._learners = group
+        return group
 
     def release_learners(self) -> None:
         """End the learner ranks and free what they hold."""

@@ -59,17 +59,29 @@ class Learner:
         return settings.log_path
 
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
-        """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters."""
+        """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters.
+
+        What was loaded before is freed first.
+        """
+        import gc
+
         import torch
 
         from actors.learner.model import load_judge
         from actors.learner.optimizers import build_optimizers
         from actors.learner.steps import Trainer
 
-        settings = self._settings
+        settings, self._trainer = self._settings, None
+        gc.collect()
+        if settings.device == "cuda":
+            torch.cuda.empty_cache()
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(settings.seed * 1000 + self.rank)
-        common: dict[str, Any] = {"dtype": settings.dtype, "reshard_after_forward": settings.reshard_after_forward}
+        common: dict[str, Any] = {
+            "dtype": settings.dtype,
+            "reshard_after_forward": settings.reshard_after_forward,
+            "packed": settings.packing,
+        }
         judge = load_judge(model, self._mesh, **common, activation_checkpointing=settings.activation_checkpointing)
         frozen = load_judge(reference, self._mesh, **common, trainable=False) if reference else None
         self._source = model
@@ -81,6 +93,7 @@ class Learner:
             self._mesh.get_group(),
             settings.device,
             accumulate=not settings.reshard_after_forward,
+            packed=settings.packing,
         )
         return sum(parameter.numel() for parameter in judge.parameters())
 

@@ -1,4 +1,4 @@
-"""From the sequences of a micro-batch to padded tensors, with the completion tokens as flat vectors."""
+"""From the sequences of a micro-batch to tensors, padded or packed, with the completion tokens as flat vectors."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from actors.learner.packing import Layout, pack_row
 from actors.messages import TrainingSequence
 
 
 @dataclass(frozen=True, slots=True)
-class PaddedBatch:
-    """A micro-batch: B rows padded on the right to T, and its N completion tokens as flat vectors.
+class Batch:
+    """A micro-batch: B rows of T tokens, and its N completion tokens as flat vectors.
 
-    There is no attention mask: under causal attention no token sees the padding to its right, nothing is scored there,
-    and attention without a mask takes the fast kernels.
+    Padded, a sequence is a row, filled up on the right. There is no attention mask: under causal attention no token
+    sees the padding to its right, nothing is scored there, and attention without a mask takes the fast kernels. Packed,
+    there is one row, and a layout that says what attends to what.
     """
 
     input_ids: torch.Tensor
     """[B, T] int64"""
+    position_ids: torch.Tensor | None
+    """[1, T] int64 of a packed row"""
+    layout: Layout | None
+    """Of a packed row"""
     positions: torch.Tensor
     """[N] int64, index into B*T of the position that predicts each completion token"""
     targets: torch.Tensor
@@ -35,9 +41,9 @@ class PaddedBatch:
     """Completion tokens of each row; they sum to N"""
 
 
-def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> PaddedBatch:
-    """Pad a micro-batch. An empty one becomes a single row of two tokens that scores nothing: ranks without work
-    still take part in every collective.
+def collate(sequences: Sequence[TrainingSequence], device: str = "cpu", packed: bool = False) -> Batch:
+    """Make a micro-batch. An empty one becomes a single row of two tokens that scores nothing: ranks without work still
+    take part in every collective.
 
     Raises:
         ValueError: a prompt or completion without tokens, or log-probabilities that some sequences have and some lack.
@@ -46,14 +52,14 @@ def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> Padde
     for sequence in sequences:
         if not len(sequence.prompt_ids) or not len(sequence.completion_ids):
             raise ValueError("a training sequence needs at least one prompt token and one completion token")
-    rows = [np.concatenate([sequence.prompt_ids, sequence.completion_ids]) for sequence in sequences]
-    width = max((len(row) for row in rows), default=2)
-    input_ids = np.zeros((max(1, len(rows)), width), dtype=np.int64)
-    positions: list[np.ndarray] = []
-    for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-        input_ids[index, : len(row)] = row
-        start = index * width + len(sequence.prompt_ids) - 1
-        positions.append(np.arange(start, start + len(sequence.completion_ids)))
+    position_ids: torch.Tensor | None = None
+    layout: Layout | None = None
+    if packed:
+        row = pack_row(sequences, device)
+        input_ids, positions, layout = row.input_ids[None], row.predictors, row.layout
+        position_ids = torch.from_numpy(row.position_ids[None]).to(device)
+    else:
+        input_ids, positions = _padded_rows(sequences)
 
     def flat(arrays: list[np.ndarray], kind: type) -> torch.Tensor:
         joined = np.concatenate(arrays) if arrays else np.zeros(0)
@@ -66,8 +72,10 @@ def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> Padde
         return flat(present, np.float32) if present else None
 
     counts = tuple(len(sequence.completion_ids) for sequence in sequences)
-    return PaddedBatch(
+    return Batch(
         input_ids=torch.from_numpy(input_ids).to(device),
+        position_ids=position_ids,
+        layout=layout,
         positions=flat(positions, np.int64),
         targets=flat([sequence.completion_ids for sequence in sequences], np.int64),
         advantages=flat(
@@ -77,3 +85,16 @@ def collate(sequences: Sequence[TrainingSequence], device: str = "cpu") -> Padde
         old_logprobs=optional([sequence.old_logprobs for sequence in sequences]),
         counts=counts,
     )
+
+
+def _padded_rows(sequences: Sequence[TrainingSequence]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """[B, T] tokens, and for each sequence the places in B*T that predict its completion tokens."""
+    rows = [np.concatenate([sequence.prompt_ids, sequence.completion_ids]) for sequence in sequences]
+    width = max((len(row) for row in rows), default=2)
+    input_ids = np.zeros((max(1, len(rows)), width), dtype=np.int64)
+    positions: list[np.ndarray] = []
+    for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+        input_ids[index, : len(row)] = row
+        start = index * width + len(sequence.prompt_ids) - 1
+        positions.append(np.arange(start, start + len(sequence.completion_ids)))
+    return input_ids, positions

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from actors.deadlines import get
-from actors.learner.planning import plan
+from actors.learner.planning import pack_prompts, plan
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence, WeightUpdate
 
@@ -16,8 +16,9 @@ from actors.messages import TrainingSequence, WeightUpdate
 class LearnerGroup:
     """Ray actor handles of :class:`actors.learner.actor.Learner`, one a rank, used as one."""
 
-    def __init__(self, handles: Sequence[Any], micro_batch_tokens: int, timeout: float) -> None:
+    def __init__(self, handles: Sequence[Any], micro_batch_tokens: int, timeout: float, packing: bool = False) -> None:
         self.handles = list(handles)
+        self._packing = packing
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout = timeout
         self._names = [f"learner rank {rank}" for rank in range(len(self.handles))]
@@ -49,8 +50,11 @@ class LearnerGroup:
         """Indices by rank and micro-batch, the sequences cut likewise, and the completion tokens of all."""
         if not sequences:
             raise ValueError("a mini-batch needs at least one sequence: there is nothing to divide its loss by")
-        lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
-        indices = plan(lengths, len(self.handles), self._micro_batch_tokens)
+        if self._packing:
+            indices = pack_prompts(sequences, len(self.handles), self._micro_batch_tokens)
+        else:
+            lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
+            indices = plan(lengths, len(self.handles), self._micro_batch_tokens)
         parts = [[[sequences[index] for index in micro] for micro in rank] for rank in indices]
         return indices, parts, sum(len(sequence.completion_ids) for sequence in sequences)
 

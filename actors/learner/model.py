@@ -13,14 +13,19 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from transformers import AttentionInterface
 
-from actors.learner.batching import PaddedBatch
+from actors.learner.batching import Batch
 from actors.learner.objectives import token_logprobs
+from actors.learner.packing import packed_attention
 from actors.learner.settings import ModelError
 from actors.learner.sharding import gather_whole
 
 # Configuration keys by which a model changes its logits after the output embedding.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_PADDED = "set learner.packing=false"
+
+AttentionInterface.register("packed", packed_attention)
 
 
 class Judge(nn.Module):
@@ -34,9 +39,10 @@ class Judge(nn.Module):
         super().__init__()
         self.lm: Any = lm
 
-    def forward(self, batch: PaddedBatch, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (with gradient) and entropies (without) of the batch's targets: [N] float32 each."""
-        states = self.lm.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        packed = {} if batch.layout is None else {"position_ids": batch.position_ids, "layout": batch.layout}
+        states = self.lm.get_decoder()(input_ids=batch.input_ids, use_cache=False, **packed).last_hidden_state
         chosen = states.flatten(0, 1).index_select(0, batch.positions)
         logprobs, entropies = token_logprobs(chosen, self.lm.get_output_embeddings().weight, batch.targets, temperature)
         # A batch without targets still has to run backward through every layer: other ranks wait in its collectives.
@@ -51,6 +57,7 @@ def load_judge(
     activation_checkpointing: bool = False,
     reshard_after_forward: bool = True,
     trainable: bool = True,
+    packed: bool = False,
 ) -> Judge:
     """Load a checkpoint by directory or hub name and shard it over ``mesh``.
 
@@ -64,7 +71,7 @@ def load_judge(
             model whose log-probabilities follow from hidden states and output embedding alone.
 
     """
-    lm = _read(path)
+    lm = _read(path, "packed" if packed else "sdpa")
     if activation_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     judge = Judge(lm)
@@ -88,7 +95,7 @@ def load_judge(
     return judge
 
 
-def _read(path: str) -> Any:
+def _read(path: str, attention: str) -> Any:
     """A causal LM on the CPU in its stored data type, checked to be one that :class:`Judge` computes right."""
     from transformers import AutoModelForCausalLM
 
@@ -96,7 +103,7 @@ def _read(path: str) -> Any:
         raise ModelError(f"there is no model at {path}")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype="auto", attn_implementation="sdpa", output_loading_info=True
+            path, dtype="auto", attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load a causal language model from {path!r}: {str(error).splitlines()[0]}") from error
@@ -111,6 +118,8 @@ def _read(path: str) -> Any:
     if head is None or getattr(head, "bias", None) is not None or changed:
         what = changed[0] if changed else "an output layer that is not a plain matrix"
         raise ModelError(f"the model at {path!r} has {what}, which learners do not compute: choose another base model")
+    if attention == "packed" and "sliding_attention" in (getattr(lm.config, "layer_types", None) or ()):
+        raise ModelError(f"the model at {path!r} has sliding attention, which packed rows do not know: {_PADDED}")
     return lm
 
 

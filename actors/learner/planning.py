@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
+from actors.messages import TrainingSequence
+
 
 class SequenceTooLong(ValueError):
     """A sequence does not fit a micro-batch on its own."""
@@ -44,6 +46,8 @@ def pack(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[lis
 
     """
     _refuse_too_long(lengths, token_budget)
+    if len(shares := _one_each(lengths, ranks, token_budget)) == ranks:
+        return [[share] for share in shares]
     # Length and index as one number: sorts by length, and is taken apart again without a lookup.
     base = len(lengths)
     waiting = sorted(length * base + index for index, length in enumerate(lengths))
@@ -59,6 +63,58 @@ def pack(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[lis
         bins.append(micro)
         loads.append(token_budget - room)
     return _deal(bins, loads, ranks)
+
+
+def _one_each(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[int]]:
+    """One micro-batch a rank with almost the same tokens each, or nothing where a single round does not do."""
+    if sum(lengths) > ranks * token_budget:
+        return []
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [(0, rank) for rank in range(ranks)]
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        load, rank = heappop(loads)
+        if load + lengths[index] > token_budget:
+            return []
+        shares[rank].append(index)
+        heappush(loads, (load + lengths[index], rank))
+    return shares
+
+
+def by_prompt(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
+    """Indices of sequences by their prompt, in order of first occurrence."""
+    groups: dict[bytes, list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        groups.setdefault(sequence.prompt_ids.tobytes(), []).append(index)
+    return list(groups.values())
+
+
+def pack_prompts(sequences: Sequence[TrainingSequence], ranks: int, token_budget: int) -> list[list[list[int]]]:
+    """:func:`pack` where a prompt counts once a micro-batch: sequences of one prompt stay together where they can.
+
+    A group is cut where it would exceed the budget, and where ranks would otherwise go without work.
+
+    Raises:
+        SequenceTooLong: one sequence exceeds the budget.
+
+    """
+    _refuse_too_long([len(item.prompt_ids) + len(item.completion_ids) for item in sequences], token_budget)
+    groups = by_prompt(sequences)
+    # Two parts a rank balance well enough; cutting further would compute prompts again.
+    pieces = max(1, -(-2 * ranks // max(1, len(groups))))
+    units: list[list[int]] = []
+    lengths: list[int] = []
+    for group in groups:
+        shared = len(sequences[group[0]].prompt_ids)
+        for piece in range(pieces):
+            for index in group[piece::pieces]:
+                length = len(sequences[index].completion_ids)
+                if index == group[piece] or lengths[-1] + length > token_budget:
+                    units.append([])
+                    lengths.append(shared)
+                units[-1].append(index)
+                lengths[-1] += length
+    packed = pack(lengths, ranks, token_budget)
+    return [[[index for unit in micro for index in units[unit]] for micro in rank] for rank in packed]
 
 
 def _deal(bins: Sequence[list[int]], loads: Sequence[int], ranks: int) -> list[list[list[int]]]:

@@ -18,6 +18,8 @@ class LearnerSettings:
     seed: int = 0
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
+    packing: bool = False
+    """Sequences end to end, a prompt that several share once; otherwise padded rows."""
     threads: int = 1
     timeout: float = 1800.0
     """Seconds after which a collective that other ranks never join is an error."""
@@ -70,5 +72,8 @@ class PolicySettings:
     """Weights below are masked."""
     correction_limit: float = 2.0
     """Weights above are truncated or masked."""
+    old_logprobs: str = "learner"
+    """Whose log-probabilities the old ones are, where a batch has them: the `learner`'s, recomputed, or the engine's,
+    `rollout`."""
     temperature: float = 1.0
     """That the traces were sampled at; log-probabilities are of the same distribution."""

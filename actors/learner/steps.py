@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from actors.learner.batching import PaddedBatch, collate
+from actors.learner.batching import Batch, collate
 from actors.learner.corrections import importance_weights
 from actors.learner.model import Judge, synchronise_gradients
 from actors.learner.objectives import kl_divergence, policy_loss, token_weights
@@ -39,6 +39,8 @@ class Trainer:
     device: str
     accumulate: bool = False
     """Reduce gradients once a step instead of once a micro-batch."""
+    packed: bool = False
+    """Micro-batches are packed rows."""
     step: int = 0
     skipped: int = 0
 
@@ -49,7 +51,7 @@ def supervised_step(trainer: Trainer, micro_batches: MicroBatches, global_tokens
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
             synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
-        batch = collate(sequences, trainer.device)
+        batch = collate(sequences, trainer.device, trainer.packed)
         logprobs, _ = trainer.judge(batch)
         loss = -logprobs.sum() / global_tokens
         loss.backward()
@@ -70,7 +72,7 @@ def policy_step(
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
             synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
-        batch = collate(sequences, trainer.device)
+        batch = collate(sequences, trainer.device, trainer.packed)
         logprobs, entropies = trainer.judge(batch, settings.temperature)
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         sampled = logprobs.detach() if batch.rollout_logprobs is None else batch.rollout_logprobs
@@ -98,7 +100,9 @@ def policy_step(
         loss = terms.sum()
         loss.backward()
         if sequences:
-            tally.add(loss, losses, kl, entropies, policy, correction, logprobs - sampled, batch.counts)
+            # Both sides under the same weights: a later mini-batch's log-probabilities have the steps before in them.
+            unmoved = old if settings.old_logprobs == "learner" else logprobs
+            tally.add(loss, losses, kl, entropies, policy, correction, unmoved - sampled, batch.counts)
     metrics = tally.metrics(global_tokens, global_sequences, trainer.group)
     if not _measures_kl(trainer, settings):
         del metrics["kl"]
@@ -110,7 +114,7 @@ def _measures_kl(trainer: Trainer, settings: PolicySettings) -> bool:
 
 
 @torch.no_grad()
-def _reference_logprobs(trainer: Trainer, batch: PaddedBatch, temperature: float) -> torch.Tensor:
+def _reference_logprobs(trainer: Trainer, batch: Batch, temperature: float) -> torch.Tensor:
     """[N]; without a reference, an error that says so."""
     if trainer.reference is None:
         raise RuntimeError("the learner was loaded without a reference policy, so there is no KL to it")
@@ -143,7 +147,7 @@ def completion_logprobs(trainer: Trainer, micro_batches: MicroBatches, temperatu
     """Log-probabilities ([L] float32) of every completion under the current weights, as the micro-batches are cut."""
     results: list[list[np.ndarray]] = []
     for sequences in micro_batches:
-        batch = collate(sequences, trainer.device)
+        batch = collate(sequences, trainer.device, trainer.packed)
         logprobs, _ = trainer.judge(batch, temperature)
         parts = logprobs.cpu().split(list(batch.counts)) if batch.counts else []
         results.append([part.numpy() for part in parts])
@@ -157,7 +161,7 @@ def kl_to_reference(
     """KL(engine's policy || reference) of every completion token ([L] float32), as the micro-batches are cut."""
     results: list[list[np.ndarray]] = []
     for sequences in micro_batches:
-        batch = collate(sequences, trainer.device)
+        batch = collate(sequences, trainer.device, trainer.packed)
         reference = _reference_logprobs(trainer, batch, temperature)
         if batch.rollout_logprobs is None:
             # A batch without sequences: this rank has taken part in the others' collectives, and has nothing to say.

@@ -31,7 +31,9 @@ class Learner:
     dtype: str = one_of("bfloat16", "float32")
     """Of the parameters in computation; master weights and reductions stay float32."""
     micro_batch_tokens: int = number(16384, at_least=1)
-    """Padded tokens a micro-batch and rank may hold."""
+    """Tokens a micro-batch and rank may hold, padding included."""
+    packing: bool = False
+    """Sequences end to end without padding, a prompt that several traces share once; otherwise padded rows."""
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
     threads: int = number(1, at_least=1)

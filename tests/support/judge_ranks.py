@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from actors.learner.actor import Learner
-from actors.learner.planning import plan
+from actors.learner.planning import pack_prompts, plan
 from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
 
@@ -82,19 +82,38 @@ def sequences(count: int, seed: int, old: bool = False) -> list[TrainingSequence
     return made
 
 
-def cut(items: list[TrainingSequence], rank: int, ranks: int, budget: int = BUDGET) -> tuple[Any, int]:
+def groups(prompts: int, samples: int, seed: int, old: bool = False) -> list[TrainingSequence]:
+    """As :func:`sequences`, ``samples`` for each prompt, and one that shares its prompt with none."""
+    made = sequences(prompts * samples + 1, seed, old)
+    return [
+        dataclasses.replace(item, prompt_ids=made[min(index // samples * samples, len(made) - 1)].prompt_ids)
+        for index, item in enumerate(made)
+    ]
+
+
+def cut(
+    items: list[TrainingSequence], rank: int, ranks: int, budget: int = BUDGET, packed: bool = False
+) -> tuple[Any, int]:
     """What the driver sends one rank: its micro-batches, and the tokens of all ranks."""
-    planned = plan([len(item.prompt_ids) + len(item.completion_ids) for item in items], ranks, budget)
+    if packed:
+        planned = pack_prompts(items, ranks, budget)
+    else:
+        planned = plan([len(item.prompt_ids) + len(item.completion_ids) for item in items], ranks, budget)
     return [[items[index] for index in micro] for micro in planned[rank]], sum(
         len(item.completion_ids) for item in items
     )
 
 
 def policy(
-    learner: Learner, items: list[TrainingSequence], settings: PolicySettings, ranks: int = 1, budget: int = BUDGET
+    learner: Learner,
+    items: list[TrainingSequence],
+    settings: PolicySettings,
+    ranks: int = 1,
+    budget: int = BUDGET,
+    packed: bool = False,
 ) -> dict[str, float]:
     """This rank's part of a policy step on ``items``."""
-    micro, tokens = cut(items, learner.rank, ranks, budget)
+    micro, tokens = cut(items, learner.rank, ranks, budget, packed)
     return learner.policy_step(micro, settings, tokens, len(items))
 
 
@@ -122,7 +141,27 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
     seen["restored"] = all(torch.equal(before[name], tensor) for name, tensor in weights(learner).items())
     again = learner.supervised_step(*cut(sequences(9, 11), learner.rank, ranks, budget))
     seen["replayed"] = after_save == again
-    return seen | {"reduced_once": reduced_once(learner, ranks, model), "poisoned": poisoned(learner, ranks, model)}
+    return seen | {
+        "reduced_once": reduced_once(learner, ranks, model),
+        "poisoned": poisoned(learner, ranks, model),
+        "packed": on_groups(learner, ranks, model, packed=True),
+    }
+
+
+def on_groups(
+    learner: Learner, ranks: int, model: str, packed: bool, budget: int = BUDGET, **settings: Any
+) -> dict[str, Any]:
+    """Supervised and policy steps on groups of traces of the same prompts, in packed or in padded rows."""
+    other = copy.copy(learner)
+    other._settings = LearnerSettings(packing=packed, **settings)
+    other.load(model, model, OPTIMIZERS["adamw"])
+    items = groups(3, 4, seed=5, old=True)
+    steps = [
+        other.supervised_step(*cut(items, other.rank, ranks, budget, packed)),
+        policy(other, items, POLICY, ranks, budget, packed),
+        other.supervised_step(*cut(sequences(9, 3), other.rank, ranks, budget, packed)),
+    ]
+    return {"metrics": steps, "weights": weights(other)}
 
 
 def reduced_once(learner: Learner, ranks: int, model: str) -> dict[str, Any]:

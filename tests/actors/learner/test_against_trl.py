@@ -22,8 +22,13 @@ pytestmark = pytest.mark.slow
 ITEMS, LIMIT = 9, 40
 # Our overrides, TRL's trainer, TRL's arguments. In TRL, CISPO's bound is that of the ratio itself.
 CASES: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
-    "rm_r1": (("algorithm=rm_r1",), "GRPO", {"loss_type": "dapo", "beta": 1e-3}),
-    "more KL": (("algorithm=rm_r1", "algorithm.kl_coefficient=0.5"), "GRPO", {"loss_type": "dapo", "beta": 0.5}),
+    # TRL weighs the KL by the policy ratio unless told otherwise.
+    "rm_r1": (("algorithm=rm_r1",), "GRPO", {"loss_type": "dapo", "beta": 1e-3, "use_bias_correction_kl": False}),
+    "more KL": (
+        ("algorithm=rm_r1", "algorithm.kl_coefficient=0.5"),
+        "GRPO",
+        {"loss_type": "dapo", "beta": 0.5, "use_bias_correction_kl": False},
+    ),
     "dr_grpo": (("algorithm=dr_grpo",), "GRPO", {"loss_type": "dr_grpo"}),
     "dapo": (("algorithm=dapo",), "GRPO", {"loss_type": "dapo", "epsilon_high": 0.28}),
     "dual clip": (
@@ -69,12 +74,13 @@ def their_loss(models: tuple[str, str], items: list[TrainingSequence], kind: str
         max_completion_length=LIMIT,
         use_cpu=True,
         bf16=False,
+        model_init_kwargs={"dtype": "float32"},
         gradient_checkpointing=False,
         report_to="none",
         **arguments,
     )
     trainer = getattr(trl, f"{kind}Trainer")(
-        model=AutoModelForCausalLM.from_pretrained(models[0], dtype=torch.float32),
+        model=models[0],
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=config,
         train_dataset=Dataset.from_list([{"prompt": "w3"}] * ITEMS),
@@ -84,7 +90,7 @@ def their_loss(models: tuple[str, str], items: list[TrainingSequence], kind: str
     inputs = padded(items)
     if arguments["beta"]:
         reference = AutoModelForCausalLM.from_pretrained(models[1], dtype=torch.float32)
-        trainer.ref_model.float().load_state_dict(reference.state_dict())
+        trainer.ref_model.load_state_dict(reference.state_dict())
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         with torch.no_grad():

@@ -49,3 +49,24 @@ def test_half_given_log_probabilities_are_refused() -> None:
 def test_sequence_without_tokens_is_refused(prompt: list[int], completion: list[int]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         collate([sequence(prompt, completion)])
+
+
+def test_packed_row_by_hand() -> None:
+    shared = [sequence([5, 6], [7, 8], advantage=1.0), sequence([5, 6], [9], advantage=-1.0)]
+    batch = collate([shared[0], sequence([3], [4, 2]), shared[1]], packed=True)
+    assert batch.position_ids is not None
+    # The shared prompt once, its two completions, each going on at position 2; then the sequence that shares with none.
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9, 3, 4, 2]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1, 2]]
+    # In the order given: 7 and 8 from the prompt's end and from 7; 4 and 2; 9 from the prompt's end.
+    assert batch.positions.tolist() == [1, 2, 5, 6, 1]
+    assert batch.targets.tolist() == [7, 8, 4, 2, 9]
+    assert batch.advantages.tolist() == [1.0, 1.0, 0.0, 0.0, -1.0]
+    assert batch.counts == (2, 2, 1)
+
+
+def test_empty_packed_micro_batch_scores_nothing_but_has_a_row_to_run() -> None:
+    batch = collate([], packed=True)
+    assert batch.input_ids.shape == (1, 2)
+    assert batch.layout is not None
+    assert len(batch.positions) == len(batch.targets) == 0

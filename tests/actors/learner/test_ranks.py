@@ -15,6 +15,7 @@ from judge_ranks import (
     POLICY,
     build_model,
     cut,
+    on_groups,
     play_on_two_ranks,
     policy,
     scenario,
@@ -259,6 +260,20 @@ def test_the_cut_into_micro_batches_changes_nothing(learner: Learner, model: str
         assert metrics == pytest.approx(results[2][0], rel=1e-5, abs=1e-7)
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, results[2][1][name], atol=1e-5, rtol=0)
+
+
+def test_packed_rows_equal_padded_ones(learner: Learner, one: dict[str, Any], model: str) -> None:
+    padded = on_groups(learner, 1, model, packed=False)
+    same(padded, one["packed"], weights=1e-5, metrics=1e-5)
+    for budget in (40, 4096):
+        same(padded, on_groups(learner, 1, model, packed=True, budget=budget), weights=1e-5, metrics=1e-5)
+    recomputed = on_groups(learner, 1, model, packed=True, activation_checkpointing=True)
+    same(padded, recomputed, weights=1e-5, metrics=1e-5)
+
+
+@pytest.mark.slow
+def test_one_rank_equals_two_with_packed_rows(one: dict[str, Any], two: dict[str, Any]) -> None:
+    same(one["packed"], two["packed"], weights=1e-5, metrics=1e-4)
 
 
 def test_empty_micro_batches_contribute_nothing(learner: Learner, model: str) -> None:
