@@ -84,7 +84,7 @@ test: setup ## every test, the real end-to-end run included
 
 .PHONY: test-fast
 test-fast: setup ## tests that need neither an engine nor Ray; under a minute
-	$(BIN)/python -m pytest tests -m "not engine and not ray and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n 2 -m "not engine and not ray and not slow" $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup ## format, lint and type checks

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from commands import SMALL, Runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("overrides", "status", "parts"),

@@ -19,6 +19,8 @@ from pipelines.data.preference_file import load_pairs
 from pipelines.data.request import configured
 from pipelines.data.schema import PreferencePair, write_pairs
 
+pytestmark = pytest.mark.slow
+
 Run = Any
 
 

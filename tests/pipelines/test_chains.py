@@ -18,6 +18,8 @@ from pipelines.data.schema import DataError, PreferencePair, write_pairs
 from pipelines.data.tiny_tasks import generate_items
 from pipelines.run_directory import RunDirectory, StageMissing
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 24
 Write = Callable[..., RunDirectory]
 

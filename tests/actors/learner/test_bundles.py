@@ -151,6 +151,7 @@ def _gradient(learner: Learner, micro: Any, want: PolicySettings) -> tuple[dict[
     return metrics, seen[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(budget=st.sampled_from([20, 33, 47, 64, 90, 128]), order=st.permutations(range(ITEMS)), empty=st.booleans())

@@ -44,7 +44,7 @@ def test_pack_keeps_its_promises(lengths: list[int], ranks: int, budget: int) ->
         assert sum(load * 2 <= budget for load in loads) <= 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), max_size=60), st.integers(1, 4), st.integers(50, 300))
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), max_size=60), st.integers(1, 4), st.integers(60, 300))
 def test_pack_prompts_keeps_its_promises(drawn: list[tuple[int, int]], ranks: int, budget: int) -> None:
     items = [sequence([prompt] * (prompt * 4 + 1), [1] * length) for prompt, length in drawn]
     packed = pack_prompts(items, ranks, budget)
