@@ -117,8 +117,8 @@ async def reinforce(
                 done = step + 1
                 if config.rl.evaluate_every and done % config.rl.evaluate_every == 0 and done < total:
                     part = heldout.first(config.rl.evaluate_pairs)
-                    scores = await judge(fleet, part, config)
-                    metrics |= stage.evaluation_metrics(scores)
+                    metrics |= stage.evaluation_metrics(await judge(fleet, part, config))
+                    metrics["time/evaluate"] = time.monotonic() - published
                 stage.log(done, metrics)
                 progress.update(done, metrics)
                 if done % config.rl.checkpoints.every == 0 or done == total:

@@ -1,0 +1,78 @@
+"""When each part of the RL loop was at work, as a Chrome trace: open it in Perfetto or chrome://tracing.
+
+    python -m pipelines.timeline outputs/tiny        # writes outputs/tiny/timeline.json
+
+Made from ``metrics.jsonl``, so it can be had of any run, at any time, also of one that is under way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+LOOP, ENGINES = 1, 2
+_TRACKS = {LOOP: "loop", ENGINES: "engines"}
+
+
+def events(lines: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Complete events, in microseconds since the first step began, of the ``rl`` lines of ``metrics.jsonl``."""
+    steps = [line for line in lines if line["stage"] == "rl" and "time/step" in line["metrics"]]
+    begin = min((_start(line) for line in steps), default=0.0)
+    for line in steps:
+        seconds = {name: value for name, value in line["metrics"].items() if name.startswith("time/")}
+        at = _start(line) - begin
+        facts = {"step": line["step"], "reward": line["metrics"].get("reward"), "tokens": line["metrics"].get("tokens")}
+        ready = at + sum(seconds[f"time/{part}"] for part in ("wait", "generate", "verify"))
+        busy = seconds["time/engine_busy"]
+        yield _event("rollout batch", ENGINES, ready - seconds["time/verify"] - busy, busy, facts)
+        for part in ("wait", "generate", "verify", "learn", "publish", "evaluate"):
+            if length := seconds.get(f"time/{part}", 0.0):
+                yield _event(part, LOOP, at, length, facts)
+                at += length
+
+
+def _start(line: Mapping[str, Any]) -> float:
+    """When the step began; its line is written after its evaluation."""
+    return line["time"] - line["metrics"]["time/step"] - line["metrics"].get("time/evaluate", 0.0)
+
+
+def _event(name: str, track: int, start: float, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "ph": "X",
+        "pid": 1,
+        "tid": track,
+        "ts": round(start * 1e6),
+        "dur": round(seconds * 1e6),
+        "args": facts,
+    }
+
+
+def main() -> None:
+    """Write the timeline of a run's folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    folder: Path = parser.parse_args().run
+    metrics = folder / "metrics.jsonl"
+    if not metrics.is_file():
+        sys.exit(f"error: there is no {metrics}: give the folder of a run, for example outputs/tiny")
+    found = list(events(map(json.loads, metrics.read_text(encoding="utf-8").splitlines())))
+    if not found:
+        sys.exit(f"error: {metrics} has no step of rl: run `make rl` first")
+    names = [
+        {"name": "thread_name", "ph": "M", "pid": 1, "tid": track, "args": {"name": name}}
+        for track, name in _TRACKS.items()
+    ]
+    unfinished = folder / "timeline.tmp-json"
+    unfinished.write_text(json.dumps({"traceEvents": names + found}), encoding="utf-8")
+    os.replace(unfinished, folder / "timeline.json")
+    print(f"{folder / 'timeline.json'}: {len(found)} events")
+
+
+if __name__ == "__main__":
+    main()
