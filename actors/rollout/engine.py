@@ -58,7 +58,7 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from actors.rollout.weight_transfer import BACKEND
+        from actors.rollout.weight_transfer import BACKEND, WeightReplacement
 
         arguments = AsyncEngineArgs(
             model=settings.model,
@@ -75,6 +75,7 @@ class Engine:
             # Of the distribution that was sampled, temperature included: what a policy ratio needs.
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            worker_extension_cls=f"{WeightReplacement.__module__}.{WeightReplacement.__qualname__}",
         )
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._requests = 0
@@ -173,23 +174,20 @@ class Engine:
     async def update(self, update: WeightUpdate) -> float:
         """Load new weights while requests are in flight; they are frozen meanwhile and go on afterwards.
 
-        Returns the seconds for which generation stood still.
+        Returns the seconds for which generation stood still: from the end of the step that was under way to the next.
 
         Raises:
             EngineError: the weights could not be loaded, or the version read back is another one.
 
         """
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         from actors.rollout.weight_transfer import SharedFileUpdate
 
         loop = asyncio.get_running_loop()
-        started = loop.time()
         await self._llm.pause_generation(mode="keep", clear_cache=False)
+        started = loop.time()
         try:
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=SharedFileUpdate.of(update)))
-            await self._llm.finish_weight_update(str(update.version))
+            await self._llm.collective_rpc("replace_weights", args=(SharedFileUpdate.of(update),))
+            await self._llm.update_weight_version(str(update.version))
         except Exception as error:
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error
         self._version = update.version
@@ -205,8 +203,10 @@ class Engine:
         return int(await self._llm.get_weight_version())
 
     def shutdown(self) -> None:
-        """End the engine's process."""
+        """End the engine's process. No call is possible afterwards."""
         self._llm.shutdown()
+        # Its own clean-up when it is collected fails if that is at the interpreter's end.
+        del self._llm
 
 
 def _request_seed(sampling: Sampling, uid: str, sample: int) -> int | None:

@@ -96,6 +96,21 @@ class SharedFileEngine(WeightTransferEngine[SharedFileInit, SharedFileUpdate]):
         """Nothing is held between updates."""
 
 
+class WeightReplacement:
+    """What vLLM adds to its workers: a whole update in one call, since every call keeps generation waiting."""
+
+    def replace_weights(self: Any, update_info: dict[str, Any]) -> None:
+        """Load the weights that ``update_info`` names (see :meth:`SharedFileUpdate.of`).
+
+        Raises:
+            WeightMismatch: they are not what was sent.
+
+        """
+        self.start_weight_update()
+        self.update_weights(update_info)
+        self.finish_weight_update()
+
+
 def register() -> None:
     """Make the backend known to vLLM; called once in every engine process, harmless when called again."""
     if BACKEND not in WeightTransferEngineFactory._registry:

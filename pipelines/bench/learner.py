@@ -16,7 +16,7 @@ from typing import Any
 from actors.learner.planning import plan
 from pipelines.bench.models import random_prompt, write_random_model
 from pipelines.bench.rl_step import trl
-from pipelines.bench.timing import ROUNDS
+from pipelines.bench.timing import ROUNDS, last_json
 
 VOCABULARY, SEQUENCES, RANKS, BUDGET = 512, 64, 2, 4096
 
@@ -93,8 +93,7 @@ def _bare(model: Path) -> float:
     )
     if done.returncode:
         raise RuntimeError(f"the bare FSDP2 loop failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    line = next(line for line in done.stdout.splitlines() if line.startswith("{"))
-    return statistics.median(json.loads(line)["seconds"][2:])
+    return statistics.median(last_json(done.stdout)["seconds"][2:])
 
 
 def bare_fsdp2(model: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.bench.models import random_prompt, write_random_model
-from pipelines.bench.timing import ROUNDS
+from pipelines.bench.timing import ROUNDS, last_json
 
 PROMPTS, SAMPLES = 8, 8
 OURS = {
@@ -77,7 +77,7 @@ def trl(trainer: str, model: Path, arguments: list[str]) -> tuple[float, float]:
     )
     if done.returncode:
         raise RuntimeError(f"TRL's {trainer} trainer failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = last_json(done.stdout)
     return statistics.median(seen["seconds"][1:]), statistics.mean(seen["tokens"])
 
 

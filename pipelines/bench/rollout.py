@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.bench.models import random_prompt, write_random_model
-from pipelines.bench.timing import ROUNDS
+from pipelines.bench.timing import ROUNDS, last_json
 
 VOCABULARY, PROMPTS, SAMPLES, MAX_TOKENS = 512, 32, 8, 128
 
@@ -72,7 +72,7 @@ def _bare(model: Path) -> float:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"vLLM failed:\n{(done.stdout + done.stderr)[-3000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["tokens_per_second"])
+    return float(last_json(done.stdout)["tokens_per_second"])
 
 
 def bare_vllm(model: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -30,3 +31,8 @@ def paired_medians(one: Callable[[], Any], other: Callable[[], Any], rounds: int
     one(), other()
     times = [(seconds(one), seconds(other)) for _ in range(rounds)]
     return statistics.median(a for a, _ in times), statistics.median(b for _, b in times)
+
+
+def last_json(output: str) -> dict[str, Any]:
+    """The last line of a process's output that is a JSON object: libraries print around it."""
+    return json.loads([line for line in output.splitlines() if line.startswith("{")][-1])
