@@ -184,10 +184,9 @@ class Stage:
         row = self.record(name, judged, task)
         self.tracker.summary(row)
         self.run.update_summary({"seconds": {self.name: self.seconds()}})
-        self.console.note(
-            f"held out: accuracy {row['accuracy']:.3f}, both orders right {row['consistent_accuracy']:.3f} "
-            f"({row['n']} pairs)"
-        )
+        # Pairs that have one order, as those of published rows, are never right in both.
+        both = "" if row["consistent_accuracy"] is None else f", both orders right {row['consistent_accuracy']:.3f}"
+        self.console.note(f"held out: accuracy {row['accuracy']:.3f}{both} ({row['n']} pairs)")
         write_report(self.run.path)
         self.run.mark_finished(self.name, fingerprint(defining_settings(self.config, self.name)))
         self.is_finished = True

@@ -23,9 +23,9 @@ from pipelines.bench.timing import ROUNDS, last_json
 PROMPTS, SAMPLES = 8, 8
 OURS = {
     "on_policy": (),
-    "one_behind": ("algorithm.max_staleness=1", "algorithm.old_logprobs=rollout"),
+    "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout"),
 }
-"""Strictly on-policy, as TRL is here, and with generation one step ahead of learning."""
+"""Strictly on-policy, as TRL is here, and with up to four rollout batches ahead of learning."""
 
 
 def rl_step_natural() -> dict[str, Any]:
@@ -105,7 +105,8 @@ def run_loop(
             *(f"rl.policy={model}", "rl.optimizer.learning_rate=0", "rl.evaluate_every=0"),
             *(f"algorithm.samples={SAMPLES}", "algorithm.kl_coefficient=0", "algorithm.equal_reward_groups=keep"),
             *("model.max_prompt_tokens=64", f"model.max_response_tokens={max_tokens}", "data.orders=alternate"),
-            *("learner.packing=true", "learner.micro_batch_tokens=16384", f"rl.checkpoints.every={10 * steps}"),
+            *("learner.packing=true", "learner.micro_batch_tokens=16384", "rollout.enforce_eager=false"),
+            f"rl.checkpoints.every={10 * steps}",
             *overrides,
         ]
     )
