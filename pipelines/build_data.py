@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from actors.learner.checkpoint import clean_leftovers, sha256_file
+from actors.files import clean_leftovers, sha256_file
 from pipelines.cli import clear_errors
 from pipelines.config import Config
 from pipelines.console import Console

@@ -21,7 +21,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
-from actors.learner.checkpoint import CheckpointError
+from actors.learner.manifest import CheckpointError
 from actors.learner.planning import SequenceTooLong
 from actors.learner.settings import ModelError
 from actors.placement import ClusterTooSmall

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from actors.learner.checkpoint import TEMPORARY, clean_leftovers, remove_whole, sha256_file
+from actors.files import TEMPORARY, clean_leftovers, remove_whole, sha256_file
 
 if TYPE_CHECKING:
     from pipelines.config import Config

@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from actors.learner.checkpoint import checkpoint_path, latest, prune
 from actors.learner.group import LearnerGroup
+from actors.learner.manifest import checkpoint_path, latest, prune
 from actors.learner.settings import OptimizerSettings
 from pipelines.benchmarks.comparisons import JudgedComparison
 from pipelines.benchmarks.metrics import summarise

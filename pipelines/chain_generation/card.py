@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from actors.learner.checkpoint import sha256_file
+from actors.files import sha256_file
 from pipelines.chain_generation.collection import Collection
 from pipelines.chain_generation.journal import Journal
 from pipelines.chain_generation.quality import TraceQuality

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actors.learner.checkpoint import sha256_file
+from actors.files import sha256_file
 from pipelines.config import Config, ConfigError, MixSource
 from pipelines.data import sources
 from pipelines.data.lint.duplicates import near_pairs

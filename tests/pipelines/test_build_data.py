@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pairs import many_pairs
 
-from actors.learner.checkpoint import sha256_file
+from actors.files import sha256_file
 from pipelines import build_data, lint_data
 from pipelines.cli import load_config
 from pipelines.config import ConfigError

@@ -17,15 +17,14 @@ import pytest
 import torch
 from torch import nn
 
-from actors.learner.checkpoint import (
+from actors.files import clean_leftovers
+from actors.learner.checkpoint import load_checkpoint, save_checkpoint
+from actors.learner.manifest import (
     CheckpointError,
     checkpoint_path,
-    clean_leftovers,
     latest,
     list_checkpoints,
-    load_checkpoint,
     prune,
-    save_checkpoint,
     verify,
 )
 

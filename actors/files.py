@@ -1,0 +1,65 @@
+"""Files that are whole or not there: written aside, renamed when complete, removed in one step, checked by hash.
+
+Loads no torch, so that a driver can use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = ".tmp-"
+"""Marks names of files and folders that are not whole; they may be removed by whoever owns the folder."""
+
+
+def remove_whole(path: Path) -> None:
+    """Remove a file or folder; one that is half removed no longer has its name. Nothing there is no error."""
+    if not path.exists():
+        return
+    aside = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(4)}")
+    os.replace(path, aside)
+    _remove(aside)
+
+
+def clean_leftovers(folder: str | Path) -> list[Path]:
+    """Remove what interrupted writers left directly in ``folder``; only for the one process that may write there."""
+    leftovers = list(Path(folder).glob(f"*{TEMPORARY}*"))
+    for entry in leftovers:
+        log.info("removing %s, which was never completed", entry)
+        _remove(entry)
+    return leftovers
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in a folder durable, a rename for example."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
