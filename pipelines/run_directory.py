@@ -15,12 +15,10 @@ Files are written under a temporary name and renamed when whole, so that whateve
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from actors.files import TEMPORARY, clean_leftovers, remove_whole, sha256_file
+from pipelines.folder_lock import FolderBusy, FolderLock
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -51,19 +50,6 @@ _MADE: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "judge": ("judgments.jsonl", "judgments.parquet", "comparisons.jsonl", "results.json"),
 }
-
-_held_locks: set[int] = set()
-
-
-def _close_in_child() -> None:
-    """A forked child shares the lock until it closes its copy; it must not keep the run locked beyond its parent."""
-    for descriptor in _held_locks:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _held_locks.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
 
 
 class RunDirectoryError(RuntimeError):
@@ -92,7 +78,7 @@ class RunDirectory:
         self.path = Path(os.path.abspath(self.shown))
         self._root = Path(root)
         self._recipe = recipe
-        self._lock: int | None = None
+        self._lock = FolderLock(self.path, str(self.shown))
 
         self.config_file = self.path / "config.yaml"
         self.summary_file = self.path / "summary.json"
@@ -136,32 +122,15 @@ class RunDirectory:
             RunDirectoryError: the folder cannot be made.
 
         """
-        if self._lock is not None:
-            raise RunDirectoryBusy(f"{self.shown} is already open for writing in this process")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Not inheritable, so that no process started from here (an engine, a Ray worker) keeps the run locked.
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock.acquire()
+        except FolderBusy as error:
+            raise RunDirectoryBusy(f"{error}: wait for it or end it, or choose another name with RUN=...") from error
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise RunDirectoryError(
                 f"{self.shown} cannot be made a folder or written to ({error.strerror}: {error.filename}): "
                 "choose another output_root or run name"
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
-            raise RunDirectoryBusy(
-                f"{self.shown} is in use by {holder}: wait for it or end it, or choose another name with RUN=..."
-            ) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._lock = descriptor
-        _held_locks.add(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         for name in ("", "traces", "data", "chains", "stages", "distill", "rl"):
             clean_leftovers(self.path / name)
         for stage in STAGES:
@@ -170,12 +139,8 @@ class RunDirectory:
         self.traces.mkdir(exist_ok=True)
 
     def release(self) -> None:
-        """Give the lock back. The file stays: removing it would let two processes lock two files of one name."""
-        if self._lock is not None:
-            _held_locks.discard(self._lock)
-            os.ftruncate(self._lock, 0)
-            os.close(self._lock)
-            self._lock = None
+        """Give the lock back."""
+        self._lock.release()
 
     # Writing
 

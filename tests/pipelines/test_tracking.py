@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.tracking import TRACE_COLUMNS, Tracker, _server_hosts, has_credentials, plain_numbers, resolve_mode
+from pipelines.tracking import TRACE_COLUMNS, Tracker, plain_numbers
+from pipelines.wandb_mode import has_credentials, resolve_mode, server_hosts
 
 
 @pytest.fixture(autouse=True)
@@ -227,10 +228,10 @@ def test_a_login_to_the_configured_server_is_found(tmp_path: Path, monkeypatch: 
     (tmp_path / "login").write_text("machine 127.0.0.1:9 login user password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "login"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert resolve_mode("auto", os.environ, tmp_path, _server_hosts()) == "online"
+    assert resolve_mode("auto", os.environ, tmp_path, server_hosts()) == "online"
     end_service()
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:10")
-    assert resolve_mode("auto", os.environ, tmp_path, _server_hosts()) == "offline"
+    assert resolve_mode("auto", os.environ, tmp_path, server_hosts()) == "offline"
 
 
 def test_plain_numbers_keeps_structure() -> None:
