@@ -186,6 +186,7 @@ class Session:
                 seed=settings.seed,
                 activation_checkpointing=settings.learner.activation_checkpointing,
                 reshard_after_forward=settings.learner.reshard_after_forward,
+                offload=settings.learner.offload,
                 packing=settings.learner.packing,
                 threads=settings.learner.threads,
                 timeout=settings.cluster.step_timeout,

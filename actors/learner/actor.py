@@ -82,8 +82,16 @@ class Learner:
             "reshard_after_forward": settings.reshard_after_forward,
             "packed": settings.packing,
         }
-        judge = load_judge(model, self._mesh, **common, activation_checkpointing=settings.activation_checkpointing)
-        frozen = load_judge(reference, self._mesh, **common, trainable=False) if reference else None
+        judge = load_judge(
+            model,
+            self._mesh,
+            **common,
+            activation_checkpointing=settings.activation_checkpointing,
+            offload=settings.offload == "all",
+        )
+        frozen = None
+        if reference:
+            frozen = load_judge(reference, self._mesh, **common, trainable=False, offload=settings.offload != "none")
         self._source = model
         self._trainer = Trainer(
             judge,

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface
 
@@ -58,13 +58,15 @@ def load_judge(
     reshard_after_forward: bool = True,
     trainable: bool = True,
     packed: bool = False,
+    offload: bool = False,
 ) -> Judge:
     """Load a checkpoint by directory or hub name and shard it over ``mesh``.
 
     Trained parameters are kept in float32, frozen ones in ``dtype``. With ``dtype`` bfloat16 they are gathered and used
     in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
-    divided by global counts. A rank's machine holds the checkpoint in its stored type while it loads; its device never
-    holds more than one whole layer besides the shards.
+    divided by global counts. With ``offload``, shards, gradients and so the optimiser's state stay in the machine's
+    memory, and parameters come to the device a layer at a time. A rank's machine holds the checkpoint in its stored
+    type while it loads; its device never holds more than one whole layer besides the shards.
 
     Raises:
         ModelError: there is no checkpoint at ``path``, some of its weights are missing, or it is not a causal language
@@ -86,7 +88,13 @@ def load_judge(
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor):
                 parameter.data = parameter.data.to(kept)
-        fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=reshard_after_forward)
+        fully_shard(
+            module,
+            mesh=mesh,
+            mp_policy=precision,
+            reshard_after_forward=reshard_after_forward,
+            offload_policy=CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy(),
+        )
     for module in judge.modules():
         if isinstance(module, FSDPModule):
             # Both together mean a plain sum: gloo knows no other reduction than that and an average.

@@ -18,6 +18,8 @@ class LearnerSettings:
     seed: int = 0
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
+    offload: str = "none"
+    """What lives in the machine's memory instead of the device's: `none`, the `reference`, or `all`."""
     packing: bool = False
     """Sequences end to end, a prompt that several share once; otherwise padded rows."""
     threads: int = 1

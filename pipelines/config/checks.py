@@ -28,6 +28,7 @@ def check(config: Config) -> None:
         objections(config.algorithm, config.verifier, config.data.orders),
         _of_batches(config),
         _of_lengths(config),
+        _of_memory(config),
         _of_optimizers(config),
     ):
         if reason := next(reasons, None):
@@ -89,6 +90,14 @@ def _of_lengths(config: Config) -> Iterator[str]:
         yield (
             f"learner.micro_batch_tokens={config.learner.micro_batch_tokens} cannot hold one sequence of "
             f"distill.max_tokens={config.distill.max_tokens}: raise the first or lower the second"
+        )
+
+
+def _of_memory(config: Config) -> Iterator[str]:
+    if config.learner.offload != "none" and config.cluster.device == "cpu":
+        yield (
+            f"learner.offload={config.learner.offload} moves nothing with cluster.device=cpu, where all of it is in "
+            "the machine's memory already: set learner.offload=none"
         )
 
 

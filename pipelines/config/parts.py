@@ -32,6 +32,9 @@ class Learner:
     """Of the parameters in computation; master weights and reductions stay float32."""
     micro_batch_tokens: int = number(16384, at_least=1)
     """Tokens a micro-batch and rank may hold, padding included."""
+    offload: str = one_of("none", "reference", "all")
+    """What lives in the machine's memory instead of the devices': the frozen reference, or all parameters and the
+    optimiser's state too. Slower; for models that do not fit."""
     packing: bool = False
     """Sequences end to end without padding, a prompt that several traces share once; otherwise padded rows."""
     activation_checkpointing: bool = False

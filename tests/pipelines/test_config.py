@@ -28,6 +28,7 @@ from pipelines.config import ConfigError
         ("chains.first.temperature=3", ["chains.first.temperature=3.0", "at most 2"]),
         ("rl.optimizer.weight_decay=nan", ["rl.optimizer.weight_decay=nan", "at least 0"]),
         ("algorithm.reward.verdit=1", ["algorithm.reward", "verdit"]),
+        ("learner.offload=all", ["learner.offload=all", "cluster.device=cpu", "learner.offload=none"]),
         ("run=a/b", ["run='a/b'", "folder name"]),
         ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
         ("evaluate.votes=4", ["evaluate.votes=4 at evaluate.temperature=0", "set a temperature"]),

@@ -298,6 +298,12 @@ def test_activation_checkpointing_changes_nothing(learner: Learner, model: str) 
         torch.testing.assert_close(tensor, results[1][1][name], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("offload", ["reference", "all"])
+def test_offloading_changes_nothing(learner: Learner, model: str, offload: str) -> None:
+    kept = on_groups(learner, 1, model, packed=False)
+    same(kept, on_groups(learner, 1, model, packed=False, offload=offload), weights=1e-6, metrics=1e-6)
+
+
 def test_bfloat16_computes_in_it_and_keeps_float32_weights(learner: Learner, model: str) -> None:
     other = copy.copy(learner)
     other._settings = LearnerSettings(dtype="bfloat16")
