@@ -53,15 +53,19 @@ def pack(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[lis
     waiting = sorted(length * base + index for index, length in enumerate(lengths))
     bins: list[list[int]] = []
     loads: list[int] = []
+    shortest = waiting[0] if waiting else 0  # It leaves last of all.
     while waiting:
-        micro: list[int] = []
-        room = token_budget
-        while place := bisect_left(waiting, (room + 1) * base):
-            length, index = divmod(waiting.pop(place - 1), base)
+        longest = waiting.pop()
+        micro = [longest % base]
+        # Room for a key: a length that fits times the base, and any index.
+        room = (token_budget + 1) * base - longest // base * base
+        while room > shortest and (place := bisect_left(waiting, room)):
+            key = waiting.pop(place - 1)
+            index = key % base
             micro.append(index)
-            room -= length
+            room -= key - index
         bins.append(micro)
-        loads.append(token_budget - room)
+        loads.append(token_budget + 1 - room // base)
     return _deal(bins, loads, ranks)
 
 
