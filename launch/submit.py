@@ -236,7 +236,7 @@ def submit(pipeline: str, address: str, overrides: Sequence[str], python: str | 
     client = connect(address)
     command = entrypoint(pipeline, overrides, python, ROOT, Path.cwd())
     with explained(address):
-        job = client.submit_job(entrypoint=command, runtime_env=runtime_env(ROOT, os.environ))
+        job = _submitted(client, command)
     by_hand = f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} ray job {{}} --address {address} {job}"
     _say(f"job {job} at {address}, on the head node: {command}")
     try:
@@ -255,6 +255,18 @@ def submit(pipeline: str, address: str, overrides: Sequence[str], python: str | 
     reason = message.partition(", last available logs")[0].strip()
     _say(f"job {job} {status.value.lower()}: {reason[-2000:]}")
     return 1
+
+
+def _submitted(client: JobSubmissionClient, command: str, seconds: float = 60.0) -> str:
+    """The job's id. A cluster that has just started answers before its nodes can take jobs: that is waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return client.submit_job(entrypoint=command, runtime_env=runtime_env(ROOT, os.environ))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)
 
 
 def _say(text: str) -> None:

@@ -59,7 +59,11 @@ def judging() -> dict[str, float]:
             engine = LLM(model, dtype="float32", max_model_len=576, max_num_seqs=256, enforce_eager=True)
             prompts: Any = [{"prompt_token_ids": list(judgment.token_ids)} for judgment in waiting]
             parameters = SamplingParams(temperature=0.0, max_tokens=64)
-            return len(waiting) / median_seconds(lambda: engine.generate(prompts, parameters, use_tqdm=False))
+            try:
+                return len(waiting) / median_seconds(lambda: engine.generate(prompts, parameters, use_tqdm=False))
+            finally:
+                # Or this process waits for the engine's at its end.
+                engine.llm_engine.engine_core.shutdown()
 
         judgments, alone = evaluation(), bare()
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 TOKENS, VOCABULARY, HIDDEN = 8192, 151_936, 16
 
@@ -25,8 +26,6 @@ def in_own_process(tokens: int) -> float:
 
 def peak_gib(tokens: int) -> float:
     """What the process's peak memory grows by. A narrow model, so that its own gradients do not count."""
-    import resource
-
     import torch
 
     from actors.learner.objectives import token_logprobs
@@ -39,7 +38,9 @@ def peak_gib(tokens: int) -> float:
     def train(count: int) -> int:
         of_targets, entropies = token_logprobs(hidden[:count], weight, targets[:count])
         (of_targets + entropies).sum().backward()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Not getrusage: its peak begins at what the parent had when it started this process.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0])
 
     return (-train(2) + train(tokens)) / 2**20
 
