@@ -12,11 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from actors.files import clean_leftovers, sha256_file
+from actors.files import clean_leftovers, sha256_file, write_text
+from pipelines.cards import render_card
 from pipelines.cli import clear_errors
 from pipelines.config import Config
 from pipelines.console import Console
-from pipelines.data.card import card_data, render_card
+from pipelines.data.card import card_data
 from pipelines.data.lint.overlap import benchmark_items
 from pipelines.data.lint.run import LintReport, lint
 from pipelines.data.mix import mix
@@ -24,7 +25,6 @@ from pipelines.data.prompts import PromptTemplate, load_template
 from pipelines.data.request import HELDOUT, TRAIN, configured
 from pipelines.data.schema import write_pairs
 from pipelines.data.sets import load_tokenizer
-from pipelines.run_directory import atomic_path
 
 
 def prompt_template(config: Config) -> PromptTemplate:
@@ -63,18 +63,14 @@ def build(name: str, config: Config, console: Console) -> LintReport:
         write_pairs(pairs, folder / file)
         files[file] = sha256_file(folder / file)
     data = card_data(name, config, mixed, report, files)
-    write(folder / "card.md", render_card(data, "md"))
-    write(folder / "card.html", render_card(data, "html"))
-    write(folder / "lint.json", json.dumps({**report.as_json(), "files": files}, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "card.md", render_card(data, "data", "md"))
+    write_text(folder / "card.html", render_card(data, "data", "html"))
+    write_text(
+        folder / "lint.json", json.dumps({**report.as_json(), "files": files}, indent=2, ensure_ascii=False) + "\n"
+    )
     show(report, console)
     console.note(f"{len(mixed.train)} pairs for training, {len(mixed.heldout)} held out: {folder}/")
     return report
-
-
-def write(path: Path, text: str) -> None:
-    """A text file, at once or not at all."""
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def show(report: LintReport, console: Console) -> None:

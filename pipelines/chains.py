@@ -15,8 +15,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from actors.files import write_text
+from pipelines.cards import render_card
 from pipelines.chain_generation.betrayal import BetrayalLint
-from pipelines.chain_generation.card import card_data, render_card
+from pipelines.chain_generation.card import card_data
 from pipelines.chain_generation.collection import Collection, Round, chain_row, refused_row
 from pipelines.chain_generation.dispatch import Asked, Dispatcher
 from pipelines.chain_generation.endpoint import Endpoint
@@ -156,7 +158,7 @@ class ChainWriter:
         self._replace(folder / "chains.parquet", chains)
         data = card_data(self.config, self.collection, self.journal, folder)
         for kind in ("md", "html"):
-            self.run.write_text(folder / f"card.{kind}", render_card(data, kind))
+            write_text(folder / f"card.{kind}", render_card(data, "chain_generation", kind))
         summary = data["summary"]
         self.run.update_summary({"chains": summary})
         self.console.note(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -18,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from actors.files import write_text
 from pipelines.report_traces import STAGES, select_traces
 from pipelines.tracking import plain_numbers
 
@@ -59,15 +58,7 @@ def page_template(package: str, name: str) -> str:
 
 def write_page(target: Path, data: Mapping[str, Any], template: str) -> Path:
     """Write a page with its data, whole or not at all, and return its path."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(render(data, template))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(target, render(data, template))
     return target
 
 

@@ -14,18 +14,16 @@ Files are written under a temporary name and renamed when whole, so that whateve
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from actors.files import TEMPORARY, clean_leftovers, remove_whole, sha256_file
+from actors.files import atomic_path, clean_leftovers, remove_whole, sha256_file, write_text
 from pipelines.folder_lock import FolderBusy, FolderLock
 
 if TYPE_CHECKING:
@@ -144,11 +142,6 @@ class RunDirectory:
 
     # Writing
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Write a UTF-8 text file at once or not at all."""
-        with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-
     def write_json(self, path: Path, value: Any) -> None:
         """Write a JSON file at once or not at all.
 
@@ -156,7 +149,7 @@ class RunDirectory:
             ValueError: the value holds NaN or infinity, which JSON has no word for.
 
         """
-        self.write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_parquet(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as a parquet table at once or not at all.
@@ -300,27 +293,6 @@ class RunDirectory:
         if not isinstance(value, dict):
             raise RunDirectoryError(f"{path} does not hold a JSON object: mend or remove it")
         return value
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; renamed to it, with its bytes on disk, when the block ends without an error.
-
-    Raises:
-        OSError: naming ``path``, with ``errno.ENOSPC`` when the disk is full; nothing is left behind then.
-
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(4)}")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _keeps(line: bytes, stage: str, step: int) -> bool:

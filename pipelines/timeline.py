@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from actors.files import write_text
 
 LOOP, ENGINES = 1, 2
 _TRACKS = {LOOP: "loop", ENGINES: "engines"}
@@ -68,9 +69,7 @@ def main() -> None:
         {"name": "thread_name", "ph": "M", "pid": 1, "tid": track, "args": {"name": name}}
         for track, name in _TRACKS.items()
     ]
-    unfinished = folder / "timeline.tmp-json"
-    unfinished.write_text(json.dumps({"traceEvents": names + found}), encoding="utf-8")
-    os.replace(unfinished, folder / "timeline.json")
+    write_text(folder / "timeline.json", json.dumps({"traceEvents": names + found}))
     print(f"{folder / 'timeline.json'}: {len(found)} events")
 
 

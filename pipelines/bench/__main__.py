@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from actors.files import write_text
 from pipelines.bench.asynchronous import asynchronous
 from pipelines.bench.data import data
 from pipelines.bench.driver import driver
@@ -66,9 +67,9 @@ def main() -> None:
 
 def write(path: Path, results: dict[str, Any]) -> None:
     """The results as JSON and, beside it, as a table; after every measure, so that a later failure loses nothing."""
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    write_text(path, json.dumps(results, indent=2) + "\n")
     rows = [f"| `{name}` | {value:.4g} |" for name, value in results.items() if isinstance(value, int | float)]
-    path.with_suffix(".md").write_text("\n".join(["| measure | value |", "|---|---|", *rows]) + "\n")
+    write_text(path.with_suffix(".md"), "\n".join(["| measure | value |", "|---|---|", *rows]) + "\n")
 
 
 def _version(package: str) -> str | None:

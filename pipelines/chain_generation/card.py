@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from actors.files import sha256_file
+from pipelines.cards import histogram
 from pipelines.chain_generation.collection import Collection
 from pipelines.chain_generation.journal import Journal
 from pipelines.chain_generation.quality import TraceQuality
@@ -19,8 +18,6 @@ from pipelines.chain_generation.requests import FIRST_PASS
 from pipelines.chain_generation.selection import Candidate
 from pipelines.config import Config
 
-_TEMPLATES = Path(__file__).parent
-_BINS = 24
 _MEASURES: tuple[tuple[str, Callable[[TraceQuality], float | bool | None]], ...] = (
     ("well formed", lambda quality: quality.well_formed),
     ("has quotes", lambda quality: quality.quotes > 0),
@@ -143,38 +140,3 @@ def _mean(values: Iterable[float | bool | None]) -> float | None:
 
 def _applicable(values: Iterable[float | bool | None]) -> int:
     return sum(value is not None for value in values)
-
-
-def histogram(title: str, values: Sequence[int]) -> dict[str, Any]:
-    """Counts in at most 24 equal bins that begin at 0, and the quantiles a limit is chosen by."""
-    ordered = sorted(values)
-    width = max(1, -(-(ordered[-1] + 1) // _BINS))
-    counts = Counter(value // width for value in ordered)
-    bins = [{"from": width * index, "count": counts[index]} for index in range(ordered[-1] // width + 1)]
-    quantiles = {f"{share}%": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (50, 90, 99)}
-    return {
-        "title": title,
-        "width": width,
-        "bins": bins,
-        "tallest": max(counts.values()),
-        "mean": sum(ordered) / len(ordered),
-        "quantiles": quantiles,
-        "most": ordered[-1],
-    }
-
-
-def render_card(data: dict[str, Any], kind: str) -> str:
-    """The card as ``md`` or ``html``."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=kind == "html",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["share"] = lambda value: "–" if value is None else f"{100 * value:.1f}%"
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:,.0f}"
-    environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:,.2f}"
-    # A domain's name is data, and may hold what Markdown would take for a table's edge.
-    environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
-    return environment.get_template(f"card.{kind}.jinja").render(data)

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+from actors.files import write_text
 from actors.messages import Sampling
 from actors.verifier.trace import VerdictMode
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
@@ -213,7 +214,7 @@ def _finish(
     everything = [row for part in rows.values() for row in part]
     stored = [{**row, "engine": json.dumps(row["engine"])} for row in everything]
     folder.write_parquet(folder.path / "judgments.parquet", stored)
-    folder.write_text(folder.path / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in outcomes))
+    write_text(folder.path / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in outcomes))
     whole = {
         "label": config.run,
         **{name: everything[0][name] for name in ("model", "weights", "engine")},

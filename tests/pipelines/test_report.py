@@ -124,7 +124,7 @@ def test_a_failed_write_keeps_the_old_report_and_leaves_nothing(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipelines.report.os.replace", full_disk)
+    monkeypatch.setattr("actors.files.os.replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

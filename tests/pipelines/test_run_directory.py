@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from actors.files import atomic_path, write_text
 from pipelines.config import Config
 from pipelines.run_directory import (
     RunDirectory,
     RunDirectoryBusy,
     RunDirectoryError,
     StageMissing,
-    atomic_path,
 )
 
 HOLD = """
@@ -225,7 +225,7 @@ def test_start_over_removes_a_stage_and_those_after_it(run: RunDirectory) -> Non
         (run.checkpoints(stage) / "step-000001").mkdir(parents=True)
         run.export_directory(stage).mkdir(parents=True)
         run.write_parquet(run.trace_file(stage, "heldout", 1), [{"step": 1}])
-    run.write_text(run.data / "rl.parquet", "pairs")
+    write_text(run.data / "rl.parquet", "pairs")
     run.metrics_file.write_text(line("distill", 1) + line("rl", 1))
     seconds = {"prepare": 1.0, "distill": 2.0, "rl": 3.0}
     run.update_summary({"seed": 0, "before": {"n": 1}, "distill": {"n": 1}, "rl": {"n": 1}, "seconds": seconds})
@@ -267,5 +267,5 @@ def test_summary_merges_seconds_and_data_and_replaces_rows(run: RunDirectory) ->
 
 def test_hashes_are_of_the_bytes_of_data_files(run: RunDirectory) -> None:
     assert run.hashes() == {}
-    run.write_text(run.data / "rl.parquet", "abc")
+    write_text(run.data / "rl.parquet", "abc")
     assert run.hashes() == {"rl": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
