@@ -19,7 +19,7 @@ from typing import Any, Self, cast
 from actors.deadlines import get
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
-from actors.learner.settings import LearnerSettings
+from actors.learner.settings import LearnerSettings, LoraSettings
 from actors.placement import ClusterShape, reserve
 from actors.rollout.engine import EngineSettings
 from actors.rollout.fleet import RolloutFleet
@@ -177,7 +177,7 @@ class Session:
 
         if self._learners is not None:
             return self._learners
-        settings = self.config
+        settings, lora = self.config, self.config.learner.lora
         handles = []
         for rank in range(settings.learner.ranks):
             learner = LearnerSettings(
@@ -188,6 +188,7 @@ class Session:
                 reshard_after_forward=settings.learner.reshard_after_forward,
                 offload=settings.learner.offload,
                 packing=settings.learner.packing,
+                lora=LoraSettings(lora.rank, lora.alpha, tuple(lora.targets)) if lora.rank else None,
                 threads=settings.learner.threads,
                 timeout=settings.cluster.step_timeout,
                 log_path=self._log_path(f"learner-{rank}"),

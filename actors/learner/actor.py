@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
+from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.logs import redirect_output
 from actors.messages import WeightUpdate
 
@@ -61,7 +61,13 @@ class Learner:
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
         """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters.
 
-        What was loaded before is freed first.
+        With adapters the reference is the policy without them, and takes no memory of its own. What was loaded before
+        is freed first.
+
+        Raises:
+            ModelError: see :func:`actors.learner.model.load_judge`; or a reference other than the model that adapters
+                are added to.
+
         """
         import gc
 
@@ -72,6 +78,11 @@ class Learner:
         from actors.learner.steps import Trainer
 
         settings, self._trainer = self._settings, None
+        if settings.lora is not None and reference not in (None, model):
+            raise ModelError(
+                f"with learner.lora the reference is the policy's own base {model!r}, not {reference!r}: "
+                "start from the reference, or train without adapters (learner.lora.rank=0)"
+            )
         gc.collect()
         if settings.device == "cuda":
             torch.cuda.empty_cache()
@@ -88,9 +99,13 @@ class Learner:
             **common,
             activation_checkpointing=settings.activation_checkpointing,
             offload=settings.offload == "all",
+            lora=settings.lora,
+            seed=settings.seed,
         )
         frozen = None
-        if reference:
+        if reference and settings.lora is not None:
+            frozen = judge
+        elif reference:
             frozen = load_judge(reference, self._mesh, **common, trainable=False, offload=settings.offload != "none")
         self._source = model
         self._trainer = Trainer(

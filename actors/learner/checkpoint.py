@@ -45,7 +45,7 @@ T = TypeVar("T")
 def save_checkpoint(
     directory: str | Path, model: nn.Module, optimizer: Optimizers, extra_state: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint; every rank of the default process group calls this, or one process without a group.
+    """Write a checkpoint of what is trained; all ranks of the default process group call this, or one process alone.
 
     ``directory`` is the final folder (see :func:`checkpoint_path`), on a file system all ranks see. ``extra_state`` is
     plain JSON data; rank 0's is stored. The random number generators of every rank (torch, its current CUDA device,
@@ -76,7 +76,7 @@ def save_checkpoint(
         optimizers = _as_list(optimizer)
         # An optimiser that has not stepped has no state; asking for it would make some up, with a step counted in it.
         stepped = any(one.state for one in optimizers)
-        model_state, optimizer_state = get_state_dict(model, optimizers if stepped else [])
+        model_state, optimizer_state = get_state_dict(model, optimizers if stepped else [], options=_trained_only())
         state = {"model": model_state} | ({"optimizer": optimizer_state} if stepped else {})
         _on_every_rank(lambda: dcp.save(state, checkpoint_id=str(partial)), target)
         generators = json.dumps(_gather(random_state.capture()))
@@ -131,10 +131,13 @@ def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimize
 
     def load() -> None:
         optimizers = _as_list(optimizer) if manifest["optimizer"] else []
-        model_state, optimizer_state = get_state_dict(model, optimizers)
+        options = _trained_only()
+        model_state, optimizer_state = get_state_dict(model, optimizers, options=options)
         state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizers else {})
         dcp.load(state, checkpoint_id=str(source))
-        set_state_dict(model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state)
+        set_state_dict(
+            model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state, options=options
+        )
 
     _on_every_rank(load, source, _explain_load)
     generators = json.loads((source / RNG).read_text(encoding="utf-8"))
@@ -148,6 +151,13 @@ def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimize
             source, len(generators), world, rank,
         )  # fmt: skip
     return dict(manifest["extra_state"])
+
+
+def _trained_only() -> Any:
+    """Frozen parameters, under adapters, are those of the model that training began from: they are not stored."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 def _distributed() -> bool:

@@ -16,9 +16,10 @@ from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface
 
 from actors.learner.batching import Batch
+from actors.learner.lora import add_adapters, merged
 from actors.learner.objectives import token_logprobs
 from actors.learner.packing import packed_attention
-from actors.learner.settings import ModelError
+from actors.learner.settings import LoraSettings, ModelError
 from actors.learner.sharding import gather_whole
 
 # Configuration keys by which a model changes its logits after the output embedding.
@@ -35,9 +36,10 @@ class Judge(nn.Module):
     positions are ever made and prompt positions are not scored.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: Any, lora: LoraSettings | None = None) -> None:
         super().__init__()
         self.lm: Any = lm
+        self.lora = lora
 
     def forward(self, batch: Batch, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (with gradient) and entropies (without) of the batch's targets: [N] float32 each."""
@@ -59,6 +61,8 @@ def load_judge(
     trainable: bool = True,
     packed: bool = False,
     offload: bool = False,
+    lora: LoraSettings | None = None,
+    seed: int = 0,
 ) -> Judge:
     """Load a checkpoint by directory or hub name and shard it over ``mesh``.
 
@@ -66,28 +70,32 @@ def load_judge(
     in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
     divided by global counts. With ``offload``, shards, gradients and so the optimiser's state stay in the machine's
     memory, and parameters come to the device a layer at a time. A rank's machine holds the checkpoint in its stored
-    type while it loads; its device never holds more than one whole layer besides the shards.
+    type while it loads; its device never holds more than one whole layer besides the shards. With ``lora``, only
+    adapters are trained, which begin from ``seed``.
 
     Raises:
-        ModelError: there is no checkpoint at ``path``, some of its weights are missing, or it is not a causal language
-            model whose log-probabilities follow from hidden states and output embedding alone.
+        ModelError: there is no checkpoint at ``path``, some of its weights are missing, it is not a causal language
+            model whose log-probabilities follow from hidden states and output embedding alone, or ``lora`` names a
+            layer that it does not have.
 
     """
     lm = _read(path, "packed" if packed else "sdpa")
     if activation_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    judge = Judge(lm)
+    judge = Judge(lm, lora)
     judge.train(trainable)
-    judge.requires_grad_(trainable)
+    if lora is None:
+        judge.requires_grad_(trainable)
+    else:
+        add_adapters(lm, lora, seed)
     compute = getattr(torch, dtype)
     precision = MixedPrecisionPolicy()
     if compute != torch.float32:
         precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    kept = torch.float32 if trainable else compute
     for module in [*lm.get_decoder().layers, judge]:
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor):
-                parameter.data = parameter.data.to(kept)
+                parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
         fully_shard(
             module,
             mesh=mesh,
@@ -145,13 +153,16 @@ def synchronise_gradients(judge: Judge, now: bool) -> None:
 def full_state(judge: Judge, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter in Hugging Face naming as a whole tensor; all ranks take part and must exhaust it.
 
-    A tied output embedding is the input embedding under another name and comes once, as checkpoints store it.
+    A tied output embedding is the input embedding under another name and comes once, as checkpoints store it. Adapters
+    are merged into their layers, in float32.
     """
-    named = list(judge.lm.named_parameters())
-    mesh = named[0][1].device_mesh
-    wholes = gather_whole([parameter for _, parameter in named], dtype, mesh.get_group())
-    for (name, _), whole in zip(named, wholes, strict=True):
-        yield name, whole
+    names, parameters = zip(*judge.lm.named_parameters(), strict=True)
+    group = parameters[0].device_mesh.get_group()
+    if judge.lora is None:
+        yield from zip(names, gather_whole(parameters, dtype, group), strict=True)
+    else:
+        wholes = zip(names, gather_whole(parameters, torch.float32, group), strict=True)
+        yield from ((name, whole.to(dtype)) for name, whole in merged(wholes, judge.lora))
 
 
 def export(judge: Judge, source: str, directory: str, rank: int) -> None:

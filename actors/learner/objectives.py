@@ -51,7 +51,9 @@ class _TokenLogprobs(torch.autograd.Function):
         if of_logprobs is None:
             of_logprobs = torch.zeros_like(normalisers)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        # With adapters, the output embedding is frozen.
+        trained = ctx.needs_input_grad[1]
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
         for start in range(0, len(targets), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = _logits(hidden[part], weight, ctx.temperature)
@@ -67,8 +69,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_logits += logits
             grad_logits /= ctx.temperature
             grad_hidden[part] = grad_logits.to(weight.dtype) @ weight
-            grad_weight += grad_logits.t() @ hidden[part].float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+            if grad_weight is not None:
+                grad_weight += grad_logits.t() @ hidden[part].float()
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of a learner rank: AdamW, and Muon for hidden matrices, both on FSDP2 shards."""
+"""Optimisers and schedules of a learner rank: AdamW, its 8-bit form, and Muon for hidden matrices, on FSDP2 shards."""
 
 from __future__ import annotations
 
@@ -163,15 +163,17 @@ def _assign(parameters: list[torch.Tensor], ranks: int) -> list[list[int]]:
 def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     """Optimisers of a model, to be stepped together.
 
-    With ``muon``, matrices other than embeddings and output head go to Muon. Weight decay applies to matrices only.
+    With ``muon``, matrices other than embeddings and output head go to Muon. ``adamw8bit`` is torchao's: two bytes of
+    state a parameter instead of eight, quantised in blocks (Dettmers et al., "8-bit Optimizers via Block-wise
+    Quantization", 2021). Weight decay applies to matrices only.
 
     Raises:
         ValueError: an unknown optimiser.
 
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if settings.name not in ("adamw", "muon"):
-        raise ValueError(f"optimizer {settings.name!r} is not one of adamw, muon")
+    if settings.name not in ("adamw", "adamw8bit", "muon"):
+        raise ValueError(f"optimizer {settings.name!r} is not one of adamw, adamw8bit, muon")
     hidden = [
         parameter
         for name, parameter in named
@@ -184,20 +186,34 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torc
         optimizers.append(ShardedMuon(hidden, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
+            group["base_lr"] = float(group["lr"])
     return optimizers
 
 
-def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
+def scale_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's learning rate to ``factor`` times the one it was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            rate = group["base_lr"] * factor
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
     matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
     vectors = [parameter for parameter in parameters if parameter.dim() < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=settings.learning_rate, betas=settings.betas, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    if settings.name == "adamw8bit":
+        from torchao.optim import AdamW8bit
+
+        return AdamW8bit(groups, lr=settings.learning_rate, betas=settings.betas)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, group: Any) -> float:

@@ -10,6 +10,17 @@ class ModelError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Low-rank adapters; see ``lora.py``."""
+
+    rank: int = 16
+    alpha: int = 32
+    """Adapters are added with the factor ``alpha / rank``."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Names of linear layers, such as `q_proj`, or `all-linear`."""
+
+
+@dataclass(frozen=True, slots=True)
 class LearnerSettings:
     """How a rank computes."""
 
@@ -22,6 +33,8 @@ class LearnerSettings:
     """What lives in the machine's memory instead of the device's: `none`, the `reference`, or `all`."""
     packing: bool = False
     """Sequences end to end, a prompt that several share once; otherwise padded rows."""
+    lora: LoraSettings | None = None
+    """Train adapters of low rank and leave the model as it is; None: train all of it."""
     threads: int = 1
     timeout: float = 1800.0
     """Seconds after which a collective that other ranks never join is an error."""

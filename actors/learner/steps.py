@@ -17,9 +17,10 @@ import torch.distributed as dist
 
 from actors.learner.batching import Batch, collate
 from actors.learner.corrections import importance_weights
+from actors.learner.lora import without_adapters
 from actors.learner.model import Judge, synchronise_gradients
 from actors.learner.objectives import kl_divergence, policy_loss, token_weights
-from actors.learner.optimizers import clip_gradients, learning_rate_factor
+from actors.learner.optimizers import clip_gradients, learning_rate_factor, scale_learning_rates
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.learner.tally import PolicyTally
 from actors.messages import TrainingSequence
@@ -33,6 +34,7 @@ class Trainer:
 
     judge: Judge
     reference: Judge | None
+    """Frozen; with adapters it is the judge itself, which is what it was without them."""
     optimizers: list[torch.optim.Optimizer]
     settings: OptimizerSettings
     group: Any
@@ -73,6 +75,9 @@ def policy_step(
         if trainer.accumulate:
             synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
         batch = collate(sequences, trainer.device, trainer.packed)
+        # Before the policy's forward: with adapters, both are passes of one model.
+        measured = _measures_kl(trainer, settings)
+        reference = _reference_logprobs(trainer, batch, settings.temperature) if measured else None
         logprobs, entropies = trainer.judge(batch, settings.temperature)
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         sampled = logprobs.detach() if batch.rollout_logprobs is None else batch.rollout_logprobs
@@ -91,8 +96,7 @@ def policy_step(
         )
         losses = weights * correction.weights * policy.losses
         kl = torch.zeros_like(losses)
-        if _measures_kl(trainer, settings):
-            reference = _reference_logprobs(trainer, batch, settings.temperature)
+        if reference is not None:
             kl = kl_divergence(logprobs, reference, settings.kl_estimator)
         terms = losses + weights * settings.kl_coefficient * kl
         if settings.entropy_coefficient:
@@ -118,7 +122,8 @@ def _reference_logprobs(trainer: Trainer, batch: Batch, temperature: float) -> t
     """[N]; without a reference, an error that says so."""
     if trainer.reference is None:
         raise RuntimeError("the learner was loaded without a reference policy, so there is no KL to it")
-    return trainer.reference(batch, temperature)[0]
+    with without_adapters(trainer.reference):
+        return trainer.reference(batch, temperature)[0]
 
 
 def optimizer_step(trainer: Trainer) -> dict[str, float]:
@@ -126,9 +131,8 @@ def optimizer_step(trainer: Trainer) -> dict[str, float]:
     factor = learning_rate_factor(trainer.settings, trainer.step)
     norm = clip_gradients(trainer.judge.parameters(), trainer.settings.gradient_clip, trainer.group)
     if math.isfinite(norm):
+        scale_learning_rates(trainer.optimizers, factor)
         for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * factor
             optimizer.step()
     else:
         trainer.skipped += 1

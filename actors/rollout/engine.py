@@ -57,13 +57,19 @@ class Engine:
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
         from actors.rollout.weight_transfer import BACKEND, WeightReplacement
 
+        alone = settings.device == "cpu" and settings.tensor_parallel == 1
         arguments = AsyncEngineArgs(
             model=settings.model,
             dtype=cast(Any, settings.dtype),
             tensor_parallel_size=settings.tensor_parallel,
+            # On CPU vLLM would put its only worker into another process, to set that one's OpenMP threads, which here
+            # are set already. Scheduler and worker then wait for each other by spinning, step by step: on few cores
+            # that takes longer than the step.
+            distributed_executor_backend=UniProcExecutor if alone else None,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_sequences,
             max_num_batched_tokens=max(settings.max_batched_tokens, settings.max_model_len),
@@ -137,7 +143,9 @@ class Engine:
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=_request_seed(sampling, prompt.uid, sample),
+            # Of the sampled token alone, in one list a trace instead of a dictionary a token.
             logprobs=0,
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -153,14 +161,9 @@ class Engine:
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended the request with {completion.finish_reason!r}")
         tokens = np.asarray(completion.token_ids, dtype=np.int32)
-        logprobs = np.fromiter(
-            (
-                position[token].logprob
-                for position, token in zip(completion.logprobs, completion.token_ids, strict=True)
-            ),
-            dtype=np.float32,
-            count=len(tokens),
-        )
+        logprobs = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
+        if len(logprobs) != len(tokens):
+            raise EngineError(f"the engine gave {len(logprobs)} log-probabilities for {len(tokens)} tokens")
         return Trace(
             prompt_uid=prompt.uid,
             sample=sample,

@@ -1,21 +1,20 @@
-"""Judging through the evaluation's own path against vLLM's ``generate`` over the same prompts."""
+"""Judging through the evaluation's own path against vLLM's ``generate`` over the same prompts, in turn."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import statistics
+import itertools
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.bench.timing import ROUNDS, median_seconds
+from pipelines.bench.bare_engine import bare_engine
+from pipelines.bench.timing import medians_in_turn
 
 
 def judging() -> dict[str, float]:
     """Judgments a second of an evaluation (actors, verdicts, log on disk) over those of vLLM's own ``generate`` on the
-    same prompts with the same limits, and without the log-probabilities that an evaluation keeps.
+    same prompts with the same limits: once without the log-probabilities that an evaluation keeps, once with them.
     """
     from actors.messages import Sampling
     from pipelines.benchmarks.benchmark import find
@@ -39,35 +38,31 @@ def judging() -> dict[str, float]:
             builtin, "builtin", comparisons, load_template("tiny"), tokenizer, orders="both", votes=1, seed=0
         )
         sampling, facts = Sampling(1, 0.0, 1.0, 64), {"model": model, "weights": "", "engine": {}}
+        config = load_config([f"output_root={folder}", "run=bench", "tracking=off"])
+        with (
+            RunDirectory(folder, "bench") as run,
+            Session(config, run) as session,
+            bare_engine(model, config.model.max_prompt_tokens + config.model.max_response_tokens) as engine,
+        ):
+            from vllm import SamplingParams
 
-        def evaluated(fleet: Any, number: int) -> float:
-            with JudgmentLog(Path(folder) / f"{number}.jsonl") as log:
-                started = time.perf_counter()
-                asyncio.run(judge(fleet, waiting, sampling, "paper", tokenizer, facts, log))
-                return len(waiting) / (time.perf_counter() - started)
-
-        def evaluation() -> float:
-            config = load_config([f"output_root={folder}", "run=bench", "tracking=off"])
-            with RunDirectory(folder, "bench") as run, Session(config, run) as session:
-                fleet, _ = session.rollouts(model)
-                return statistics.median([evaluated(fleet, number) for number in range(ROUNDS + 1)][1:])
-
-        def bare() -> float:
-            from vllm import LLM, SamplingParams
-
-            os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-            engine = LLM(model, dtype="float32", max_model_len=576, max_num_seqs=256, enforce_eager=True)
+            fleet, _ = session.rollouts(model)
+            numbers = itertools.count()
             prompts: Any = [{"prompt_token_ids": list(judgment.token_ids)} for judgment in waiting]
-            parameters = SamplingParams(temperature=0.0, max_tokens=64)
-            try:
-                return len(waiting) / median_seconds(lambda: engine.generate(prompts, parameters, use_tqdm=False))
-            finally:
-                # Or this process waits for the engine's at its end.
-                engine.llm_engine.engine_core.shutdown()
 
-        judgments, alone = evaluation(), bare()
+            def evaluate() -> None:
+                with JudgmentLog(Path(folder) / f"{next(numbers)}.jsonl") as log:
+                    asyncio.run(judge(fleet, waiting, sampling, "paper", tokenizer, facts, log))
+
+            def generate(logprobs: int | None) -> None:
+                parameters = SamplingParams(temperature=0.0, max_tokens=64, logprobs=logprobs)
+                engine.generate(prompts, parameters, use_tqdm=False)
+
+            ours, plain, with_logprobs = medians_in_turn(evaluate, lambda: generate(None), lambda: generate(0))
     return {
-        "judgments_per_second": judgments,
-        "generate_per_second": alone,
-        "judging_efficiency": judgments / alone,
+        "judgments_per_second": len(waiting) / ours,
+        "generate_per_second": len(waiting) / plain,
+        "generate_with_logprobs_per_second": len(waiting) / with_logprobs,
+        "judging_efficiency": plain / ours,
+        "judging_efficiency_with_logprobs": with_logprobs / ours,
     }

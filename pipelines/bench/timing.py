@@ -24,13 +24,14 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def paired_medians(one: Callable[[], Any], other: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, float]:
-    """Median seconds of two actions taken in turn, so that a machine that slows down slows both; one uncounted call
-    of each goes first.
+def medians_in_turn(*actions: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, ...]:
+    """Median seconds of each of several actions taken in turn, so that a machine that slows down slows all of them;
+    one uncounted call of each goes first.
     """
-    one(), other()
-    times = [(seconds(one), seconds(other)) for _ in range(rounds)]
-    return statistics.median(a for a, _ in times), statistics.median(b for _, b in times)
+    for action in actions:
+        action()
+    times = [[seconds(action) for action in actions] for _ in range(rounds)]
+    return tuple(statistics.median(column) for column in zip(*times, strict=True))
 
 
 def last_json(output: str) -> dict[str, Any]:

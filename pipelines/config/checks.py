@@ -99,6 +99,11 @@ def _of_memory(config: Config) -> Iterator[str]:
             f"learner.offload={config.learner.offload} moves nothing with cluster.device=cpu, where all of it is in "
             "the machine's memory already: set learner.offload=none"
         )
+    if config.learner.offload == "reference" and config.learner.lora.rank:
+        yield (
+            "learner.offload=reference moves nothing with learner.lora.rank="
+            f"{config.learner.lora.rank}, whose reference is the policy without its adapters: set learner.offload=none"
+        )
 
 
 def _of_optimizers(config: Config) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.config.constraints import number, one_of
 
@@ -24,6 +24,18 @@ class Rollout:
 
 
 @dataclass
+class Lora:
+    """Adapters of low rank, trained in the place of the whole model and merged into what is published and exported."""
+
+    rank: int = number(0, at_least=0)
+    """0: train the whole model."""
+    alpha: int = number(32, at_least=1)
+    """Adapters count `alpha / rank`."""
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of linear layers that get one, such as `q_proj`; `all-linear`: every layer but the output's."""
+
+
+@dataclass
 class Learner:
     """FSDP2 ranks."""
 
@@ -39,6 +51,7 @@ class Learner:
     """Sequences end to end without padding, a prompt that several traces share once; otherwise padded rows."""
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
+    lora: Lora = field(default_factory=Lora)
     threads: int = number(1, at_least=1)
 
 

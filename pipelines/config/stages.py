@@ -30,8 +30,8 @@ class Model:
 class Optimizer:
     """Optimiser and learning-rate schedule of a stage."""
 
-    name: str = one_of("adamw", "muon")
-    """`adamw`, or `muon` for hidden matrices with AdamW for the rest."""
+    name: str = one_of("adamw", "adamw8bit", "muon")
+    """`adamw`; `adamw8bit`, with a quarter of its state; or `muon` for hidden matrices with AdamW for the rest."""
     learning_rate: float = number(1e-6, at_least=0)
     """AdamW's."""
     muon_learning_rate: float = number(0.01, at_least=0)

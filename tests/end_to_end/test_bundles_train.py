@@ -57,6 +57,7 @@ BUNDLES = {
         "algorithm.entropy_coefficient=0.01",
         "algorithm.kl_target=0.01",
     ),
+    "adapters": ("algorithm=rm_r1", "algorithm.samples=3", "learner.lora.rank=4", "rl.optimizer.learning_rate=1e-3"),
 }
 
 
@@ -76,6 +77,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list
             for name, overrides in BUNDLES.items():
                 bundle = () if overrides[:1] and overrides[0].startswith("algorithm=") else (f"algorithm={name}",)
                 session.config = load_config([*common, *bundle, *overrides])
+                if session.config.learner.lora.rank:
+                    session.release_learners()  # Ranks keep the settings that they started with.
                 rl(session.config, session)
                 lines = [json.loads(line) for line in Path(run.metrics_file).read_text().splitlines()]
                 seen[name] = [line["metrics"] for line in lines if line["stage"] == "rl"]
@@ -104,7 +107,7 @@ def test_a_bundle_trains_with_finite_numbers(trained: dict[str, list[dict[str, A
 
 def test_what_a_bundle_adds_is_in_its_numbers(trained: dict[str, list[dict[str, Any]]]) -> None:
     assert all("kl" not in step for name in ("dr_grpo", "dapo", "gspo", "cispo") for step in trained[name])
-    for name in ("rm_r1", "rloo", "reinforce_pp"):
+    for name in ("rm_r1", "rloo", "reinforce_pp", "adapters"):
         assert abs(trained[name][0]["kl"]) < 0.05, "the reference is the policy the run starts from"
         assert "kl" in trained[name][1]
     # Token ratios stay inside 0.2 in a step or two; GSPO's bounds are 500 times narrower.

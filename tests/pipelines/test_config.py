@@ -20,7 +20,7 @@ from pipelines.config import ConfigError
         ("seed=-1", ["seed=-1", "at least 0"]),
         ("algorithm.samples=1", ["algorithm.samples=1", "at least 2"]),
         ("rl.mini_batch_prompts=5", ["rl.prompts_per_step=32", "rl.mini_batch_prompts=5", "divisor"]),
-        ("rl.optimizer.name=adam", ["'adam' is not one of adamw, muon", "did you mean 'adamw'?"]),
+        ("rl.optimizer.name=adam", ["'adam' is not one of adamw, adamw8bit, muon", "did you mean 'adamw'?"]),
         ("algorithm.max_staleness=1", ["max_staleness=1", "algorithm.old_logprobs=rollout"]),
         ("learner.micro_batch_tokens=100", ["learner.micro_batch_tokens=100", "= 576"]),
         ("algorithm.temperature=0", ["algorithm.temperature=0.0", "above 0 and at most 2"]),
@@ -29,6 +29,7 @@ from pipelines.config import ConfigError
         ("rl.optimizer.weight_decay=nan", ["rl.optimizer.weight_decay=nan", "at least 0"]),
         ("algorithm.reward.verdit=1", ["algorithm.reward", "verdit"]),
         ("learner.offload=all", ["learner.offload=all", "cluster.device=cpu", "learner.offload=none"]),
+        ("learner.lora.rank=-1", ["learner.lora.rank=-1", "at least 0"]),
         ("run=a/b", ["run='a/b'", "folder name"]),
         ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
         ("evaluate.votes=4", ["evaluate.votes=4 at evaluate.temperature=0", "set a temperature"]),
@@ -41,6 +42,13 @@ def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> No
         load_config([override])
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_adapters_leave_no_reference_to_offload() -> None:
+    overrides = ["learner.offload=reference", "cluster.device=cuda"]
+    load_config(overrides)
+    with pytest.raises(ConfigError, match=r"learner\.lora\.rank=8.*learner\.offload=none"):
+        load_config([*overrides, "learner.lora.rank=8"])
 
 
 def test_odd_mini_batch_cannot_hold_both_orders() -> None:

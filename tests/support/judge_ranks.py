@@ -18,7 +18,7 @@ import torch
 
 from actors.learner.actor import Learner
 from actors.learner.planning import pack_prompts, plan
-from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
+from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
 
 VOCABULARY = 61
@@ -29,6 +29,7 @@ OPTIMIZERS = {
     "adamw": OptimizerSettings(name="adamw", learning_rate=1e-3, weight_decay=0.1, total_steps=10, warmup_steps=2),
     "muon": OptimizerSettings(name="muon", learning_rate=1e-3, muon_learning_rate=0.01, total_steps=10),
 }
+LORA = LoraSettings(rank=3, alpha=6)
 
 
 def build_model(directory: Path, seed: int = 0, tied: bool = True, **changes: Any) -> str:
@@ -145,7 +146,13 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
         "reduced_once": reduced_once(learner, ranks, model),
         "poisoned": poisoned(learner, ranks, model),
         "packed": on_groups(learner, ranks, model, packed=True),
+        "adapted": adapted(learner, ranks, model),
     }
+
+
+def adapted(learner: Learner, ranks: int, model: str, packing: bool = False, **settings: Any) -> dict[str, Any]:
+    """Supervised and policy steps that train adapters, on groups of traces."""
+    return on_groups(learner, ranks, model, packed=packing, lora=LORA, **settings)
 
 
 def on_groups(

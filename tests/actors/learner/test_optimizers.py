@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from actors.learner.optimizers import ShardedMuon, _assign, build_optimizers, learning_rate_factor
+from actors.learner.optimizers import (
+    ShardedMuon,
+    _assign,
+    build_optimizers,
+    learning_rate_factor,
+    scale_learning_rates,
+)
 from actors.learner.settings import OptimizerSettings
 from actors.learner.sharding import shard_rows
 
@@ -71,6 +77,42 @@ def test_adamw_alone_holds_everything_and_an_unknown_name_is_refused() -> None:
     assert sum(len(group["params"]) for group in adamw.param_groups) == len(list(model.parameters()))
     with pytest.raises(ValueError, match="adamww"):
         build_optimizers(model, OptimizerSettings(name="adamww"))
+
+
+@pytest.mark.slow
+def test_adamw_in_8_bits_goes_where_adamw_goes_with_a_quarter_of_the_state() -> None:
+    torch.manual_seed(0)
+    inputs, wanted = torch.randn(64, 128), torch.randn(64, 64)
+
+    def train(name: str) -> tuple[list[float], int, torch.Tensor]:
+        torch.manual_seed(1)
+        model = nn.Linear(128, 64, bias=False)
+        [optimizer] = build_optimizers(model, OptimizerSettings(name=name, learning_rate=1e-2))
+        losses = []
+        for step in range(12):
+            scale_learning_rates([optimizer], 1.0 if step < 10 else 0.0)
+            loss = (model(inputs) - wanted).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        moments = [optimizer.state[model.weight][moment] for moment in ("exp_avg", "exp_avg_sq")]
+        return losses, sum(_bytes(moment) for moment in moments), model.weight.detach()
+
+    plain, plain_bytes, plain_weight = train("adamw")
+    small, small_bytes, small_weight = train("adamw8bit")
+    assert plain_bytes == 8 * plain_weight.numel()
+    assert small_bytes < 0.3 * plain_bytes
+    assert plain[-1] < 0.8 * plain[0]
+    assert small == pytest.approx(plain, rel=0.01)
+    assert small[-1] == small[-2], "a learning rate of 0 moves nothing"
+    assert not torch.equal(small_weight, plain_weight)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Memory of a tensor, or of the codes and scales that a quantised one is made of."""
+    parts = [getattr(tensor, name) for name in ("codes", "scale", "qmap") if hasattr(tensor, name)] or [tensor]
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def test_rows_of_a_shard_are_those_of_chunk() -> None:

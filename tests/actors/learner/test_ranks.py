@@ -276,6 +276,11 @@ def test_one_rank_equals_two_with_packed_rows(one: dict[str, Any], two: dict[str
     same(one["packed"], two["packed"], weights=1e-5, metrics=1e-4)
 
 
+@pytest.mark.slow
+def test_one_rank_equals_two_with_adapters(one: dict[str, Any], two: dict[str, Any]) -> None:
+    same(one["adapted"], two["adapted"], weights=1e-5, metrics=1e-4)
+
+
 def test_empty_micro_batches_contribute_nothing(learner: Learner, model: str) -> None:
     micro, tokens = cut(sequences(4, 9, old=True), 0, 1)
     outcomes = []
