@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -54,6 +55,9 @@ class Engine:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        # vLLM leaves its sockets behind where its processes are ended: in a folder of their own they can be removed.
+        self._sockets = tempfile.TemporaryDirectory(prefix="vllm-")
+        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -210,6 +214,7 @@ class Engine:
         self._llm.shutdown()
         # Its own clean-up when it is collected fails if that is at the interpreter's end.
         del self._llm
+        self._sockets.cleanup()
 
 
 def _request_seed(sampling: Sampling, uid: str, sample: int) -> int | None:

@@ -55,9 +55,7 @@ class SimulatedEngines:
 def driver() -> dict[str, Any]:
     """Overhead as a share of a step by number of engines, and the driver's memory over many short steps."""
     import psutil
-    import ray
 
-    from actors.verifier.actor import RewardVerifier
     from pipelines.cli import load_config
     from pipelines.run_directory import RunDirectory
     from pipelines.session import Session
@@ -66,8 +64,7 @@ def driver() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         config = load_config([f"output_root={folder}", "run=bench", "tracking=off"])
         with RunDirectory(folder, "bench") as run, Session(config, run) as session:
-            session._connect()
-            verifier = ray.remote(RewardVerifier).options(num_cpus=0).remote({"verdict": 1.0}, "paper", None)
+            verifier = session.verifier()
             hosts = _hosts(GENERATION_SECONDS)
             for count in ENGINES:
                 taken = asyncio.run(_steps(hosts, verifier, count, 3 if count < max(ENGINES) else ROUNDS))

@@ -30,6 +30,8 @@ class JudgingTask:
     pairs: Mapping[str, PreferencePair]
     items: tuple[tuple[Prompt, ...], ...]
     dropped: DroppedPrompts
+    held_out: int = 0
+    """Pairs that were left out because they are held out as well."""
 
     @property
     def prompts_per_item(self) -> int:
@@ -55,7 +57,12 @@ class JudgingTask:
         """Sizes in words, dropped prompts included."""
         prompts = sum(len(item) for item in self.items)
         dropped = f", {self.dropped.count} prompts too long (up to {self.dropped.longest} tokens)"
-        return f"{len(self.items)} pairs as {prompts} prompts" + dropped * bool(self.dropped.count)
+        held_out = f", {self.held_out} left out as they are held out"
+        return (
+            f"{len(self.items)} pairs as {prompts} prompts"
+            + dropped * bool(self.dropped.count)
+            + held_out * bool(self.held_out)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +116,12 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
     return JudgingTask({pair.id: pair for pair in pairs}, items, dropped)
 
 
-def users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """The user's pairs for training and for evaluation, disjoint by content."""
+def users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair], int]:
+    """The user's pairs for training and for evaluation, disjoint by content, and how many left the first for that."""
     assert config.data.train is not None
     train = load_pairs(config.data.train, config.data.on_bad_row)
     if config.data.heldout is None:
-        return split_by_prompt(train, config.data.heldout_fraction, config.seed)
+        return *split_by_prompt(train, config.data.heldout_fraction, config.seed), 0
     heldout = load_pairs(config.data.heldout, config.data.on_bad_row)
     shared = {content_key(pair) for pair in heldout}
     kept = [pair for pair in train if content_key(pair) not in shared]
@@ -122,17 +129,16 @@ def users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePa
         raise DataError(
             f"{config.data.train}: every pair is in data.heldout={config.data.heldout} too: give other pairs for one"
         )
-    return kept, heldout
+    return kept, heldout, len(train) - len(kept)
 
 
 def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     """Pairs for RL."""
     if config.data.train is not None:
-        pairs, what = users_split(config)[0], config.data.train
-    else:
-        path = run.require(run.data / "rl.parquet", "training pairs", "prepare")
-        pairs, what = read_pairs(path), str(path)
-    return _task(config, pairs, config.data.orders, model, what)
+        pairs, _, held_out = users_split(config)
+        return replace(_task(config, pairs, config.data.orders, model, config.data.train), held_out=held_out)
+    path = run.require(run.data / "rl.parquet", "training pairs", "prepare")
+    return _task(config, read_pairs(path), config.data.orders, model, str(path))
 
 
 def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     host = Host(model)
     yield host
+    sockets = Path(os.environ["VLLM_RPC_BASE_PATH"])
+    assert any(sockets.iterdir())
     host.close()
+    assert not sockets.exists(), "an engine leaves nothing behind"
 
 
 def prompt(index: int, length: int = 12) -> Prompt:
