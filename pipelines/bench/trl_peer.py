@@ -77,10 +77,11 @@ def _common(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
 def grpo(arguments: argparse.Namespace, folder: str) -> tuple[list[float], list[int]]:
     """8 traces for each prompt, no KL, a reward that differs within a group."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    # AutoTokenizer would put Qwen2's own splitting rules in the place of the model's.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.model)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch_float32())
     count = arguments.steps * arguments.batch // 8
     prompts = [tokenizer.decode(random_prompt(index, len(tokenizer))) for index in range(count)]
@@ -113,7 +114,7 @@ def grpo(arguments: argparse.Namespace, folder: str) -> tuple[list[float], list[
 def sft(arguments: argparse.Namespace, folder: str) -> tuple[list[float], list[int]]:
     """Supervised fine-tuning on completions of the sequences given, in their order."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
     with open(arguments.sequences, encoding="utf-8") as file:
@@ -129,7 +130,7 @@ def sft(arguments: argparse.Namespace, folder: str) -> tuple[list[float], list[i
         model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch_float32()),
         args=SFTConfig(**_common(arguments, folder), max_length=None, completion_only_loss=True),
         train_dataset=data,
-        processing_class=AutoTokenizer.from_pretrained(arguments.model),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(arguments.model),
         callbacks=[callback],
     ).train()
     return seconds, [sum(len(p) + len(c) for p, c in rows[: arguments.batch])] * len(seconds)

@@ -94,8 +94,8 @@ def _pairs(config: Config, run: RunDirectory) -> tuple[list[PreferencePair], int
             raise DataError(f"{config.chains.pairs}: every pair is held out too: give other pairs in chains.pairs")
         return kept, len(pairs) - len(kept)
     if config.data.train is not None:
-        pairs, _, held_out = users_split(config)
-        return pairs, held_out
+        train, _, left_out = users_split(config)
+        return train, left_out
     return read_pairs(run.require(run.data / "distill.parquet", "pairs to judge", "prepare")), 0
 
 

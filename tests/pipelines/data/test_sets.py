@@ -104,7 +104,7 @@ def test_pairs_of_the_users_heldout_file_are_not_trained_on(tmp_path: Path, run:
     assert {pair.id for pair in training.pairs.values()} == {
         f"mine-{index}" for index in range(10) if index not in (3, 4)
     }
-    assert training.describe() == "8 pairs as 8 prompts, 2 left out as they are held out"
+    assert training.describe() == "8 pairs as 16 prompts, 2 left out as they are held out"
     assert len(heldout.items) == 5
     assert not set(map(content_key, training.pairs.values())) & set(map(content_key, heldout.pairs.values()))
 
