@@ -52,6 +52,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def write_synced(path: Path, text: str) -> None:
+    """Write a UTF-8 text file in a folder that is itself renamed when whole, and wait until it is on disk."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

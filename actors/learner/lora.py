@@ -1,4 +1,4 @@
-"""Low-rank adapters: matrices of low rank are trained beside frozen ones, which get them added when they are published.
+"""Low-rank adapters: small matrices are trained beside frozen layers, and merged when weights leave the learner.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021. The layers are peft's. They have no dropout: the
 engines know none, so that with it no ratio between learner and engine would be one.

@@ -71,8 +71,8 @@ class Engine:
             dtype=cast(Any, settings.dtype),
             tensor_parallel_size=settings.tensor_parallel,
             # On CPU vLLM would put its only worker into another process, to set that one's OpenMP threads, which here
-            # are set already. Scheduler and worker then wait for each other by spinning, step by step: on few cores
-            # that takes longer than the step.
+            # are set already. Scheduler and worker then wait for each other by spinning, and on few cores what spins
+            # takes the time of what computes.
             distributed_executor_backend=UniProcExecutor if alone else None,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_sequences,

@@ -29,6 +29,7 @@ def check(config: Config) -> None:
         _of_batches(config),
         _of_lengths(config),
         _of_memory(config),
+        _of_adapters(config),
         _of_optimizers(config),
     ):
         if reason := next(reasons, None):
@@ -99,7 +100,14 @@ def _of_memory(config: Config) -> Iterator[str]:
             f"learner.offload={config.learner.offload} moves nothing with cluster.device=cpu, where all of it is in "
             "the machine's memory already: set learner.offload=none"
         )
-    if config.learner.offload == "reference" and config.learner.lora.rank:
+
+
+def _of_adapters(config: Config) -> Iterator[str]:
+    if not config.learner.lora.rank:
+        return
+    if not config.learner.lora.targets:
+        yield "learner.lora.targets=[] leaves nothing to train: name linear layers, or all-linear"
+    if config.learner.offload == "reference":
         yield (
             "learner.offload=reference moves nothing with learner.lora.rank="
             f"{config.learner.lora.rank}, whose reference is the policy without its adapters: set learner.offload=none"

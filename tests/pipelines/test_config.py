@@ -44,11 +44,14 @@ def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> No
         assert part in str(caught.value)
 
 
-def test_adapters_leave_no_reference_to_offload() -> None:
+def test_adapters_have_targets_and_leave_no_reference_to_offload() -> None:
     overrides = ["learner.offload=reference", "cluster.device=cuda"]
     load_config(overrides)
     with pytest.raises(ConfigError, match=r"learner\.lora\.rank=8.*learner\.offload=none"):
         load_config([*overrides, "learner.lora.rank=8"])
+    load_config(["learner.lora.targets=[]"])
+    with pytest.raises(ConfigError, match=r"learner\.lora\.targets=\[\].*all-linear"):
+        load_config(["learner.lora.targets=[]", "learner.lora.rank=8"])
 
 
 def test_odd_mini_batch_cannot_hold_both_orders() -> None:
