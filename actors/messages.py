@@ -44,6 +44,8 @@ class Sampling:
     seed: int | None = None
     """None: the engine's own stream. Otherwise a trace's randomness is a function of this, its prompt's uid and its
     sample, whatever else the engine does meanwhile."""
+    logprobs: bool = True
+    """Whether traces carry log-probabilities. Training needs them; judging can do without, and is faster then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Trace:
     token_ids: np.ndarray
     """[L] int32, the end-of-sequence token included when it was sampled."""
     logprobs: np.ndarray
-    """[L] float32, log-probability under the weights that sampled each token."""
+    """[L] float32, log-probability under the weights that sampled each token; [0] where sampled without."""
     text: str
     finish_reason: FinishReason
     versions: np.ndarray

@@ -31,7 +31,7 @@ async def judge(
         EvaluationFailed: a generation failed; figures over the rest would not be comparable.
 
     """
-    sampling = Sampling(1, config.evaluate.temperature, 1.0, config.model.max_response_tokens)
+    sampling = Sampling(1, config.evaluate.temperature, 1.0, config.model.max_response_tokens, logprobs=False)
     prompts = task.prompts(range(len(task.items)))
     judged: dict[str, JudgedComparison] = {}
     failures: list[GenerationFailure] = []

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -48,16 +49,15 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
-        if settings.device == "cpu":
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.memory_gib)))
-            os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-            # Binding threads to cores is right when an engine owns its cores; here learners share them.
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         # vLLM leaves its sockets behind where its processes are ended: in a folder of their own they can be removed.
         self._sockets = tempfile.TemporaryDirectory(prefix="vllm-")
-        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
+        with _environment(settings, self._sockets.name):
+            self._llm = self._launch()
+        self._requests = 0
+        self._version = 0
+        self._tokenizer: Any = None
+
+    def _launch(self) -> Any:
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -65,6 +65,7 @@ class Engine:
 
         from actors.rollout.weight_transfer import BACKEND, WeightReplacement
 
+        settings = self.settings
         alone = settings.device == "cpu" and settings.tensor_parallel == 1
         arguments = AsyncEngineArgs(
             model=settings.model,
@@ -87,10 +88,7 @@ class Engine:
             weight_transfer_config=WeightTransferConfig(backend=BACKEND),
             worker_extension_cls=f"{WeightReplacement.__module__}.{WeightReplacement.__qualname__}",
         )
-        self._llm = AsyncLLM.from_engine_args(arguments)
-        self._requests = 0
-        self._version = 0
-        self._tokenizer: Any = None
+        return AsyncLLM.from_engine_args(arguments)
 
     async def start(self, version: int) -> None:
         """Name the loaded weights and generate once: the first call pays for lazy initialisation."""
@@ -148,7 +146,7 @@ class Engine:
             max_tokens=sampling.max_tokens,
             seed=_request_seed(sampling, prompt.uid, sample),
             # Of the sampled token alone, in one list a trace instead of a dictionary a token.
-            logprobs=0,
+            logprobs=0 if sampling.logprobs else None,
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -165,8 +163,8 @@ class Engine:
         if completion.finish_reason not in ("stop", "length"):
             raise EngineError(f"the engine ended the request with {completion.finish_reason!r}")
         tokens = np.asarray(completion.token_ids, dtype=np.int32)
-        logprobs = np.asarray(completion.logprobs.logprobs, dtype=np.float32)
-        if len(logprobs) != len(tokens):
+        logprobs = np.asarray(completion.logprobs.logprobs if sampling.logprobs else (), dtype=np.float32)
+        if sampling.logprobs and len(logprobs) != len(tokens):
             raise EngineError(f"the engine gave {len(logprobs)} log-probabilities for {len(tokens)} tokens")
         return Trace(
             prompt_uid=prompt.uid,
@@ -215,6 +213,30 @@ class Engine:
         # Its own clean-up when it is collected fails if that is at the interpreter's end.
         del self._llm
         self._sockets.cleanup()
+
+
+@contextmanager
+def _environment(settings: EngineSettings, sockets: str) -> Iterator[None]:
+    """The variables vLLM is set by, for the processes an engine starts and for no other: what this process starts
+    later (another vLLM, say) must find neither this engine's threads nor its folder of sockets, which goes with it.
+    """
+    ours = {"VLLM_RPC_BASE_PATH": sockets}
+    unless_set = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    if settings.device == "cpu":
+        ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.memory_gib)))
+        ours["OMP_NUM_THREADS"] = str(settings.threads)
+        # Binding threads to cores is right when an engine owns its cores; here learners share them.
+        unless_set["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    before = dict(os.environ)
+    os.environ |= unless_set | before | ours
+    try:
+        yield
+    finally:
+        for name in unless_set | ours:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
 
 
 def _request_seed(sampling: Sampling, uid: str, sample: int) -> int | None:

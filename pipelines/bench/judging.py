@@ -14,7 +14,8 @@ from pipelines.bench.timing import medians_in_turn
 
 def judging() -> dict[str, float]:
     """Judgments a second of an evaluation (actors, verdicts, log on disk) over those of vLLM's own ``generate`` on the
-    same prompts with the same limits: once without the log-probabilities that an evaluation keeps, once with them.
+    same prompts with the same limits: both without log-probabilities (`evaluate.verdict_logprobs=false`), and both
+    with those that an evaluation keeps by default.
     """
     from actors.messages import Sampling
     from pipelines.benchmarks.benchmark import find
@@ -37,7 +38,7 @@ def judging() -> dict[str, float]:
         waiting = plan(
             builtin, "builtin", comparisons, load_template("tiny"), tokenizer, orders="both", votes=1, seed=0
         )
-        sampling, facts = Sampling(1, 0.0, 1.0, 64), {"model": model, "weights": "", "engine": {}}
+        facts = {"model": model, "weights": "", "engine": {}}
         config = load_config([f"output_root={folder}", "run=bench", "tracking=off"])
         with (
             RunDirectory(folder, "bench") as run,
@@ -50,7 +51,8 @@ def judging() -> dict[str, float]:
             numbers = itertools.count()
             prompts: Any = [{"prompt_token_ids": list(judgment.token_ids)} for judgment in waiting]
 
-            def evaluate() -> None:
+            def evaluate(logprobs: bool) -> None:
+                sampling = Sampling(temperature=0.0, max_tokens=64, logprobs=logprobs)
                 with JudgmentLog(Path(folder) / f"{next(numbers)}.jsonl") as log:
                     asyncio.run(judge(fleet, waiting, sampling, "paper", tokenizer, facts, log))
 
@@ -58,11 +60,17 @@ def judging() -> dict[str, float]:
                 parameters = SamplingParams(temperature=0.0, max_tokens=64, logprobs=logprobs)
                 engine.generate(prompts, parameters, use_tqdm=False)
 
-            ours, plain, with_logprobs = medians_in_turn(evaluate, lambda: generate(None), lambda: generate(0))
+            plain, bare_plain, full, bare_full = medians_in_turn(
+                lambda: evaluate(logprobs=False),
+                lambda: generate(None),
+                lambda: evaluate(logprobs=True),
+                lambda: generate(0),
+            )
     return {
-        "judgments_per_second": len(waiting) / ours,
-        "generate_per_second": len(waiting) / plain,
-        "generate_with_logprobs_per_second": len(waiting) / with_logprobs,
-        "judging_efficiency": plain / ours,
-        "judging_efficiency_with_logprobs": with_logprobs / ours,
+        "judgments_per_second": len(waiting) / plain,
+        "generate_per_second": len(waiting) / bare_plain,
+        "judgments_with_logprobs_per_second": len(waiting) / full,
+        "generate_with_logprobs_per_second": len(waiting) / bare_full,
+        "judging_efficiency": bare_plain / plain,
+        "judging_efficiency_with_logprobs": bare_full / full,
     }

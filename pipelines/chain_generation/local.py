@@ -72,6 +72,7 @@ class LocalTeacher:
             top_p=1.0 if settings.top_p is None else settings.top_p,
             max_tokens=settings.max_tokens,
             seed=request.seed if settings.send_seed else None,
+            logprobs=False,
         )
         try:
             async with asyncio.timeout(settings.timeout):

@@ -115,6 +115,8 @@ class Evaluate:
     """Judgments of each pair and order; more than one needs a temperature."""
     max_tokens: int | None = None
     """Limit of a benchmark judgment; null: `model.max_response_tokens`, as in training."""
+    verdict_logprobs: bool = True
+    """Log how probable each benchmark verdict's token was, for the confidence `verdict`; false: faster."""
     as_published: bool = False
     """RM-Bench: read the third pass for the second, as the evaluation released with RM-R1 does."""
     limit: int = number(0, at_least=0)

@@ -127,7 +127,13 @@ def _judge(
         waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
         stage.console.note(describe(config, model, judgments, waiting, log))
         if waiting:
-            sampling = Sampling(1, settings.temperature, 1.0, config.model.max_response_tokens, config.seed)
+            sampling = Sampling(
+                samples=1,
+                temperature=settings.temperature,
+                max_tokens=config.model.max_response_tokens,
+                seed=config.seed,
+                logprobs=settings.verdict_logprobs,
+            )
             mode = cast(VerdictMode, config.algorithm.verdict_mode)
             fleet, _ = session.rollouts(model)
             with stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:

@@ -198,7 +198,11 @@ def _row(
     judgment: Judgment, trace: Trace, mode: VerdictMode, tokenizer: Any, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     what = read(judgment, trace.text, mode, truncated=trace.finish_reason == "length")
-    logprob = verdict_logprob(trace.token_ids, trace.logprobs, trace.text, what["verdict"], mode, tokenizer)
+    logprob = (
+        verdict_logprob(trace.token_ids, trace.logprobs, trace.text, what["verdict"], mode, tokenizer)
+        if len(trace.logprobs)
+        else None
+    )
     return judgment.row(
         facts, **what, tokens=len(trace.token_ids), finish_reason=trace.finish_reason, verdict_logprob=logprob
     )

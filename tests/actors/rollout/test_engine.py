@@ -64,9 +64,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     weights = load_file(model / "model.safetensors")
     weights["model.embed_tokens.weight"] *= 0.3
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    ours = ("VLLM_RPC_BASE_PATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")
+    before = [os.environ.get(name) for name in ours]
     host = Host(model)
+    assert [os.environ.get(name) for name in ours] == before, "what this process starts later must not inherit these"
     yield host
-    sockets = Path(os.environ["VLLM_RPC_BASE_PATH"])
+    sockets = Path(host.engine._sockets.name)
     assert any(sockets.iterdir())
     host.close()
     assert not sockets.exists(), "an engine leaves nothing behind"
@@ -104,6 +107,18 @@ def differences(
         exact = logprobs[torch.arange(start - 1, tokens.shape[1] - 1), tokens[0, start:]]
         found.append(np.abs(exact.numpy() - trace.logprobs))
     return np.concatenate(found)
+
+
+def test_judging_can_do_without_log_probabilities(host: Host) -> None:
+    prompts = [prompt(index) for index in range(3)]
+    with_logprobs, without = (
+        {item.prompt_uid: item for item in host.generate(prompts, Sampling(1, 0.0, 1.0, 8, logprobs=wanted))}
+        for wanted in (True, False)
+    )
+    for uid, trace in with_logprobs.items():
+        assert trace.logprobs.shape == trace.token_ids.shape
+        assert without[uid].logprobs.shape == (0,)
+        assert without[uid].token_ids.tolist() == trace.token_ids.tolist()
 
 
 def test_every_sample_arrives_once_with_what_training_needs(host: Host) -> None:
