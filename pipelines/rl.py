@@ -87,17 +87,18 @@ async def reinforce(
     # The engines get the learners' weights even before the first step: both sides start from the same checksum.
     fleet.update_weights(learners.publish(first, str(session.weights_directory)))
 
-    def begin(step: int) -> asyncio.Task[RolloutBatch]:
-        return asyncio.create_task(rollout_batch(config, fleet, verifier, task, step))
-
     ahead: deque[asyncio.Task[RolloutBatch]] = deque()
+
+    def begin_from(step: int) -> None:
+        while len(ahead) <= algorithm.max_staleness and step + len(ahead) < total:
+            batch = rollout_batch(config, fleet, verifier, task, step + len(ahead))
+            ahead.append(asyncio.create_task(batch))
+
     try:
         with stage.progress(total, first) as progress:
+            started = time.monotonic()
+            begin_from(first)
             for step in range(first, total):
-                started = time.monotonic()
-                while len(ahead) <= algorithm.max_staleness and step + len(ahead) < total:
-                    ahead.append(begin(step + len(ahead)))
-
                 rollout = await ahead.popleft()
                 ready = time.monotonic()
 
@@ -109,12 +110,14 @@ async def reinforce(
                 pause = await asyncio.to_thread(fleet.update_weights, update)
                 published = time.monotonic()
 
+                # The engines write the next batch while this step is logged, evaluated and saved.
+                begin_from(step + 1)
                 metrics = batch.metrics | learned | {"weight_version": step + 1, "publish_pause_seconds": pause}
                 metrics |= {"kl_coefficient": algorithm.kl_coefficient, "refill_rounds": float(rollout.refills)}
                 metrics |= _times(rollout, started, ready, taught, published, batch.tokens)
                 stage.carried["kl_coefficient"] = algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
-                stage.log_traces(step + 1, trace_rows("rl", step + 1, rollout.groups, task.pairs))
-                done = step + 1
+                started, done = published, step + 1
+                await asyncio.to_thread(stage.log_traces, done, trace_rows("rl", done, rollout.groups, task.pairs))
                 if config.rl.evaluate_every and done % config.rl.evaluate_every == 0 and done < total:
                     part = heldout.first(config.rl.evaluate_pairs)
                     metrics |= stage.evaluation_metrics(await judge(fleet, part, config))
@@ -122,7 +125,7 @@ async def reinforce(
                 stage.log(done, metrics)
                 progress.update(done, metrics)
                 if done % config.rl.checkpoints.every == 0 or done == total:
-                    stage.save(learners, done, metrics.get("eval/accuracy"))
+                    await asyncio.to_thread(stage.save, learners, done, metrics.get("eval/accuracy"))
     finally:
         for task_ahead in ahead:
             task_ahead.cancel()

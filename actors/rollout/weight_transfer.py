@@ -26,6 +26,9 @@ from actors.weights import tensor_checksum
 
 BACKEND = "shared_file"
 
+# Tensors with a row for each entry of the vocabulary; vLLM would pad or cut them in places, or fail without a name.
+_BY_VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
+
 
 class WeightMismatch(RuntimeError):
     """What arrived is not what was sent; names the first tensor that differs."""
@@ -80,6 +83,13 @@ class SharedFileEngine(WeightTransferEngine[SharedFileInit, SharedFileUpdate]):
                 raise WeightMismatch(
                     f"weight file {update_info.path}: tensor {name!r} has checksum {got:#010x}, "
                     f"the learner sent {entry['checksum']:#010x}"
+                )
+        rows = self.model_config.hf_text_config.vocab_size
+        for name, tensor in received.items():
+            if name.endswith(_BY_VOCABULARY) and len(tensor) != rows:
+                raise WeightMismatch(
+                    f"tensor {name!r} is for a vocabulary of {len(tensor):,}, the engine was started with one of "
+                    f"{rows:,}: start engines and learners from the same model"
                 )
         cast(Any, self.model).load_weights(received.items())
 

@@ -12,7 +12,7 @@ from pipelines.bench.rl_step import run_loop
 VOCABULARY, MAX_TOKENS = 512, 128
 
 # One learner rank on one core beside an engine on the other, and a reference model, so that both cost about the same.
-_BALANCED = ("learner.ranks=1", "algorithm.kl_coefficient=0.001")
+_BALANCED = ("learner.ranks=1", "algorithm.kl_coefficient=0.001", "algorithm.old_logprobs=rollout")
 
 
 def asynchronous() -> dict[str, Any]:

@@ -80,18 +80,28 @@ class ChainSet:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a checkpoint.
+    """The tokenizer of a checkpoint; one that stands without a model's configuration is taken as it is.
 
     Raises:
-        ModelError: there is none at that path or name.
+        ModelError: there is none at that path or name, or it has more tokens than the model beside it.
 
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}") from error
+    try:
+        vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    except (OSError, ValueError):
+        return tokenizer
+    if len(tokenizer) > vocabulary:
+        raise ModelError(
+            f"the tokenizer of {model!r} has {len(tokenizer):,} tokens, the model a vocabulary of {vocabulary:,}: save "
+            "the tokenizer the model was trained with, or enlarge the model with resize_token_embeddings"
+        )
+    return tokenizer
 
 
 def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, what: str) -> JudgingTask:

@@ -188,3 +188,13 @@ def test_a_tensor_that_was_damaged_on_the_way_stops_the_update_and_is_named(host
     save_file(tensors, update.path)
     with pytest.raises(EngineError, match=rf"weight update to version 4 failed.*{victim}.*checksum"):
         host.run(host.engine.update(update))
+
+
+def test_weights_for_another_vocabulary_stop_the_update_and_say_so(host: Host, tmp_path: Path) -> None:
+    weights = changed(host, seed=5)
+    embedding = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = torch.cat([embedding, embedding[:1]])
+    with pytest.raises(
+        EngineError, match=rf"embed_tokens.*vocabulary of {len(embedding) + 1}.*one of {len(embedding)}"
+    ):
+        host.run(host.engine.update(host.publish(weights, 5, tmp_path)))

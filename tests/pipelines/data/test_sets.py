@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from actors.learner.settings import ModelError
 from pipelines.cli import load_config
@@ -227,6 +228,19 @@ def test_bad_chain_files(tmp_path: Path, run: RunDirectory, model: str) -> None:
     (tmp_path / "c.parquet").write_text("not parquet")
     with pytest.raises(DataError, match=r"c\.parquet: cannot be read as parquet"):
         distillation_set(config_of(data__chains=str(tmp_path / "c.parquet")), run, model)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, tiny_model_directory: Path) -> None:
+    model = shutil.copytree(tiny_model_directory, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    config = AutoConfig.from_pretrained(model)
+    assert len(load_tokenizer(str(model))) == len(tokenizer) == config.vocab_size
+    tokenizer.add_tokens(["<rubric-start>"])
+    tokenizer.save_pretrained(model)
+    with pytest.raises(
+        ModelError, match=rf"{config.vocab_size + 1} tokens, the model a vocabulary of {config.vocab_size}"
+    ):
+        load_tokenizer(str(model))
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
