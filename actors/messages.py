@@ -185,8 +185,8 @@ class WeightUpdate:
     """A published set of weights: what the learner says it sent."""
 
     version: int
-    path: str
-    """A safetensors file every engine of the node can open."""
+    path: str | None
+    """A safetensors file every engine can open; None: they receive the tensors over the network."""
     tensors: tuple[TensorEntry, ...]
     checksum: int
     """Of all tensors together; engines answer with the one they computed."""

@@ -38,7 +38,7 @@ def distill(config: Config, session: Session) -> None:
             stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
         train(config, session, stage, learners, chains, heldout, first, total)
         learners.export(str(session.run.export_directory("distill")))
-        fleet.update_weights(learners.publish(total, str(session.weights_directory)))
+        session.weight_sync().publish(total)
         stage.finish("distill", asyncio.run(judge(fleet, heldout, config)), heldout)
 
 
@@ -83,7 +83,7 @@ def train(
             started = finished
             if evaluates(done):
                 fleet, _ = session.rollouts(session.run.base_model(config))
-                fleet.update_weights(learners.publish(done, str(session.weights_directory)))
+                session.weight_sync().publish(done)
                 metrics |= stage.evaluation_metrics(asyncio.run(judge(fleet, heldout, config)))
             stage.log(done, metrics)
             progress.update(done, metrics)

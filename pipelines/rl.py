@@ -85,7 +85,8 @@ async def reinforce(
     fleet, _ = session.rollouts(session.run.starting_policy(config))
     verifier = session.verifier()
     # The engines get the learners' weights even before the first step: both sides start from the same checksum.
-    fleet.update_weights(learners.publish(first, str(session.weights_directory)))
+    weights = session.weight_sync()
+    weights.publish(first)
 
     ahead: deque[asyncio.Task[RolloutBatch]] = deque()
 
@@ -106,8 +107,7 @@ async def reinforce(
                 learned = await asyncio.to_thread(learn, learners, batch, policy_settings(config, algorithm))
                 taught = time.monotonic()
 
-                update = await asyncio.to_thread(learners.publish, step + 1, str(session.weights_directory))
-                pause = await asyncio.to_thread(fleet.update_weights, update)
+                pause = await asyncio.to_thread(weights.publish, step + 1)
                 published = time.monotonic()
 
                 # The engines write the next batch while this step is logged, evaluated and saved.

@@ -28,6 +28,7 @@ from actors.verifier.actor import RewardVerifier
 from actors.verifier.functions import RewardFunction
 from actors.verifier.rewards import RewardRule
 from actors.verifier.trace import VerdictMode
+from actors.weight_sync import WeightSync
 from pipelines.config import Config
 from pipelines.run_directory import RunDirectory
 
@@ -50,6 +51,7 @@ class Session:
         self._fleet: RolloutFleet | None = None
         self._verifier: Any = None
         self._learners: LearnerGroup | None = None
+        self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
         self.weights_directory = Path(config.cluster.weights_directory) / f"reasoning-reward-models-{digest}"
@@ -202,6 +204,18 @@ class Session:
         self._learners = group
         return group
 
+    def weight_sync(self) -> WeightSync:
+        """The way of new weights from the learners to the engines, both of which have been started."""
+        if self._fleet is None or self._learners is None:
+            raise RuntimeError("weights pass from learners to engines: start both first")
+        if self._weight_sync is None:
+            cluster, rollout = self.config.cluster, self.config.rollout
+            directory = str(self.weights_directory) if cluster.weight_transfer == "file" else None
+            self._weight_sync = WeightSync(
+                self._learners, self._fleet, directory, rollout.dtype, rollout.tensor_parallel, cluster.step_timeout
+            )
+        return self._weight_sync
+
     def release_learners(self) -> None:
         """End the learner ranks and free what they hold."""
         import ray
@@ -209,7 +223,7 @@ class Session:
         if self._learners is not None:
             for handle in self._learners.handles:
                 ray.kill(handle)
-            self._learners = None
+            self._learners = self._weight_sync = None
 
     def close(self) -> None:
         """End every actor, and the Ray cluster if it is ours."""

@@ -26,20 +26,18 @@ class Learner:
         self._world_size = world_size
         self._settings = settings
         self._store: Any = None
+        self._channel_store: Any = None
+        self._channel: Any = None
+        self._published: Any = None
         self._trainer: Any = None
         self._source = ""
 
     def rendezvous(self) -> tuple[str, int]:
         """Open the store at which the ranks meet, on this rank's machine; returns its address and port."""
-        import ray
-        import torch.distributed as dist
+        from actors.weight_channel import open_store
 
-        address = ray.util.get_node_ip_address()
-        # Port 0: the store takes a free one and keeps it, so that nobody else can take it before the ranks meet.
-        self._store = dist.TCPStore(
-            address, 0, self._world_size, True, timedelta(seconds=self._settings.timeout), wait_for_workers=False
-        )
-        return address, self._store.port
+        self._store, address, port = open_store(self._settings.timeout)
+        return address, port
 
     def join(self, address: str, port: int) -> str | None:
         """Meet the other ranks at rank 0's store; returns where this rank logs."""
@@ -51,7 +49,7 @@ class Learner:
         torch.set_num_threads(settings.threads)
         if settings.device == "cuda":
             torch.cuda.set_device(0)
-        store = self._store or dist.TCPStore(address, port, self._world_size, False, timeout)
+        store = self._store or dist.TCPStore(address, port, None, False, timeout)
         # Metrics are summed on the CPU wherever the model is, so a CUDA group speaks gloo as well.
         backend = "cpu:gloo,cuda:nccl" if settings.device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self._world_size, timeout=timeout)
@@ -148,17 +146,43 @@ class Learner:
 
         return kl_to_reference(self._trainer, micro_batches, estimator, temperature)
 
-    def publish(self, version: int, directory: str) -> WeightUpdate | None:
-        """Gather all weights and write them where engines read them; rank 0 answers, the others take part."""
-        from actors.learner.model import full_state
-        from actors.learner.publish import write_update
+    def publish(self, version: int, directory: str | None, dtype: str = "float32") -> WeightUpdate | None:
+        """Gather all weights and write them into ``directory``; rank 0 answers, the others take part.
 
-        tensors = full_state(self._trainer.judge)
-        if self.rank == 0:
+        Without a directory rank 0 holds them until :meth:`send`.
+        """
+        import torch
+
+        from actors.learner.model import full_state
+        from actors.learner.publish import gathered, write_update
+
+        tensors = full_state(self._trainer.judge, getattr(torch, dtype))
+        if self.rank != 0:
+            for _ in tensors:
+                pass
+            return None
+        if directory is not None:
             return write_update(tensors, version, directory)
-        for _ in tensors:
-            pass
-        return None
+        self._published = gathered(tensors, version)
+        return self._published[0]
+
+    def open_channel(self) -> tuple[str, int]:
+        """Open the store at which the members of a weight channel meet; returns its address and port."""
+        from actors.weight_channel import open_store
+
+        self._channel_store, address, port = open_store(self._settings.timeout)
+        return address, port
+
+    def join_channel(self, size: int) -> None:
+        """Be rank 0 of the ``size`` members of the weight channel that this rank opened."""
+        from actors.weight_channel import WeightChannel
+
+        self._channel = WeightChannel(self._channel_store, 0, size, self._settings.device, self._settings.timeout)
+
+    def send(self) -> None:
+        """Broadcast what was published last to the engines, which have been told to receive it."""
+        (update, tensors), self._published = self._published, None
+        self._channel.send(update.tensors, tensors)
 
     def save(self, directory: str, state: dict[str, Any]) -> None:
         """Write a checkpoint of model, optimisers, schedule and random states, with ``state`` of the stage."""

@@ -99,9 +99,9 @@ class LearnerGroup:
                 found.update(zip(micro, arrays, strict=True))
         return [found[index] for index in range(len(sequences))]
 
-    def publish(self, version: int, directory: str) -> WeightUpdate:
-        """Gather the weights and write them for the engines; the answer says what was sent."""
-        return self._all("publish", version, directory, what=f"weight version {version} to be written")[0]
+    def publish(self, version: int, directory: str | None, dtype: str = "float32") -> WeightUpdate:
+        """Gather the weights in ``dtype`` and write them, or hold them to be sent; the answer says what they are."""
+        return self._all("publish", version, directory, dtype, what=f"weight version {version} to be gathered")[0]
 
     def save(self, directory: str, state: dict[str, Any]) -> None:
         """Write a checkpoint; it has its name only when it is whole."""

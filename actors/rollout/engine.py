@@ -176,6 +176,11 @@ class Engine:
             versions=_versions(completion.weight_versions, len(tokens)),
         )
 
+    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
+        """Let the engine's processes join a weight channel, as its members from ``first_rank`` on."""
+        meeting = {"address": address, "port": port, "first_rank": first_rank, "size": size, "timeout": timeout}
+        await self._llm.collective_rpc("join_weight_channel", args=(meeting,))
+
     async def update(self, update: WeightUpdate) -> float:
         """Load new weights while requests are in flight; they are frozen meanwhile and go on afterwards.
 
@@ -185,13 +190,13 @@ class Engine:
             EngineError: the weights could not be loaded, or the version read back is another one.
 
         """
-        from actors.rollout.weight_transfer import SharedFileUpdate
+        from actors.rollout.weight_transfer import VerifiedUpdate
 
         loop = asyncio.get_running_loop()
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         started = loop.time()
         try:
-            await self._llm.collective_rpc("replace_weights", args=(SharedFileUpdate.of(update),))
+            await self._llm.collective_rpc("replace_weights", args=(VerifiedUpdate.of(update),))
             await self._llm.update_weight_version(str(update.version))
         except Exception as error:
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error

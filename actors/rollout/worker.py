@@ -28,6 +28,10 @@ class RolloutWorker:
         async for finished in self._engine.generate(prompts, sampling):
             yield finished
 
+    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
+        """Join a weight channel with every process of the engine."""
+        await self._engine.join_channel(address, port, first_rank, size, timeout)
+
     async def update_weights(self, update: WeightUpdate) -> float:
         """Load published weights in flight; returns the seconds for which generation stood still."""
         return await self._engine.update(update)

@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from pipelines.bench.timing import ROUNDS, last_json
 PROMPTS, SAMPLES = 8, 8
 OURS = {
     "on_policy": (),
-    "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout"),
+    "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1"),
 }
-"""Strictly on-policy, as TRL is here, and with up to four rollout batches ahead of learning."""
+"""Strictly on-policy, as TRL is here, and with up to four rollout batches ahead of learning, a core for each side."""
 
 
 def rl_step_natural() -> dict[str, Any]:
@@ -84,9 +83,10 @@ def trl(trainer: str, model: Path, arguments: list[str]) -> tuple[float, float]:
 def run_loop(
     model: Path, vocabulary: int, max_tokens: int, folder: Path, overrides: tuple[str, ...] = ()
 ) -> dict[str, float]:
-    """Median seconds and mean tokens of a step of our RL loop on ``model``, and the shares of its parts.
+    """Mean seconds and tokens of a step of our RL loop on ``model``, and the medians of its parts.
 
-    The loop's first two steps are not counted: engines and learners allocate in them.
+    Counted are the steps in the middle. In the first ones engines and learners allocate, and batches that were begun at
+    the same time end at the same time; in the last ones no further batch is under way, so learning has all cores.
     """
     from actors.messages import Prompt
     from pipelines.cli import load_config
@@ -97,7 +97,9 @@ def run_loop(
     from pipelines.session import Session
     from pipelines.stage import open_run, open_stage
 
-    steps = ROUNDS + 2
+    behind = max((int(item.partition("=")[2]) for item in overrides if "max_staleness" in item), default=0)
+    lead, counted_steps = 2 + 2 * behind, 2 * ROUNDS
+    steps = lead + counted_steps + behind
     config = load_config(
         [
             *("recipe=tiny", "run=rl-step", f"output_root={folder}", "tracking=off", "overwrite=true"),
@@ -137,12 +139,13 @@ def run_loop(
         asyncio.run(reinforce(config, session, stage, learners, task, task.first(1)))
         lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     lines = [line for line in lines if "time/step" in line["metrics"]]
-    counted = [line["metrics"] for line in lines[2:]]
+    window = lines[lead : lead + counted_steps]
+    counted = [line["metrics"] for line in window]
     median = {
         part: statistics.median(metrics[f"time/{part}"] for metrics in counted)
         for part in ("generate", "verify", "learn", "publish", "wait")
     }
-    # From one step's line to the next one's, so that nothing the loop does is left out.
-    median["step"] = statistics.median(later["time"] - line["time"] for line, later in pairwise(lines[1:]))
+    # From line to line, so that nothing the loop does is left out.
+    median["step"] = (window[-1]["time"] - lines[lead - 1]["time"]) / counted_steps
     tokens = statistics.mean(metrics["completion_tokens"] for metrics in counted) * PROMPTS * SAMPLES
     return {f"{part}_seconds": value for part, value in median.items()} | {"tokens": tokens}

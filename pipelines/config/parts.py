@@ -73,8 +73,10 @@ class Cluster:
     """Seconds for an engine or a model to load."""
     step_timeout: float = number(3600.0, at_least=1)
     """Seconds for any single wait of a training step."""
+    weight_transfer: str = one_of("file", "network")
+    """How published weights pass from learners to engines: through a `file`, or over the `network` (NCCL or gloo)."""
     weights_directory: str = "/dev/shm"
-    """Where published weights pass from learners to engines; with several nodes, a file system they share."""
+    """Where that file lies; with several nodes, on a file system they share."""
 
 
 @dataclass

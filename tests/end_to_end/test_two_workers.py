@@ -1,4 +1,4 @@
-"""Two rollout workers and two learner ranks, rollouts one version ahead: same agreement, bounded staleness."""
+"""Two rollout workers and two learner ranks, one version ahead, weights over the network: all bounds are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from commands import SMALL, Runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
-TWO = ("rollout.workers=2", "cluster.rollout_cpus=0.5", "learner.ranks=2")
+TWO = ("rollout.workers=2", "cluster.rollout_cpus=0.5", "learner.ranks=2", "cluster.weight_transfer=network")
 
 
 def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(runs: Runs) -> None:

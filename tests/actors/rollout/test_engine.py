@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from actors.learner.publish import write_update
+from actors.learner.publish import gathered, write_update
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
 from actors.rollout.engine import Engine, EngineError, EngineSettings
+from actors.weight_channel import WeightChannel, open_store
 from pipelines.data.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -153,6 +154,27 @@ def test_published_weights_are_the_ones_that_are_sampled_from(host: Host, tmp_pa
         assert differences(host, weights, prompts, traces).max() < 1e-5
         # The check would notice weights of another version.
         assert differences(host, changed(host, seed=9), prompts, traces).max() > 1e-2
+
+
+def test_weights_over_the_network_are_the_ones_that_are_sampled_from(host: Host) -> None:
+    store, address, port = open_store(60.0)
+
+    async def over_the_network(update: WeightUpdate, tensors: dict[str, torch.Tensor]) -> None:
+        sending = asyncio.to_thread(channel.send, update.tensors, tensors)
+        await asyncio.gather(host.engine.update(update), sending)
+
+    async def meet() -> WeightChannel:
+        joining = host.engine.join_channel(address, port, 1, 2, 60.0)
+        return (await asyncio.gather(asyncio.to_thread(WeightChannel, store, 0, 2, "cpu", 60.0), joining))[0]
+
+    channel = host.run(meet())
+    weights = changed(host, seed=2)
+    update, tensors = gathered(weights.items(), 2)
+    host.run(over_the_network(update, tensors))
+    prompts = [prompt(index) for index in range(4)]
+    traces = host.generate(prompts, Sampling(samples=2, max_tokens=24))
+    assert {int(version) for trace in traces for version in trace.versions} == {2}
+    assert differences(host, weights, prompts, traces).max() < 1e-5
 
 
 def test_temperature_is_in_the_logprobs(host: Host) -> None:

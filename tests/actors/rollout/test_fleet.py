@@ -11,20 +11,24 @@ def prompt(name: str, *tokens: int) -> Prompt:
     return Prompt(name, name, "chosen_first", "A", "d", tokens)
 
 
-def test_different_prompts_are_dealt_in_turn() -> None:
-    shares = _shares([prompt(str(number), number) for number in range(5)], 2, 0)
-    assert [[item.uid for item in share] for share in shares] == [["0", "2", "4"], ["1", "3"]]
+def names(shares: list[list[Prompt]]) -> list[list[str]]:
+    """Uids of each worker's prompts."""
+    return [[item.uid for item in share] for share in shares]
 
 
-def test_dealing_goes_on_where_the_last_call_ended() -> None:
-    shares = _shares([prompt(str(number), number) for number in range(3)], 2, 1)
-    assert [[item.uid for item in share] for share in shares] == [["1"], ["0", "2"]]
+def test_idle_workers_are_dealt_prompts_in_turn() -> None:
+    shares = _shares([prompt(str(number), number) for number in range(5)], 8, [0, 0])
+    assert names(shares) == [["0", "2", "4"], ["1", "3"]]
 
 
-def test_equal_prompts_stay_together() -> None:
+def test_who_owes_fewest_traces_gets_the_next_prompt() -> None:
+    shares = _shares([prompt(str(number), number) for number in range(5)], 4, [20, 3, 9])
+    assert names(shares) == [[], ["0", "1", "3"], ["2", "4"]]
+
+
+def test_equal_prompts_stay_together_and_count_as_what_they_are() -> None:
     prompts = [prompt(f"{number}/{vote}", number) for number in range(4) for vote in range(3)]
-    shares = _shares(prompts, 3, 0)
-    assert [[item.uid for item in share] for share in shares] == [
+    assert names(_shares(prompts, 1, [0, 0, 2])) == [
         ["0/0", "0/1", "0/2", "3/0", "3/1", "3/2"],
         ["1/0", "1/1", "1/2"],
         ["2/0", "2/1", "2/2"],

@@ -1,0 +1,84 @@
+"""Weights over the network: from the learner rank that publishes to every process of every engine.
+
+A process group of their own, which leaves both sides' other groups alone: NCCL between CUDA devices, gloo elsewhere.
+Rank 0 sends, the others are the engines' processes. What travels is known to both sides from the
+:class:`~actors.messages.WeightUpdate`, so there is nothing but tensors on the wire, many in one bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from actors.messages import TensorEntry
+
+BUCKET_BYTES = 2**28
+
+
+class WeightChannel:
+    """One member's end. Every member makes its own at the same time; the first broadcast waits for all of them."""
+
+    def __init__(self, store: dist.Store, rank: int, size: int, device: str, timeout: float) -> None:
+        self._device = torch.device(device)
+        wait = timedelta(seconds=timeout)
+        if self._device.type == "cuda":
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = wait
+            self._group: Any = dist.ProcessGroupNCCL(store, rank, size, options)
+        else:
+            self._group = dist.ProcessGroupGloo(store, rank, size, wait)
+
+    def send(self, entries: Sequence[TensorEntry], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Broadcast ``tensors``, which may lie on another device, in the order of ``entries``."""
+        for bucket in buckets(entries, BUCKET_BYTES):
+            flat = torch.cat([tensors[entry.name].reshape(-1) for entry in bucket])
+            self._broadcast(flat.to(self._device))
+
+    def receive(self, entries: Sequence[TensorEntry]) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield what rank 0 sends, a bucket at a time, on this member's device."""
+        for bucket in buckets(entries, BUCKET_BYTES):
+            sizes = [_elements(entry) for entry in bucket]
+            flat = torch.empty(sum(sizes), dtype=_dtype(bucket[0]), device=self._device)
+            self._broadcast(flat)
+            pieces = zip(bucket, flat.split(sizes), strict=True)
+            yield {entry.name: piece.view(entry.shape) for entry, piece in pieces}
+
+    def _broadcast(self, flat: torch.Tensor) -> None:
+        self._group.broadcast([flat], dist.BroadcastOptions()).wait()
+
+
+def open_store(timeout: float) -> tuple[dist.TCPStore, str, int]:
+    """A store on this machine at which members meet, with its address and port; whoever opens it must hold it."""
+    import ray
+
+    address = ray.util.get_node_ip_address()
+    # Port 0: the store takes a free one and keeps it, so that nobody else can take it before the members meet.
+    store = dist.TCPStore(address, 0, None, True, timedelta(seconds=timeout), wait_for_workers=False)
+    return store, address, store.port
+
+
+def buckets(entries: Sequence[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:
+    """Consecutive entries of one data type, of at most ``limit`` bytes together unless a single one has more."""
+    bucket: list[TensorEntry] = []
+    held = 0
+    for entry in entries:
+        size = _elements(entry) * _dtype(entry).itemsize
+        if bucket and (held + size > limit or entry.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, held = [], 0
+        bucket.append(entry)
+        held += size
+    if bucket:
+        yield bucket
+
+
+def _elements(entry: TensorEntry) -> int:
+    return torch.Size(entry.shape).numel()
+
+
+def _dtype(entry: TensorEntry) -> torch.dtype:
+    return getattr(torch, entry.dtype)
