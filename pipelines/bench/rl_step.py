@@ -22,9 +22,11 @@ from pipelines.bench.timing import ROUNDS, last_json
 PROMPTS, SAMPLES = 8, 8
 OURS = {
     "on_policy": (),
-    "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1"),
+    "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout"),
+    "four_behind_one_rank": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1"),
 }
-"""Strictly on-policy, as TRL is here, and with up to four rollout batches ahead of learning, a core for each side."""
+"""Strictly on-policy, as TRL is here; and with up to four rollout batches ahead of learning, where two learner ranks share
+the cores with the engine, or one leaves it a core."""
 
 
 def rl_step_natural() -> dict[str, Any]:
