@@ -25,8 +25,8 @@ OURS = {
     "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout"),
     "four_behind_one_rank": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1"),
 }
-"""Strictly on-policy, as TRL is here; and with up to four rollout batches ahead of learning, where two learner ranks share
-the cores with the engine, or one leaves it a core."""
+"""Strictly on-policy, as TRL is here; and with up to four rollout batches ahead of learning, where two learner ranks
+share the cores with the engine, or one leaves it a core."""
 
 
 def rl_step_natural() -> dict[str, Any]:
