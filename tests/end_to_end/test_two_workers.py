@@ -7,11 +7,13 @@ from commands import SMALL, Runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
-TWO = ("rollout.workers=2", "cluster.rollout_cpus=0.5", "learner.ranks=2", "cluster.weight_transfer=network")
+TWO = ("rollout.workers=2", "cluster.rollout_cpus=0.5", "learner.ranks=2")
+# A folder that cannot be made: weights that went through a file after all would stop the run.
+NETWORK = ("cluster.weight_transfer=network", "cluster.weights_directory=/proc/no-weights-here")
 
 
 def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(runs: Runs) -> None:
-    runs("run", "two", *SMALL, *TWO, "algorithm.max_staleness=1", "algorithm.old_logprobs=rollout")
+    runs("run", "two", *SMALL, *TWO, *NETWORK, "algorithm.max_staleness=1", "algorithm.old_logprobs=rollout")
     steps = [line["metrics"] for line in runs.metrics("two", "rl")]
     assert len(steps) == 6
     assert steps[0]["logprob_difference"] < 2e-6
