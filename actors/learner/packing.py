@@ -24,27 +24,29 @@ _SIMILAR = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """n segments of similar length, padded to L for one call of attention."""
+    """Segments of similar length, padded to one length for one call of attention."""
 
-    queries: torch.Tensor
-    """[n * L] int64, places in the row; padding repeats a segment's first."""
-    keys: torch.Tensor
-    """[n * K] int64; the same as ``queries`` for roots."""
     count: int
     """n"""
+    queries: int
+    """L, places in each segment."""
+    keys: int
+    """K, places that each of its queries may attend to; for roots the same as L."""
     mask: torch.Tensor | None
     """[n or 1, 1, L, K] bool, what a query may see; None: causal."""
-    kept: torch.Tensor
-    """Places in [n * L] that are no padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the row's segments attend."""
+    """How the row's segments attend: places of all buckets one after another, so that a row is rearranged once."""
 
     buckets: tuple[Bucket, ...]
+    queries: torch.Tensor
+    """[sum of n * L] int64, places in the row; padding repeats a segment's first."""
+    keys: torch.Tensor
+    """[sum of n * K] int64"""
     back: torch.Tensor
-    """[T] int64, from the buckets' kept queries, one after another, to the row's order."""
+    """[T] int64, where among the queries each place of the row is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +107,28 @@ def pack_row(sequences: Sequence[TrainingSequence], device: str = "cpu") -> Row:
 
 def _layout(segments: Sequence[_Segment], size: int, device: str) -> Layout:
     buckets: list[Bucket] = []
-    order: list[np.ndarray] = []
+    all_queries: list[np.ndarray] = []
+    all_keys: list[np.ndarray] = []
+    back = np.empty(size, np.int64)
+    before = 0
     for branches in (False, True):
         chosen = [segment for segment in segments if bool(segment.root_length) == branches]
         for similar in _by_length(chosen):
             queries = _padded([np.arange(item.start, item.start + item.length) for item in similar])
             kept = np.flatnonzero(_lengths_mask([item.length for item in similar], queries.shape[1]))
-            order.append(queries.reshape(-1)[kept])
+            back[queries.reshape(-1)[kept]] = before + kept
+            before += queries.size
             keys, mask = queries, None
             if branches:
                 roots = _padded([np.arange(item.root, item.root + item.root_length) for item in similar])
                 keys = np.concatenate([roots, queries], 1)
-                mask = _branch_mask([item.root_length for item in similar], roots.shape[1], queries.shape[1])
-            buckets.append(
-                Bucket(
-                    torch.from_numpy(queries.reshape(-1)).to(device),
-                    torch.from_numpy(keys.reshape(-1)).to(device),
-                    len(similar),
-                    None if mask is None else torch.from_numpy(mask).to(device),
-                    torch.from_numpy(kept).to(device),
-                )
-            )
-    back = np.empty(size, np.int64)
-    back[np.concatenate(order)] = np.arange(size)
-    return Layout(tuple(buckets), torch.from_numpy(back).to(device))
+                seen = _branch_mask([item.root_length for item in similar], roots.shape[1], queries.shape[1])
+                mask = torch.from_numpy(seen).to(device)
+            all_queries.append(queries.reshape(-1))
+            all_keys.append(keys.reshape(-1))
+            buckets.append(Bucket(len(similar), queries.shape[1], keys.shape[1], mask))
+    places = (np.concatenate(all_queries), np.concatenate(all_keys), back)
+    return Layout(tuple(buckets), *(torch.from_numpy(array).to(device) for array in places))
 
 
 def _by_length(segments: Sequence[_Segment]) -> list[list[_Segment]]:
@@ -199,28 +199,27 @@ def packed_attention(
     """
     if layout is None or attention_mask is not None:
         raise ValueError("packed attention needs a layout and no mask")
-    heads, size = query.shape[1], query.shape[3]
-    repeats = heads // key.shape[1]
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    repeats = query.shape[1] // key.shape[1]
 
-    def taken(tensor: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
-        """[count, heads, len(places) / count, D]"""
-        return tensor.index_select(0, places).view(count, -1, *tensor.shape[1:]).transpose(1, 2)
+    def rearranged(tensor: torch.Tensor, places: torch.Tensor, widths: list[int]) -> list[torch.Tensor]:
+        """[n, heads, width, D] for every bucket. One gather for all: in backward each is a pass over the whole row."""
+        gathered = tensor[0].transpose(0, 1).index_select(0, places)
+        sizes = [bucket.count * width for bucket, width in zip(layout.buckets, widths, strict=True)]
+        parts = zip(gathered.split(sizes), layout.buckets, widths, strict=True)
+        return [part.view(bucket.count, width, *part.shape[1:]).transpose(1, 2) for part, bucket, width in parts]
 
+    queries = rearranged(query, layout.queries, [bucket.queries for bucket in layout.buckets])
+    keys, values = (rearranged(each, layout.keys, [bucket.keys for bucket in layout.buckets]) for each in (key, value))
     outputs = []
-    for bucket in layout.buckets:
-        queries = taken(rows[0], bucket.queries, bucket.count)
-        keys, values = (taken(row, bucket.keys, bucket.count) for row in rows[1:])
-        if repeats > 1:
-            keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    for bucket, own, seen, content in zip(layout.buckets, queries, keys, values, strict=True):
         attended = scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
+            own,
+            seen.repeat_interleave(repeats, 1) if repeats > 1 else seen,
+            content.repeat_interleave(repeats, 1) if repeats > 1 else content,
             attn_mask=bucket.mask,
             dropout_p=dropout,
             is_causal=bucket.mask is None,
             scale=scaling,
         )
-        outputs.append(attended.transpose(1, 2).reshape(-1, heads, size).index_select(0, bucket.kept))
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.back)[None], None
