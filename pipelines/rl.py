@@ -2,9 +2,10 @@
 
     generate -> verify -> learn -> publish -> log -> evaluate -> save
 
-Rollout batches are tasks in a short queue. With ``algorithm.max_staleness=0`` a batch starts when the weights of the
-step before are published: strictly on-policy. With ``k`` there are ``k`` batches more under way, so a batch is trained
-on at most ``k`` versions after it was begun; nothing else changes.
+Learners begin on the groups of a batch that are complete while the engines still write the others. Batches come through
+a bounded buffer. With ``algorithm.max_staleness=0`` one begins when the weights of the step before are published:
+strictly on-policy. With ``k`` there are ``k`` more under way, so a batch is trained on at most ``k`` versions after it
+was begun; nothing else changes.
 """
 
 from __future__ import annotations
@@ -12,27 +13,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from actors.learner.advantages import adapted_coefficient
 from actors.learner.group import LearnerGroup
-from actors.learner.settings import PolicySettings
-from actors.messages import Sampling, TrainingSequence
+from actors.messages import Sampling
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.rewards import compares_traces
-from pipelines.batches import PolicyBatch, is_useful, policy_batch
+from pipelines.batches import is_useful
 from pipelines.cli import main
-from pipelines.config import Algorithm, Config
+from pipelines.config import Config
 from pipelines.data.order import batch_of, refill_of, steps_for
 from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge
+from pipelines.learning import BatchLearning, learns_early, next_coefficient
 from pipelines.records import shown_texts, trace_rows
+from pipelines.rollout_buffer import Arrived, RolloutBuffer, RolloutUnderWay
 from pipelines.rollouts import RolloutBatch, collect, refilled
 from pipelines.session import Session
 from pipelines.stage import Stage, open_stage, standalone
@@ -88,33 +85,36 @@ async def reinforce(
     weights = session.weight_sync()
     weights.publish(first)
 
-    ahead: deque[asyncio.Task[RolloutBatch]] = deque()
+    def begin(step: int) -> RolloutUnderWay:
+        return RolloutUnderWay(lambda arrived: rollout_batch(config, fleet, verifier, task, step, arrived))
 
-    def begin_from(step: int) -> None:
-        while len(ahead) <= algorithm.max_staleness and step + len(ahead) < total:
-            batch = rollout_batch(config, fleet, verifier, task, step + len(ahead))
-            ahead.append(asyncio.create_task(batch))
-
+    buffer = RolloutBuffer(begin, first, total, algorithm.max_staleness)
     try:
         with stage.progress(total, first) as progress:
             started = time.monotonic()
-            begin_from(first)
+            buffer.published(first)
             for step in range(first, total):
-                rollout = await ahead.popleft()
+                under_way, learning = buffer.take(), BatchLearning(learners, config, algorithm, step)
+                early = 0.0
+                if learns_early(config):
+                    async for groups in under_way.portions(learners.full_round):
+                        begun = time.monotonic()
+                        await asyncio.to_thread(learning.early, groups)
+                        early += time.monotonic() - begun
+                rollout = await under_way.whole()
                 ready = time.monotonic()
 
-                batch = await asyncio.to_thread(batch_to_learn, learners, rollout, config, algorithm, step)
-                learned = await asyncio.to_thread(learn, learners, batch, policy_settings(config, algorithm))
+                batch, learned = await asyncio.to_thread(learning.finish, rollout)
                 taught = time.monotonic()
 
                 pause = await asyncio.to_thread(weights.publish, step + 1)
                 published = time.monotonic()
 
                 # The engines write the next batch while this step is logged, evaluated and saved.
-                begin_from(step + 1)
+                buffer.published(step + 1)
                 metrics = batch.metrics | learned | {"weight_version": step + 1, "publish_pause_seconds": pause}
                 metrics |= {"kl_coefficient": algorithm.kl_coefficient, "refill_rounds": float(rollout.refills)}
-                metrics |= _times(rollout, started, ready, taught, published, batch.tokens)
+                metrics |= _times(rollout, started, ready, taught, published, early, batch.tokens)
                 stage.carried["kl_coefficient"] = algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
                 started, done = published, step + 1
                 await asyncio.to_thread(stage.log_traces, done, trace_rows("rl", done, rollout.groups, task.pairs))
@@ -127,8 +127,8 @@ async def reinforce(
                 if done % config.rl.checkpoints.every == 0 or done == total:
                     await asyncio.to_thread(stage.save, learners, done, metrics.get("eval/accuracy"))
     finally:
-        for task_ahead in ahead:
-            task_ahead.cancel()
+        for batch_ahead in buffer:
+            batch_ahead.cancel()
 
     learners.export(str(session.run.export_directory("rl")))
     shares = time_shares(session.run.metrics_file)
@@ -138,9 +138,13 @@ async def reinforce(
 
 
 async def rollout_batch(
-    config: Config, fleet: RolloutFleet, verifier: Any, task: JudgingTask, step: int
+    config: Config, fleet: RolloutFleet, verifier: Any, task: JudgingTask, step: int, arrived: Arrived | None = None
 ) -> RolloutBatch:
-    """The prompts of a step as scored groups; with `refill`, further ones in the place of groups of equal rewards."""
+    """The prompts of a step as scored groups; with `refill`, further ones in the place of groups of equal rewards.
+
+    ``arrived`` is told of the step's own prompts as they are complete, not of those generated in the place of others,
+    of which some may be too many.
+    """
     algorithm, per_step = config.algorithm, items_per_step(config, task)
     sampling = Sampling(algorithm.samples, algorithm.temperature, algorithm.top_p, config.model.max_response_tokens)
     items = batch_of(len(task.items), config.seed, per_step, step, config.rl.epochs)
@@ -154,76 +158,28 @@ async def rollout_batch(
             drawn = refill_of(len(task.items), config.seed, count, step, number, exclude=items)
         prompts = task.prompts(drawn)
         texts = shown_texts(prompts, task.pairs) if functions else None
-        return await collect(fleet, verifier, prompts, sampling, config.cluster.step_timeout, texts, comparing)
+        timeout = config.cluster.step_timeout
+        told = None if number else arrived
+        return await collect(fleet, verifier, prompts, sampling, timeout, texts, comparing, told)
 
     if algorithm.equal_reward_groups != "refill":
         return await generate(0, 0)
     return await refilled(generate, is_useful, len(items) * task.prompts_per_item, algorithm.refill_rounds)
 
 
-def batch_to_learn(
-    learners: LearnerGroup, rollout: RolloutBatch, config: Config, algorithm: Algorithm, step: int
-) -> PolicyBatch:
-    """The rollout batch as mini-batches with advantages; ``algorithm`` has the KL coefficient of this step."""
-
-    def penalise(sequences: Sequence[TrainingSequence]) -> list[np.ndarray]:
-        return learners.kl_to_reference(sequences, algorithm.kl_estimator, algorithm.temperature)
-
-    in_reward = algorithm.kl_in == "reward" and config.algorithm.kl_coefficient > 0
-    return policy_batch(
-        rollout.groups,
-        algorithm,
-        config.rl.mini_batch_prompts,
-        weight_version=step,
-        wanted=rollout.wanted,
-        on_failure=config.verifier.on_failure,
-        penalise=penalise if in_reward else None,
-    )
-
-
-def policy_settings(config: Config, algorithm: Algorithm) -> PolicySettings:
-    """The learners' form of the objective."""
-    shared = {item.name for item in fields(PolicySettings)} & {item.name for item in fields(algorithm)}
-    values = {name: getattr(algorithm, name) for name in shared}
-    if algorithm.kl_in == "reward":
-        values["kl_coefficient"] = 0.0
-    return PolicySettings(fixed_length=config.model.max_response_tokens, **values)
-
-
-def next_coefficient(algorithm: Algorithm, metrics: Mapping[str, float]) -> float:
-    """The KL coefficient after a step: steered towards ``kl_target`` where there is one and a KL was measured."""
-    if not algorithm.kl_target or "kl" not in metrics:
-        return algorithm.kl_coefficient
-    return adapted_coefficient(algorithm.kl_coefficient, metrics["kl"], algorithm.kl_target)
-
-
-def learn(learners: LearnerGroup, batch: PolicyBatch, settings: PolicySettings) -> dict[str, float]:
-    """One optimiser step a mini-batch; the metrics are means over them."""
-    steps: list[dict[str, float]] = []
-    if len(batch.mini_batches) > 1 and batch.needs_old_logprobs:
-        batch = batch.with_old_logprobs(learners.logprobs(batch.sequences(), settings.temperature))
-    for sequences in batch.mini_batches:
-        if sequences:
-            steps.append(learners.policy_step(sequences, settings))
-    return _mean(steps) | {"optimizer_steps": float(len(steps))}
-
-
-def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
-
-
 def _times(
-    rollout: RolloutBatch, started: float, ready: float, taught: float, published: float, tokens: int
+    rollout: RolloutBatch, started: float, ready: float, taught: float, published: float, early: float, tokens: int
 ) -> dict[str, float]:
     """Where the loop's time went, in seconds; ``time/wait`` is what no part accounts for."""
-    blocked = ready - started
+    blocked = ready - started - early
     generate = min(rollout.generate_seconds, blocked)
     verify = min(rollout.verify_seconds, blocked - generate)
     return {
         "time/generate": generate,
         "time/verify": verify,
         "time/wait": blocked - generate - verify,
-        "time/learn": taught - ready,
+        "time/learn": early + taught - ready,
+        "time/learn_early": early,
         "time/publish": published - taught,
         "time/step": published - started,
         "time/engine_busy": rollout.generate_seconds,

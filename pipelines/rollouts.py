@@ -107,6 +107,7 @@ async def collect(
     timeout: float = 600.0,
     shown: Mapping[str, Shown] | None = None,
     comparing: bool = False,
+    arrived: Callable[[ScoredGroup], None] | None = None,
 ) -> RolloutBatch:
     """Generate ``sampling.samples`` traces for every prompt and score each as it arrives, each pair as it completes.
 
@@ -118,6 +119,7 @@ async def collect(
         timeout: seconds that verification may take after the last trace was written.
         shown: what each prompt shows, by its uid; needed by users' reward functions only.
         comparing: whether some reward component compares traces, so that complete pairs go to the verifier once more.
+        arrived: told of each group as soon as it is complete.
 
     Raises:
         DeadlineExceeded, ActorFailed: from the fleet or the verifier.
@@ -136,6 +138,9 @@ async def collect(
             if groups and comparing:
                 groups = await verifier.compare.remote(groups, [texts.get(group.prompt.uid) for group in groups])
             done.update({group.prompt.uid: group for group in groups})
+            if arrived is not None:
+                for group in groups:
+                    arrived(group)
 
     async def verify(traces: Sequence[Trace]) -> None:
         prompts = [assembly.prompts[trace.prompt_uid] for trace in traces]

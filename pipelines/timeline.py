@@ -28,10 +28,12 @@ def events(lines: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         seconds = {name: value for name, value in line["metrics"].items() if name.startswith("time/")}
         at = _start(line) - begin
         facts = {"step": line["step"], "reward": line["metrics"].get("reward"), "tokens": line["metrics"].get("tokens")}
-        ready = at + sum(seconds[f"time/{part}"] for part in ("wait", "generate", "verify"))
+        # Runs of before there was learning on part of a batch have no such line.
+        seconds["time/learn"] -= seconds.setdefault("time/learn_early", 0.0)
+        ready = at + sum(seconds[f"time/{part}"] for part in ("wait", "generate", "verify", "learn_early"))
         busy = seconds["time/engine_busy"]
         yield _event("rollout batch", ENGINES, ready - seconds["time/verify"] - busy, busy, facts)
-        for part in ("wait", "generate", "verify", "learn", "publish", "evaluate"):
+        for part in ("wait", "generate", "verify", "learn_early", "learn", "publish", "evaluate"):
             if length := seconds.get(f"time/{part}", 0.0):
                 yield _event(part, LOOP, at, length, facts)
                 at += length

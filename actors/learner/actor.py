@@ -124,6 +124,12 @@ class Learner:
 
         return supervised_step(self._trainer, micro_batches, global_tokens)
 
+    def add_policy_gradients(self, micro_batches: MicroBatches, settings: PolicySettings) -> None:
+        """See :func:`actors.learner.steps.add_policy_gradients`."""
+        from actors.learner.steps import add_policy_gradients
+
+        add_policy_gradients(self._trainer, micro_batches, settings)
+
     def policy_step(
         self, micro_batches: MicroBatches, settings: PolicySettings, global_tokens: int, global_sequences: int
     ) -> dict[str, float]:

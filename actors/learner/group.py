@@ -22,6 +22,8 @@ class LearnerGroup:
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout = timeout
         self._names = [f"learner rank {rank}" for rank in range(len(self.handles))]
+        self._added = (0, 0)
+        """Completion tokens and traces whose gradients the ranks hold."""
 
     def _all(self, method: str, *arguments: Any, what: str, seconds: float | None = None) -> list[Any]:
         """Call every rank with the same arguments and wait for all answers."""
@@ -71,11 +73,31 @@ class LearnerGroup:
         references = self._start("supervised_step", [(part, tokens) for part in parts])
         return lambda: get(references, self._timeout, "a supervised step", self._names)[0]
 
-    def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
-        """One optimiser step on a mini-batch of traces; metrics are of all ranks together."""
+    @property
+    def full_round(self) -> int:
+        """Tokens that fill one micro-batch of every rank: to work on fewer at a time takes longer for all together."""
+        return len(self.handles) * self._micro_batch_tokens
+
+    def add_policy_gradients(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> None:
+        """Compute the gradients of some of a mini-batch's traces; :meth:`policy_step` takes the others and steps."""
         _, parts, tokens = self._cut(sequences)
-        arguments = [(part, settings, tokens, len(sequences)) for part in parts]
-        return self._each("policy_step", arguments, "a policy step")[0]
+        self._each("add_policy_gradients", [(part, settings) for part in parts], "gradients of some traces")
+        self._added = (self._added[0] + tokens, self._added[1] + len(sequences))
+
+    def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
+        """One optimiser step on a mini-batch of traces, those whose gradients were added before included.
+
+        ``sequences`` may be empty where there are such. Metrics are of all traces and of all ranks.
+        """
+        tokens, count = self._added
+        parts: list[Any] = [[[]]] * len(self.handles)
+        if sequences or not count:
+            _, parts, more = self._cut(sequences)
+            tokens, count = tokens + more, count + len(sequences)
+        arguments = [(part, settings, tokens, count) for part in parts]
+        metrics = self._each("policy_step", arguments, "a policy step")[0]
+        self._added = (0, 0)
+        return metrics
 
     def logprobs(self, sequences: Sequence[TrainingSequence], temperature: float = 1.0) -> list[np.ndarray]:
         """Log-probabilities ([L] float32) of every completion under the current weights, in order."""

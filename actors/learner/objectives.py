@@ -1,8 +1,8 @@
 """The mathematics of learning, as pure functions: log-probabilities, policy losses, KL, how tokens are weighed.
 
-Per-token functions return one value a token; callers weigh them by global counts (:func:`token_weights`) and sum, so
-that no result depends on how a batch was cut into micro-batches or spread over ranks. What belongs to a whole trace
-(a sequence's ratio) is computed within it: a trace is never split.
+Per-token functions return one value a token; callers weigh them (:func:`token_weights`), sum, and divide by global
+counts (:func:`loss_divisor`), so that no result depends on how a batch was cut into micro-batches or spread over ranks.
+What belongs to a whole trace (a sequence's ratio) is computed within it: a trace is never split.
 """
 
 from __future__ import annotations
@@ -209,20 +209,16 @@ def policy_loss(
     raise ValueError(f"policy loss {settings.loss!r} is not one of clip, cispo")
 
 
-def token_weights(
-    counts: Sequence[int], aggregation: str, tokens: int, sequences: int, fixed_length: int, device: str = "cpu"
-) -> torch.Tensor:
-    """What each token counts in the mini-batch's loss: [N] float32.
+def token_weights(counts: Sequence[int], aggregation: str, fixed_length: int, device: str = "cpu") -> torch.Tensor:
+    """What each token counts in the mini-batch's sum, which :func:`loss_divisor` divides: [N] float32.
 
-    ``token_mean``: 1 / tokens (DAPO). ``sequence_mean``: 1 / (sequences x length of its trace), a mean over traces of
-    means over tokens (GRPO, arXiv 2402.03300, equation 3). ``fixed_length``: 1 / (sequences x fixed_length), which
-    leaves no bias towards short right and long wrong traces (Dr. GRPO, arXiv 2503.20783, section 3.1).
+    ``token_mean``: 1, a mean over tokens (DAPO). ``sequence_mean``: 1 / length of its trace, a mean over traces of
+    means over tokens (GRPO, arXiv 2402.03300, equation 3). ``fixed_length``: 1 / fixed_length, which leaves no bias
+    towards short right and long wrong traces (Dr. GRPO, arXiv 2503.20783, section 3.1).
 
     Args:
         counts: completion tokens of the micro-batch's sequences; they sum to N.
         aggregation: one of the above.
-        tokens: completion tokens of the whole mini-batch, all ranks together.
-        sequences: sequences of the whole mini-batch.
         fixed_length: tokens that ``fixed_length`` divides by, whatever a trace's length.
         device: of the result.
 
@@ -232,14 +228,19 @@ def token_weights(
     """
     lengths = torch.tensor(counts, dtype=torch.int64)
     if aggregation == "token_mean":
-        shares = torch.full((len(counts),), 1 / tokens)
+        shares = torch.ones(len(counts))
     elif aggregation == "sequence_mean":
-        shares = 1 / (sequences * lengths.float())
+        shares = 1 / lengths.float()
     elif aggregation == "fixed_length":
-        shares = torch.full((len(counts),), 1 / (sequences * fixed_length))
+        shares = torch.full((len(counts),), 1 / fixed_length)
     else:
         raise ValueError(f"aggregation {aggregation!r} is not one of token_mean, sequence_mean, fixed_length")
     return shares.repeat_interleave(lengths).to(device)
+
+
+def loss_divisor(aggregation: str, tokens: int, sequences: int) -> int:
+    """What a mini-batch's sum is divided by: its tokens with ``token_mean``, else its sequences, of all ranks."""
+    return tokens if aggregation == "token_mean" else sequences
 
 
 def kl_divergence(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str) -> torch.Tensor:

@@ -216,6 +216,11 @@ def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
 
 
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Multiply the gradients of this rank's shards."""
+    torch._foreach_mul_([local(parameter.grad) for parameter in parameters if parameter.grad is not None], factor)
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, group: Any) -> float:
     """Scale gradients to a global norm of at most ``limit`` (0: leave them) and return the norm before.
 

@@ -1,14 +1,15 @@
 """What one learner rank computes: forward and backward over its micro-batches, one optimiser step, global metrics.
 
-Losses are sums over tokens weighed by the numbers of tokens and sequences in the whole mini-batch, which the driver
-counts, so that micro-batch size, padding and the number of ranks change speed and memory only.
+Losses are sums over tokens divided by the numbers of tokens and sequences in the whole mini-batch, which the driver
+counts, so that micro-batch size, padding and the number of ranks change speed and memory only. A policy step divides
+at its end, so gradients of some traces can be had before the others are written.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,13 @@ from actors.learner.batching import Batch, collate
 from actors.learner.corrections import importance_weights
 from actors.learner.lora import without_adapters
 from actors.learner.model import Judge, synchronise_gradients
-from actors.learner.objectives import kl_divergence, policy_loss, token_weights
-from actors.learner.optimizers import clip_gradients, learning_rate_factor, scale_learning_rates
+from actors.learner.objectives import kl_divergence, loss_divisor, policy_loss, token_weights
+from actors.learner.optimizers import (
+    clip_gradients,
+    learning_rate_factor,
+    scale_gradients,
+    scale_learning_rates,
+)
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.learner.tally import PolicyTally
 from actors.messages import TrainingSequence
@@ -43,6 +49,8 @@ class Trainer:
     """Reduce gradients once a step instead of once a micro-batch."""
     packed: bool = False
     """Micro-batches are packed rows."""
+    tally: PolicyTally = field(default_factory=PolicyTally)
+    """Of the policy step under way."""
     step: int = 0
     skipped: int = 0
 
@@ -69,11 +77,30 @@ def policy_step(
     global_tokens: int,
     global_sequences: int,
 ) -> dict[str, float]:
-    """One optimiser step on the policy loss, KL to the reference and entropy bonus, weighed by global counts."""
-    tally = PolicyTally()
+    """One optimiser step on the policy loss, KL to the reference and entropy bonus, divided by global counts.
+
+    Of all traces since the step before: those of :func:`add_policy_gradients` and these, the last ones.
+    """
+    add_policy_gradients(trainer, micro_batches, settings, last=True)
+    divisor = loss_divisor(settings.aggregation, global_tokens, global_sequences)
+    scale_gradients(trainer.judge.parameters(), 1 / divisor)
+    metrics = trainer.tally.metrics(global_tokens, global_sequences, divisor, trainer.group)
+    trainer.tally = PolicyTally()
+    if not _measures_kl(trainer, settings):
+        del metrics["kl"]
+    return metrics | {"tokens": float(global_tokens)} | optimizer_step(trainer)
+
+
+def add_policy_gradients(
+    trainer: Trainer, micro_batches: MicroBatches, settings: PolicySettings, last: bool = False
+) -> None:
+    """Add the gradients of the policy loss, as sums that are not yet divided, and what is measured on the way.
+
+    Ranks that gather gradients once a step do so after the ``last`` micro-batch.
+    """
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
-            synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
+            synchronise_gradients(trainer.judge, last and index == len(micro_batches) - 1)
         batch = collate(sequences, trainer.device, trainer.packed)
         # Before the policy's forward: with adapters, both are passes of one model.
         measured = _measures_kl(trainer, settings)
@@ -81,9 +108,7 @@ def policy_step(
         logprobs, entropies = trainer.judge(batch, settings.temperature)
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         sampled = logprobs.detach() if batch.rollout_logprobs is None else batch.rollout_logprobs
-        weights = token_weights(
-            batch.counts, settings.aggregation, global_tokens, global_sequences, settings.fixed_length, trainer.device
-        )
+        weights = token_weights(batch.counts, settings.aggregation, settings.fixed_length, trainer.device)
         policy = policy_loss(logprobs, old, batch.advantages, batch.counts, settings)
         correction = importance_weights(
             old,
@@ -101,16 +126,11 @@ def policy_step(
         terms = losses + weights * settings.kl_coefficient * kl
         if settings.entropy_coefficient:
             terms = terms - weights * settings.entropy_coefficient * entropies
-        loss = terms.sum()
-        loss.backward()
+        terms.sum().backward()
         if sequences:
             # Both sides under the same weights: a later mini-batch's log-probabilities have the steps before in them.
             unmoved = old if settings.old_logprobs == "learner" else logprobs
-            tally.add(loss, losses, kl, entropies, policy, correction, unmoved - sampled, batch.counts)
-    metrics = tally.metrics(global_tokens, global_sequences, trainer.group)
-    if not _measures_kl(trainer, settings):
-        del metrics["kl"]
-    return metrics | {"tokens": float(global_tokens)} | optimizer_step(trainer)
+            trainer.tally.add(terms, losses, kl, entropies, policy, correction, unmoved - sampled, batch.counts)
 
 
 def _measures_kl(trainer: Trainer, settings: PolicySettings) -> bool:

@@ -55,7 +55,7 @@ class PolicyTally:
         """Add a micro-batch that is not empty.
 
         Args:
-            loss: [], weighed, all terms.
+            loss: [N], weighed and not yet divided, all terms.
             policy_losses: [N], weighed and corrected.
             kl: [N].
             entropies: [N].
@@ -89,14 +89,22 @@ class PolicyTally:
         largest = torch.stack([policy.ratios.max(), difference.abs().max()]).double().cpu()
         self._largest = torch.maximum(self._largest, largest)
 
-    def metrics(self, tokens: int, sequences: int, group: Any) -> dict[str, float]:
-        """Means over the mini-batch's tokens, maxima, and effective sample sizes as shares of 1."""
+    def metrics(self, tokens: int, sequences: int, divisor: int, group: Any) -> dict[str, float]:
+        """Means over the mini-batch's tokens, maxima, and effective sample sizes as shares of 1.
+
+        Args:
+            tokens: completion tokens of the mini-batch, all ranks together.
+            sequences: its sequences.
+            divisor: what its losses are divided by.
+            group: of the ranks.
+
+        """
         dist.all_reduce(self._sums, group=group)
         dist.all_reduce(self._largest, op=dist.ReduceOp.MAX, group=group)
         sums = dict(zip(_SUMS, self._sums.tolist(), strict=True))
         squares = [sums.pop("weight_squared"), sums.pop("trace_weight_squared")]
         first = [sums.pop("weight"), sums.pop("trace_weight")]
-        metrics = {name: value if name in _WEIGHED else value / tokens for name, value in sums.items()}
+        metrics = {name: value / (divisor if name in _WEIGHED else tokens) for name, value in sums.items()}
         metrics |= dict(zip(_LARGEST, self._largest.tolist(), strict=True))
         metrics["clip_fraction"] = sum(metrics[f"clip_fraction_{side}"] for side in ("low", "high", "dual"))
         metrics["ess"] = first[0] ** 2 / (tokens * squares[0]) if squares[0] else 0.0

@@ -20,13 +20,14 @@ from pipelines.bench.models import random_prompt, write_random_model
 from pipelines.bench.timing import ROUNDS, last_json
 
 PROMPTS, SAMPLES = 8, 8
+BEHIND = ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1")
 OURS = {
     "on_policy": (),
-    "four_behind": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout"),
-    "four_behind_one_rank": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1"),
+    "on_policy_one_rank": ("learner.ranks=1", "learner.micro_batch_tokens=1024"),
+    "four_behind_one_rank": BEHIND,
 }
-"""Strictly on-policy, as TRL is here; and with up to four rollout batches ahead of learning, where two learner ranks
-share the cores with the engine, or one leaves it a core."""
+"""Strictly on-policy, as TRL is here: two learner ranks that get both cores when the engine is done, or one that learns
+on complete groups, a micro-batch each, beside the engine. And with up to four rollout batches ahead of learning."""
 
 
 def rl_step_natural() -> dict[str, Any]:
@@ -109,7 +110,7 @@ def run_loop(
             *(f"rl.policy={model}", "rl.optimizer.learning_rate=0", "rl.evaluate_every=0"),
             *(f"algorithm.samples={SAMPLES}", "algorithm.kl_coefficient=0", "algorithm.equal_reward_groups=keep"),
             *("model.max_prompt_tokens=64", f"model.max_response_tokens={max_tokens}", "data.orders=alternate"),
-            *("learner.packing=true", "learner.micro_batch_tokens=16384", "rollout.enforce_eager=false"),
+            *("learner.packing=true", "learner.micro_batch_tokens=4096", "rollout.enforce_eager=false"),
             f"rl.checkpoints.every={10 * steps}",
             *overrides,
         ]

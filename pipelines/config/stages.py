@@ -88,6 +88,9 @@ class Rl:
     """Prompts of one rollout batch."""
     mini_batch_prompts: int = number(128, at_least=1)
     """Prompts of one optimiser step."""
+    learn_early: bool = True
+    """Begin to learn on complete groups while others are being written, where that changes nothing: a rollout batch is
+    one mini-batch, and advantages compare within groups."""
     evaluate_every: int = number(20, at_least=0)
     """Steps between evaluations on held-out pairs; 0: only at the end."""
     evaluate_pairs: int = number(0, at_least=0)

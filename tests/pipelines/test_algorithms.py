@@ -9,7 +9,7 @@ import pytest
 from actors.learner.settings import PolicySettings
 from pipelines.cli import CONF, load_config
 from pipelines.config import Algorithm, ConfigError
-from pipelines.rl import next_coefficient, policy_settings
+from pipelines.learning import next_coefficient, policy_settings
 
 # What makes each bundle what it is; the papers are named in its file.
 BUNDLES: dict[str, dict[str, Any]] = {

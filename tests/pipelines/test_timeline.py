@@ -36,6 +36,19 @@ def test_parts_follow_one_another_and_engines_work_until_verification() -> None:
     assert engines == [(-0.5, 3.0), (6.5, 3.0)]
 
 
+def test_learning_beside_generation_comes_before_the_rest_of_it() -> None:
+    found = list(events([line(1, 104.0, **{"time/generate": 1.5, "time/learn": 1.5, "time/learn_early": 0.5})]))
+    loop = [(event["name"], event["ts"] / 1e6, event["dur"] / 1e6) for event in found if event["tid"] == 1]
+    assert loop[1:] == [
+        ("generate", 0.5, 1.5),
+        ("verify", 2.0, 0.25),
+        ("learn_early", 2.25, 0.5),
+        ("learn", 2.75, 1.0),
+        ("publish", 3.75, 0.25),
+    ]
+    assert [(event["ts"] / 1e6, event["dur"] / 1e6) for event in found if event["tid"] == 2] == [(-0.5, 3.0)]
+
+
 def test_the_command_writes_a_trace_or_says_what_is_missing(tmp_path: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines.timeline", str(tmp_path)]

@@ -112,10 +112,15 @@ def policy(
     ranks: int = 1,
     budget: int = BUDGET,
     packed: bool = False,
+    portions: tuple[int, ...] = (),
 ) -> dict[str, float]:
-    """This rank's part of a policy step on ``items``."""
-    micro, tokens = cut(items, learner.rank, ranks, budget, packed)
-    return learner.policy_step(micro, settings, tokens, len(items))
+    """This rank's part of a policy step on ``items``; the gradients of so many of the first are added beforehand."""
+    begin = 0
+    for size in portions:
+        learner.add_policy_gradients(cut(items[begin : begin + size], learner.rank, ranks, budget, packed)[0], settings)
+        begin += size
+    micro = cut(items[begin:], learner.rank, ranks, budget, packed)[0] if items[begin:] else [[]]
+    return learner.policy_step(micro, settings, sum(len(item.completion_ids) for item in items), len(items))
 
 
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
@@ -147,6 +152,10 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
         "poisoned": poisoned(learner, ranks, model),
         "packed": on_groups(learner, ranks, model, packed=True),
         "adapted": adapted(learner, ranks, model),
+        "in_portions": on_groups(learner, ranks, model, packed=True, portions=(5, 1, 4)),
+        "in_portions_reduced_once": on_groups(
+            learner, ranks, model, packed=True, portions=(5, 8), reshard_after_forward=False
+        ),
     }
 
 
@@ -156,7 +165,13 @@ def adapted(learner: Learner, ranks: int, model: str, packing: bool = False, **s
 
 
 def on_groups(
-    learner: Learner, ranks: int, model: str, packed: bool, budget: int = BUDGET, **settings: Any
+    learner: Learner,
+    ranks: int,
+    model: str,
+    packed: bool,
+    budget: int = BUDGET,
+    portions: tuple[int, ...] = (),
+    **settings: Any,
 ) -> dict[str, Any]:
     """Supervised and policy steps on groups of traces of the same prompts, in packed or in padded rows."""
     other = copy.copy(learner)
@@ -165,7 +180,7 @@ def on_groups(
     items = groups(3, 4, seed=5, old=True)
     steps = [
         other.supervised_step(*cut(items, other.rank, ranks, budget, packed)),
-        policy(other, items, POLICY, ranks, budget, packed),
+        policy(other, items, POLICY, ranks, budget, packed, portions),
         other.supervised_step(*cut(sequences(9, 3), other.rank, ranks, budget, packed)),
     ]
     return {"metrics": steps, "weights": weights(other)}

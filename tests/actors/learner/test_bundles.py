@@ -18,7 +18,7 @@ from actors.learner.actor import Learner
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
 from pipelines.cli import load_config
-from pipelines.rl import policy_settings
+from pipelines.learning import policy_settings
 
 BUNDLES = ("rm_r1", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp")
 # Wide enough that some tokens are clipped and some are not, and that every term has a part in the gradient.

@@ -79,6 +79,11 @@ def test_steps_of_two_ranks_are_steps_of_the_whole_batch(group: LearnerGroup, mo
     metrics = group.policy_step(items, PolicySettings())
     weighted = sum(item.advantage * len(item.completion_ids) for item in items)
     assert metrics["loss"] == pytest.approx(-weighted / metrics["tokens"], abs=1e-6)
+    assert group.restore(str(tmp_path / "step-000000")) == {"step": 0}
+    group.add_policy_gradients(items[:3], PolicySettings())
+    group.add_policy_gradients(items[3:7], PolicySettings())
+    assert group.policy_step(items[7:], PolicySettings()) == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+
     difference = np.abs(np.concatenate(plain_logprobs(model, items)) + 4.0)
     assert metrics["logprob_difference"] == pytest.approx(difference.mean(), rel=1e-5)
     assert metrics["logprob_difference_max"] == pytest.approx(difference.max(), rel=1e-5)
@@ -98,6 +103,8 @@ def test_published_weights_are_the_exported_ones(group: LearnerGroup, tmp_path: 
 def test_batches_that_cannot_be_cut_are_refused_before_any_rank_works(group: LearnerGroup) -> None:
     with pytest.raises(ValueError, match="at least one sequence"):
         group.supervised_step([])
+    with pytest.raises(ValueError, match="at least one sequence"):
+        group.policy_step([], PolicySettings())
     small = LearnerGroup(group.handles, micro_batch_tokens=4, timeout=10.0)
     with pytest.raises(SequenceTooLong, match=r"learner\.micro_batch_tokens=4"):
         small.supervised_step(sequences(2, 1))

@@ -12,6 +12,7 @@ from actors.learner.objectives import (
     cispo_loss,
     clipped_loss,
     kl_divergence,
+    loss_divisor,
     policy_ratio,
     token_logprobs,
     token_weights,
@@ -69,7 +70,7 @@ def test_ratios_of_traces_by_hand() -> None:
     means = policy_ratio(logprobs, old, [2, 1], "sequence_mean")
     assert means.tolist() == pytest.approx([4, 4, 1 / 3], rel=1e-5)
     # GSPO, equation 10: the gradient of s A is s A times the mean of the tokens' gradients.
-    (means * token_weights([2, 1], "sequence_mean", 3, 2, 1)).sum().backward()
+    (means * token_weights([2, 1], "sequence_mean", 1) / 2).sum().backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([4 / 2 / 2, 4 / 2 / 2, 1 / 3 / 2], rel=1e-5)
     with pytest.raises(ValueError, match="'group' is not one of token, sequence"):
@@ -77,13 +78,14 @@ def test_ratios_of_traces_by_hand() -> None:
 
 
 def test_token_weights_by_hand() -> None:
-    # Two of the mini-batch's four sequences, 2 and 3 of its 20 tokens.
-    assert token_weights([2, 3], "token_mean", 20, 4, 8).tolist() == pytest.approx([1 / 20] * 5)
-    assert token_weights([2, 3], "sequence_mean", 20, 4, 8).tolist() == pytest.approx([1 / 8] * 2 + [1 / 12] * 3)
-    assert token_weights([2, 3], "fixed_length", 20, 4, 8).tolist() == pytest.approx([1 / 32] * 5)
-    assert token_weights([], "sequence_mean", 20, 4, 8).tolist() == []
+    assert token_weights([2, 3], "token_mean", 8).tolist() == pytest.approx([1] * 5)
+    assert token_weights([2, 3], "sequence_mean", 8).tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 3)
+    assert token_weights([2, 3], "fixed_length", 8).tolist() == pytest.approx([1 / 8] * 5)
+    assert token_weights([], "sequence_mean", 8).tolist() == []
     with pytest.raises(ValueError, match="'mean' is not one of token_mean"):
-        token_weights([1], "mean", 1, 1, 1)
+        token_weights([1], "mean", 1)
+    divisors = [loss_divisor(name, 20, 4) for name in ("token_mean", "sequence_mean", "fixed_length")]
+    assert divisors == [20, 4, 4]
 
 
 def test_extreme_log_ratios_stay_finite() -> None:

@@ -281,6 +281,17 @@ def test_one_rank_equals_two_with_adapters(one: dict[str, Any], two: dict[str, A
     same(one["adapted"], two["adapted"], weights=1e-5, metrics=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["in_portions", "in_portions_reduced_once"])
+def test_gradients_of_traces_as_they_come_are_those_of_the_whole(one: dict[str, Any], kind: str) -> None:
+    same(one["packed"], one[kind], weights=1e-5, metrics=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["in_portions", "in_portions_reduced_once"])
+def test_one_rank_equals_two_with_gradients_as_they_come(one: dict[str, Any], two: dict[str, Any], kind: str) -> None:
+    same(one["packed"], two[kind], weights=1e-5, metrics=1e-4)
+
+
 def test_empty_micro_batches_contribute_nothing(learner: Learner, model: str) -> None:
     micro, tokens = cut(sequences(4, 9, old=True), 0, 1)
     outcomes = []
