@@ -1,9 +1,10 @@
-"""What is learnt from one rollout batch: gradients of its groups as they come, or mini-batches when it is whole."""
+"""What is learnt from one rollout batch: what can be, of its groups as they come; the rest when it is whole."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Literal
 
 import numpy as np
 
@@ -15,19 +16,22 @@ from pipelines.batches import PolicyBatch, policy_batch
 from pipelines.config import Algorithm, Config
 from pipelines.rollouts import RolloutBatch
 
+Early = Literal["gradients", "logprobs", "nothing"]
 
-def learns_early(config: Config) -> bool:
-    """Whether a group's gradient is the same before the rest of its batch is known, so that it need not wait.
 
-    It is where the whole batch is one optimiser step and advantages compare within groups. A KL in the reward is
-    measured for the whole batch at once.
+def early_work(config: Config) -> Early:
+    """What learners can do with complete groups before the rest of their batch is known, and nothing changes by it.
+
+    Where the whole batch is one optimiser step and advantages compare within groups, a group's ``gradients``. Where
+    there are several steps, the ``logprobs`` of before the first, if it is the learner that computes them. A KL in the
+    reward is measured for the whole batch at once.
     """
-    return (
-        config.rl.learn_early
-        and config.rl.mini_batch_prompts == config.rl.prompts_per_step
-        and config.algorithm.advantage not in OVER_BATCH
-        and not (config.algorithm.kl_in == "reward" and config.algorithm.kl_coefficient > 0)
-    )
+    algorithm = config.algorithm
+    if not config.rl.learn_early or (algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0):
+        return "nothing"
+    if config.rl.mini_batch_prompts == config.rl.prompts_per_step:
+        return "nothing" if algorithm.advantage in OVER_BATCH else "gradients"
+    return "logprobs" if algorithm.old_logprobs == "learner" else "nothing"
 
 
 class BatchLearning:
@@ -35,31 +39,49 @@ class BatchLearning:
 
     def __init__(self, learners: LearnerGroup, config: Config, algorithm: Algorithm, step: int) -> None:
         """``algorithm`` is the configuration's with the KL coefficient of this step."""
+        self.early_work = early_work(config)
         self._learners = learners
         self._config = config
         self._algorithm = algorithm
         self._step = step
         self._settings = policy_settings(config, algorithm)
-        self._early: dict[str, bool] = {}
-        """Prompt -> whether its group is trained on, of groups that were given early."""
+        self._early: dict[str, int] = {}
+        """Prompt -> traces whose gradients the learners hold, of groups that were given early."""
+        self._old: dict[str, list[np.ndarray]] = {}
+        """Prompt -> log-probabilities of its traces under the weights before this step."""
 
     def early(self, groups: Sequence[ScoredGroup]) -> None:
-        """Add the gradients of complete groups while others are being written; see :func:`learns_early`."""
-        taught = {group.prompt.uid: self._batch([group]).sequences() for group in groups}
-        self._early |= {uid: bool(sequences) for uid, sequences in taught.items()}
-        if sequences := [sequence for group in taught.values() for sequence in group]:
-            self._learners.add_policy_gradients(sequences, self._settings)
+        """Work on complete groups while others are being written; see :func:`early_work`."""
+        if self.early_work == "logprobs":
+            self._old |= self._logprobs(groups)
+        elif self.early_work == "gradients":
+            sequences = [self._batch([group]).sequences() for group in groups]
+            self._early |= {group.prompt.uid: len(mine) for group, mine in zip(groups, sequences, strict=True)}
+            if flat := [sequence for mine in sequences for sequence in mine]:
+                self._learners.add_policy_gradients(flat, self._settings)
 
     def finish(self, rollout: RolloutBatch) -> tuple[PolicyBatch, dict[str, float]]:
         """Learn the rest and step; returns the whole batch as it was trained on, and what the learners measured."""
         batch = self._batch(rollout.groups, rollout.wanted)
-        taught = sum(self._early.values())
+        if self._old:
+            self._old |= self._logprobs([group for group in rollout.groups if group.prompt.uid not in self._old])
+            old = [logprobs for group in rollout.groups for logprobs in self._old[group.prompt.uid]]
+            # Of refills, groups beyond those wanted are the last ones.
+            batch = batch.with_old_logprobs(old[: len(batch.sequences())])
+        taught = sum(traces > 0 for traces in self._early.values())
         if not taught:
             return batch, learn(self._learners, batch, self._settings)
         rest = [group for group in rollout.groups if group.prompt.uid not in self._early]
         wanted = None if rollout.wanted is None else rollout.wanted - taught
         sequences = self._batch(rest, wanted).sequences() if rest else []
         return batch, self._learners.policy_step(sequences, self._settings) | {"optimizer_steps": 1.0}
+
+    def _logprobs(self, groups: Sequence[ScoredGroup]) -> dict[str, list[np.ndarray]]:
+        """Log-probabilities of the traces that are trained on, by prompt."""
+        sequences = [self._batch([group]).sequences() for group in groups]
+        flat = [sequence for mine in sequences for sequence in mine]
+        found = iter(self._learners.logprobs(flat, self._settings.temperature) if flat else [])
+        return {group.prompt.uid: [next(found) for _ in mine] for group, mine in zip(groups, sequences, strict=True)}
 
     def _batch(self, groups: Sequence[ScoredGroup], wanted: int | None = None) -> PolicyBatch:
         """Groups as mini-batches with advantages."""

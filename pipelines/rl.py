@@ -27,7 +27,7 @@ from pipelines.config import Config
 from pipelines.data.order import batch_of, refill_of, steps_for
 from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge
-from pipelines.learning import BatchLearning, learns_early, next_coefficient
+from pipelines.learning import BatchLearning, next_coefficient
 from pipelines.records import shown_texts, trace_rows
 from pipelines.rollout_buffer import Arrived, RolloutBuffer, RolloutUnderWay
 from pipelines.rollouts import RolloutBatch, collect, refilled
@@ -96,7 +96,7 @@ async def reinforce(
             for step in range(first, total):
                 under_way, learning = buffer.take(), BatchLearning(learners, config, algorithm, step)
                 early = 0.0
-                if learns_early(config):
+                if learning.early_work != "nothing":
                     async for groups in under_way.portions(learners.full_round):
                         begun = time.monotonic()
                         await asyncio.to_thread(learning.early, groups)

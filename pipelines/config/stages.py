@@ -89,8 +89,8 @@ class Rl:
     mini_batch_prompts: int = number(128, at_least=1)
     """Prompts of one optimiser step."""
     learn_early: bool = True
-    """Begin to learn on complete groups while others are being written, where that changes nothing: a rollout batch is
-    one mini-batch, and advantages compare within groups."""
+    """Begin to learn on complete groups while others are being written, where that changes nothing: gradients where a
+    rollout batch is one mini-batch, else old log-probabilities."""
     evaluate_every: int = number(20, at_least=0)
     """Steps between evaluations on held-out pairs; 0: only at the end."""
     evaluate_pairs: int = number(0, at_least=0)

@@ -12,7 +12,7 @@ from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import Prompt, ScoredGroup, ScoredTrace, Trace, TrainingSequence, Verdict
 from pipelines.cli import load_config
-from pipelines.learning import BatchLearning, learns_early
+from pipelines.learning import BatchLearning, early_work
 from pipelines.rollouts import RolloutBatch
 
 
@@ -22,13 +22,21 @@ class Recorder:
     def __init__(self) -> None:
         self.added: list[set[tuple[int, float]]] = []
         self.stepped: list[set[tuple[int, float]]] = []
+        self.asked: list[int] = []
+
+    def logprobs(self, sequences: Sequence[TrainingSequence], temperature: float) -> list[np.ndarray]:
+        """Minus the first token, so that they tell whose they are."""
+        self.asked.append(len(sequences))
+        return [np.full(len(item.completion_ids), -float(item.completion_ids[0]), np.float32) for item in sequences]
 
     def add_policy_gradients(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> None:
         self.added.append(seen(sequences))
 
     def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
         self.stepped.append(seen(sequences))
-        return {"loss": 0.5}
+        for item in sequences:
+            assert item.old_logprobs is None or list(item.old_logprobs) == [-item.completion_ids[0]] * 2
+        return {"loss": 0.5, "old": float(sum(item.old_logprobs is not None for item in sequences))}
 
 
 def seen(sequences: Sequence[TrainingSequence]) -> set[tuple[int, float]]:
@@ -79,7 +87,7 @@ def test_what_is_learnt_early_and_late_is_the_whole_batch_once(policy: str) -> N
     assert len(parts.added) == (3 if policy == "keep" else 2)
     assert set.union(*parts.added, *parts.stepped) == whole.stepped[0]
     assert sum(map(len, parts.added)) + len(parts.stepped[0]) == len(whole.stepped[0])
-    assert metrics == metrics_again == {"loss": 0.5, "optimizer_steps": 1.0}
+    assert metrics == metrics_again == {"loss": 0.5, "old": 0.0, "optimizer_steps": 1.0}
     assert batch.metrics == again.metrics
     assert batch.metrics["equal_reward_groups"] == 0.25
 
@@ -105,18 +113,37 @@ def test_with_refills_early_groups_count_towards_those_wanted() -> None:
     assert set.union(*parts.added, *parts.stepped) == whole.stepped[0] == seen(batch.sequences())
 
 
+@pytest.mark.parametrize("policy", ["keep", "drop", "refill"])
+@pytest.mark.parametrize("early", [[], [GROUPS[:1]], [GROUPS[3:], GROUPS[1:3]], [GROUPS]])
+def test_old_logprobs_that_came_early_belong_to_their_traces(policy: str, early: list[Sequence[ScoredGroup]]) -> None:
+    overrides = ("rl.mini_batch_prompts=2", f"algorithm.equal_reward_groups={policy}")
+    wanted = 3 if policy == "refill" else None
+    rollout = RolloutBatch((*GROUPS, group(5, 1, -1)), 1.0, 0.0, wanted=wanted)
+    whole, _ = outcome(rollout, [], *overrides)
+    parts, (batch, metrics) = outcome(rollout, early, *overrides)
+    assert (parts.added, parts.stepped) == ([], whole.stepped)
+    assert metrics["old"] * metrics["optimizer_steps"] == len(batch.sequences())
+    assert sum(parts.asked) >= sum(whole.asked) > 0
+    assert len(parts.asked) <= len(early) + 1
+
+
 @pytest.mark.parametrize(
     ("override", "early"),
     [
-        ("algorithm=rm_r1", True),
-        ("algorithm=dapo", True),
-        ("algorithm=gspo", True),
-        ("rl.learn_early=false", False),
-        ("rl.mini_batch_prompts=2", False),  # Later mini-batches need old log-probabilities of before the first step.
-        ("algorithm.advantage=centred_batch_standardised", False),
-        ("algorithm.kl_in=reward", False),
+        ("algorithm=rm_r1", "gradients"),
+        ("algorithm=dapo", "gradients"),
+        ("algorithm=gspo", "gradients"),
+        ("rl.learn_early=false", "nothing"),
+        ("rl.mini_batch_prompts=2", "logprobs"),
+        ("algorithm.advantage=centred_batch_standardised", "nothing"),
+        ("algorithm.kl_in=reward", "nothing"),
     ],
 )
-def test_groups_are_learnt_early_where_that_changes_nothing(override: str, early: bool) -> None:
-    config = load_config(["recipe=tiny", "rl.prompts_per_step=4", "rl.mini_batch_prompts=4", override])
-    assert learns_early(config) is early
+def test_early_is_what_changes_nothing(override: str, early: str) -> None:
+    sizes = ["rl.prompts_per_step=4", "rl.mini_batch_prompts=4"]
+    assert early_work(load_config(["recipe=tiny", *sizes, override])) == early
+
+
+def test_several_steps_on_the_engines_own_logprobs_have_nothing_to_do_early() -> None:
+    overrides = ["rl.prompts_per_step=4", "rl.mini_batch_prompts=2", "algorithm.old_logprobs=rollout"]
+    assert early_work(load_config(["recipe=tiny", *overrides])) == "nothing"
