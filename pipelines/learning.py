@@ -45,10 +45,11 @@ class BatchLearning:
         self._algorithm = algorithm
         self._step = step
         self._settings = policy_settings(config, algorithm)
-        self._early: dict[str, int] = {}
-        """Prompt -> traces whose gradients the learners hold, of groups that were given early."""
-        self._old: dict[str, list[np.ndarray]] = {}
-        """Prompt -> log-probabilities of its traces under the weights before this step."""
+        # By the group's identity: a prompt may occur twice in a batch, where an epoch ends within it.
+        self._early: dict[int, int] = {}
+        """Traces whose gradients the learners hold, of groups that were given early."""
+        self._old: dict[int, list[np.ndarray]] = {}
+        """Log-probabilities of a group's traces under the weights before this step."""
 
     def early(self, groups: Sequence[ScoredGroup]) -> None:
         """Work on complete groups while others are being written; see :func:`early_work`."""
@@ -56,7 +57,7 @@ class BatchLearning:
             self._old |= self._logprobs(groups)
         elif self.early_work == "gradients":
             sequences = [self._batch([group]).sequences() for group in groups]
-            self._early |= {group.prompt.uid: len(mine) for group, mine in zip(groups, sequences, strict=True)}
+            self._early |= {id(group): len(mine) for group, mine in zip(groups, sequences, strict=True)}
             if flat := [sequence for mine in sequences for sequence in mine]:
                 self._learners.add_policy_gradients(flat, self._settings)
 
@@ -64,24 +65,24 @@ class BatchLearning:
         """Learn the rest and step; returns the whole batch as it was trained on, and what the learners measured."""
         batch = self._batch(rollout.groups, rollout.wanted)
         if self._old:
-            self._old |= self._logprobs([group for group in rollout.groups if group.prompt.uid not in self._old])
-            old = [logprobs for group in rollout.groups for logprobs in self._old[group.prompt.uid]]
+            self._old |= self._logprobs([group for group in rollout.groups if id(group) not in self._old])
+            old = [logprobs for group in rollout.groups for logprobs in self._old[id(group)]]
             # Of refills, groups beyond those wanted are the last ones.
             batch = batch.with_old_logprobs(old[: len(batch.sequences())])
         taught = sum(traces > 0 for traces in self._early.values())
         if not taught:
             return batch, learn(self._learners, batch, self._settings)
-        rest = [group for group in rollout.groups if group.prompt.uid not in self._early]
+        rest = [group for group in rollout.groups if id(group) not in self._early]
         wanted = None if rollout.wanted is None else rollout.wanted - taught
         sequences = self._batch(rest, wanted).sequences() if rest else []
         return batch, self._learners.policy_step(sequences, self._settings) | {"optimizer_steps": 1.0}
 
-    def _logprobs(self, groups: Sequence[ScoredGroup]) -> dict[str, list[np.ndarray]]:
-        """Log-probabilities of the traces that are trained on, by prompt."""
+    def _logprobs(self, groups: Sequence[ScoredGroup]) -> dict[int, list[np.ndarray]]:
+        """Log-probabilities of the traces that are trained on, by group."""
         sequences = [self._batch([group]).sequences() for group in groups]
         flat = [sequence for mine in sequences for sequence in mine]
         found = iter(self._learners.logprobs(flat, self._settings.temperature) if flat else [])
-        return {group.prompt.uid: [next(found) for _ in mine] for group, mine in zip(groups, sequences, strict=True)}
+        return {id(group): [next(found) for _ in mine] for group, mine in zip(groups, sequences, strict=True)}
 
     def _batch(self, groups: Sequence[ScoredGroup], wanted: int | None = None) -> PolicyBatch:
         """Groups as mini-batches with advantages."""

@@ -24,13 +24,13 @@ from actors.verifier.rewards import compares_traces
 from pipelines.batches import is_useful
 from pipelines.cli import main
 from pipelines.config import Config
-from pipelines.data.order import batch_of, refill_of, steps_for
+from pipelines.data.order import batch_of, refill_of, rounds_of, steps_for
 from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge
 from pipelines.learning import BatchLearning, next_coefficient
 from pipelines.records import shown_texts, trace_rows
 from pipelines.rollout_buffer import Arrived, RolloutBuffer, RolloutUnderWay
-from pipelines.rollouts import RolloutBatch, collect, refilled
+from pipelines.rollouts import RolloutBatch, collect, refilled, together
 from pipelines.session import Session
 from pipelines.stage import Stage, open_stage, standalone
 
@@ -156,11 +156,13 @@ async def rollout_batch(
         if number:
             count = -(-missing // task.prompts_per_item)
             drawn = refill_of(len(task.items), config.seed, count, step, number, exclude=items)
-        prompts = task.prompts(drawn)
-        texts = shown_texts(prompts, task.pairs) if functions else None
-        timeout = config.cluster.step_timeout
-        told = None if number else arrived
-        return await collect(fleet, verifier, prompts, sampling, timeout, texts, comparing, told)
+        timeout, told = config.cluster.step_timeout, None if number else arrived
+        collections = []
+        for distinct in rounds_of(drawn):
+            prompts = task.prompts(distinct)
+            texts = shown_texts(prompts, task.pairs) if functions else None
+            collections.append(collect(fleet, verifier, prompts, sampling, timeout, texts, comparing, told))
+        return await together(collections)
 
     if algorithm.equal_reward_groups != "refill":
         return await generate(0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,7 +114,7 @@ async def collect(
     Args:
         fleet: writes the traces.
         verifier: the Ray handle of a reward verifier.
-        prompts: with both orders of a pair where there are two.
+        prompts: each once, with both orders of a pair where there are two.
         sampling: how many traces of each, and how.
         timeout: seconds that verification may take after the last trace was written.
         shown: what each prompt shows, by its uid; needed by users' reward functions only.
@@ -169,6 +169,21 @@ async def collect(
     groups = tuple(done[prompt.uid] for prompt in prompts)
     _refuse_without_rewards(groups)
     return RolloutBatch(groups, generated - started, time.monotonic() - generated)
+
+
+async def together(collections: Sequence[Coroutine[Any, Any, RolloutBatch]]) -> RolloutBatch:
+    """Several collections at the same time as one batch, in their order: of prompts that occur more than once, say."""
+    tasks = [asyncio.create_task(collection) for collection in collections]
+    try:
+        batches = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    return RolloutBatch(
+        tuple(group for batch in batches for group in batch.groups),
+        max((batch.generate_seconds for batch in batches), default=0.0),
+        max((batch.verify_seconds for batch in batches), default=0.0),
+    )
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]], timeout: float) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 
 def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
@@ -41,6 +42,21 @@ def refill_of(count: int, seed: int, wanted: int, step: int, number: int, exclud
     """
     rest = [index for index in range(count) if index not in set(exclude)]
     return random.Random(f"{seed}/refill/{step}/{number}").sample(rest, min(wanted, len(rest)))
+
+
+def rounds_of(items: Sequence[int]) -> list[list[int]]:
+    """The items in as many rounds as one of them occurs times, each at most once a round.
+
+    An item comes twice where an epoch ends within a batch, and more often in a batch larger than the data.
+    """
+    rounds: list[list[int]] = []
+    times: Counter[int] = Counter()
+    for item in items:
+        if times[item] == len(rounds):
+            rounds.append([])
+        rounds[times[item]].append(item)
+        times[item] += 1
+    return rounds
 
 
 def batch_of(count: int, seed: int, batch: int, step: int, epochs: int) -> list[int]:

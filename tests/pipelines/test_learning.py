@@ -92,6 +92,18 @@ def test_what_is_learnt_early_and_late_is_the_whole_batch_once(policy: str) -> N
     assert batch.metrics["equal_reward_groups"] == 0.25
 
 
+@pytest.mark.parametrize("mini", [4, 2])
+def test_a_prompt_that_occurs_twice_in_a_batch_is_two_groups(mini: int) -> None:
+    again = group(1, -1, 1)
+    rollout, override = RolloutBatch((*GROUPS[:3], again), 1.0, 0.0), f"rl.mini_batch_prompts={mini}"
+    whole, (_, metrics) = outcome(rollout, [], override)
+    parts, (_, metrics_again) = outcome(rollout, [[again], [GROUPS[2]]], override)
+    assert metrics["optimizer_steps"] == metrics_again["optimizer_steps"]
+    assert set.union(*parts.added, *parts.stepped) == set.union(*whole.stepped)
+    assert (10, 0.7071) in parts.stepped[0]
+    assert (10, -0.7071) in (parts.added or parts.stepped[1:])[0]
+
+
 def test_a_batch_learnt_early_to_its_end_still_steps() -> None:
     parts, (_, metrics) = outcome(RolloutBatch(GROUPS, 1.0, 0.0), [GROUPS])
     assert parts.stepped == [set()]

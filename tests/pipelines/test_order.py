@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.order import batch_of, refill_of, slice_of_stream, steps_for
+from pipelines.data.order import batch_of, refill_of, rounds_of, slice_of_stream, steps_for
 
 
 @given(st.integers(1, 40), st.integers(0, 5), st.lists(st.integers(0, 17), max_size=12))
@@ -29,6 +29,12 @@ def test_batches_of_all_steps_visit_every_item_once_an_epoch(count: int, epochs:
         assert 0 < len(items) <= batch
         visited.update(items)
     assert visited == Counter(dict.fromkeys(range(count), epochs))
+
+
+def test_rounds_hold_an_item_once_each() -> None:
+    assert rounds_of([3, 1, 3, 2, 1, 3]) == [[3, 1, 2], [3, 1], [3]]
+    assert rounds_of([4, 5]) == [[4, 5]]
+    assert rounds_of([]) == []
 
 
 def test_epochs_are_shuffled_differently_and_by_seed() -> None:

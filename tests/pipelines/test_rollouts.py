@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.messages import GenerationFailure, Prompt, RewardFailure, ScoredGroup, ScoredTrace, Trace, Verdict
-from pipelines.rollouts import Assembly, RolloutBatch, refilled
+from pipelines.rollouts import Assembly, RolloutBatch, refilled, together
 
 PROMPTS = [
     Prompt("p/chosen_first", "p", "chosen_first", "A", "chat", (1,)),
@@ -73,3 +73,44 @@ def test_refills_end_after_the_rounds_they_may_take() -> None:
     batch, asked = refill([0, 0, 1], wanted=4, rounds=2)
     assert asked == [(0, 4), (1, 4), (2, 4)]
     assert sum(group.traces[0].reward for group in batch.groups) == 1
+
+
+def test_collections_at_the_same_time_are_one_batch_in_their_order() -> None:
+    async def run() -> RolloutBatch:
+        begun = asyncio.Event()
+
+        async def collection(sample: int, wait: bool, seconds: float) -> RolloutBatch:
+            # The first ends only after the second has begun.
+            await (begun.wait() if wait else asyncio.sleep(0))
+            begun.set()
+            group = ScoredGroup(PROMPTS[0], (scored("p/chosen_first", sample),))
+            return RolloutBatch((group,), seconds, seconds / 2)
+
+        return await together([collection(0, True, 2.0), collection(1, False, 4.0)])
+
+    batch = asyncio.run(run())
+    assert [group.traces[0].trace.sample for group in batch.groups] == [0, 1]
+    assert (batch.generate_seconds, batch.verify_seconds) == (4.0, 2.0)
+
+
+def test_an_error_of_one_collection_ends_the_others() -> None:
+    async def run() -> list[str]:
+        ended: list[str] = []
+
+        async def fails() -> RolloutBatch:
+            raise RuntimeError("the engine died")
+
+        async def endless() -> RolloutBatch:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+            raise AssertionError
+
+        with pytest.raises(RuntimeError, match="the engine died"):
+            await together([endless(), fails()])
+        await asyncio.sleep(0)
+        return ended
+
+    assert asyncio.run(run()) == ["cancelled"]
