@@ -27,7 +27,7 @@ def early_work(config: Config) -> Early:
     reward is measured for the whole batch at once.
     """
     algorithm = config.algorithm
-    if not config.rl.learn_early or (algorithm.kl_in == "reward" and algorithm.kl_coefficient > 0):
+    if not config.rl.learn_early or _kl_in_reward(config):
         return "nothing"
     if config.rl.mini_batch_prompts == config.rl.prompts_per_step:
         return "nothing" if algorithm.advantage in OVER_BATCH else "gradients"
@@ -46,8 +46,8 @@ class BatchLearning:
         self._step = step
         self._settings = policy_settings(config, algorithm)
         # By the group's identity: a prompt may occur twice in a batch, where an epoch ends within it.
-        self._early: dict[int, int] = {}
-        """Traces whose gradients the learners hold, of groups that were given early."""
+        self._early: dict[int, bool] = {}
+        """Whether the learners hold gradients of the group, of those that were given early."""
         self._old: dict[int, list[np.ndarray]] = {}
         """Log-probabilities of a group's traces under the weights before this step."""
 
@@ -57,7 +57,7 @@ class BatchLearning:
             self._old |= self._logprobs(groups)
         elif self.early_work == "gradients":
             sequences = [self._batch([group]).sequences() for group in groups]
-            self._early |= {id(group): len(mine) for group, mine in zip(groups, sequences, strict=True)}
+            self._early |= {id(group): bool(mine) for group, mine in zip(groups, sequences, strict=True)}
             if flat := [sequence for mine in sequences for sequence in mine]:
                 self._learners.add_policy_gradients(flat, self._settings)
 
@@ -69,7 +69,7 @@ class BatchLearning:
             old = [logprobs for group in rollout.groups for logprobs in self._old[id(group)]]
             # Of refills, groups beyond those wanted are the last ones.
             batch = batch.with_old_logprobs(old[: len(batch.sequences())])
-        taught = sum(traces > 0 for traces in self._early.values())
+        taught = sum(self._early.values())
         if not taught:
             return batch, learn(self._learners, batch, self._settings)
         rest = [group for group in rollout.groups if id(group) not in self._early]
@@ -86,20 +86,22 @@ class BatchLearning:
 
     def _batch(self, groups: Sequence[ScoredGroup], wanted: int | None = None) -> PolicyBatch:
         """Groups as mini-batches with advantages."""
-        algorithm = self._algorithm
-        in_reward = algorithm.kl_in == "reward" and self._config.algorithm.kl_coefficient > 0
         return policy_batch(
             groups,
-            algorithm,
+            self._algorithm,
             self._config.rl.mini_batch_prompts,
             weight_version=self._step,
             wanted=wanted,
             on_failure=self._config.verifier.on_failure,
-            penalise=self._kl if in_reward else None,
+            penalise=self._kl if _kl_in_reward(self._config) else None,
         )
 
     def _kl(self, sequences: Sequence[TrainingSequence]) -> list[np.ndarray]:
         return self._learners.kl_to_reference(sequences, self._algorithm.kl_estimator, self._algorithm.temperature)
+
+
+def _kl_in_reward(config: Config) -> bool:
+    return config.algorithm.kl_in == "reward" and config.algorithm.kl_coefficient > 0
 
 
 def policy_settings(config: Config, algorithm: Algorithm) -> PolicySettings:

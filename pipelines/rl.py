@@ -29,8 +29,8 @@ from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge
 from pipelines.learning import BatchLearning, next_coefficient
 from pipelines.records import shown_texts, trace_rows
-from pipelines.rollout_buffer import Arrived, RolloutBuffer, RolloutUnderWay
-from pipelines.rollouts import RolloutBatch, collect, refilled, together
+from pipelines.rollout_buffer import RolloutBuffer, RolloutUnderWay
+from pipelines.rollouts import Arrived, RolloutBatch, collect, refilled, together
 from pipelines.session import Session
 from pipelines.stage import Stage, open_stage, standalone
 

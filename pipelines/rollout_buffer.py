@@ -8,12 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 from actors.messages import ScoredGroup
-from pipelines.rollouts import RolloutBatch
+from pipelines.rollouts import Arrived, RolloutBatch
 
 Batch = TypeVar("Batch")
-
-Arrived = Callable[[ScoredGroup], None]
-"""Told of each group when it is complete."""
 
 
 class RolloutBuffer(Generic[Batch]):

@@ -22,6 +22,9 @@ from actors.messages import (
 )
 from actors.rollout.fleet import RolloutFleet
 
+Arrived = Callable[[ScoredGroup], None]
+"""Told of each group when it is complete."""
+
 
 class EvaluationFailed(RuntimeError):
     """Some judgments could not be generated, so the figures would leave them out."""
@@ -107,7 +110,7 @@ async def collect(
     timeout: float = 600.0,
     shown: Mapping[str, Shown] | None = None,
     comparing: bool = False,
-    arrived: Callable[[ScoredGroup], None] | None = None,
+    arrived: Arrived | None = None,
 ) -> RolloutBatch:
     """Generate ``sampling.samples`` traces for every prompt and score each as it arrives, each pair as it completes.
 

@@ -46,6 +46,7 @@ class LearnerGroup:
     def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
         """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""
         what = f"learner ranks to load {model}"
+        self._added = (0, 0)  # Gradients go with what was loaded before.
         return self._all("load", model, reference_path, optimizer, what=what, seconds=seconds)[0]
 
     def _cut(self, sequences: Sequence[TrainingSequence]) -> tuple[list[list[list[int]]], list[Any], int]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Prompt, ScoredGroup, ScoredTrace, Trace, Verdict
-from pipelines.rollout_buffer import Arrived, RolloutBuffer, RolloutUnderWay
-from pipelines.rollouts import RolloutBatch
+from pipelines.rollout_buffer import RolloutBuffer, RolloutUnderWay
+from pipelines.rollouts import Arrived, RolloutBatch
 
 
 @given(first=st.integers(0, 5), steps=st.integers(0, 20), staleness=st.integers(0, 6))
