@@ -104,7 +104,7 @@ format: setup ## format the code
 
 .PHONY: bench
 bench: .venv/.ready-bench ## measure speed; ONLY=name for one measure
-	$(BIN)/python -m pipelines.bench $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m pipelines.speed $(if $(ONLY),--only $(ONLY))
 
 .PHONY: fuzz
 fuzz: setup ## a million hostile traces for the parser of judgments; N=1000 for fewer

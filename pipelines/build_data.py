@@ -13,18 +13,18 @@ import sys
 from pathlib import Path
 
 from actors.files import clean_leftovers, sha256_file, write_text
-from pipelines.cards import render_card
-from pipelines.cli import clear_errors
 from pipelines.config import Config
-from pipelines.console import Console
 from pipelines.data.card import card_data
 from pipelines.data.lint.overlap import benchmark_items
 from pipelines.data.lint.run import LintReport, lint
 from pipelines.data.mix import mix
 from pipelines.data.prompts import PromptTemplate, load_template
-from pipelines.data.request import HELDOUT, TRAIN, configured
 from pipelines.data.schema import write_pairs
-from pipelines.data.sets import load_tokenizer
+from pipelines.reporting.cards import render_card
+from pipelines.reporting.console import Console
+from pipelines.runs.command_line import clear_errors
+from pipelines.runs.request import HELDOUT, TRAIN, configured
+from pipelines.stages.inputs import load_tokenizer
 
 
 def prompt_template(config: Config) -> PromptTemplate:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import write_text
-from pipelines.cards import render_card
 from pipelines.chain_generation.betrayal import BetrayalLint
 from pipelines.chain_generation.card import card_data
 from pipelines.chain_generation.collection import Collection, Round, chain_row, refused_row
@@ -31,12 +30,13 @@ from pipelines.chain_generation.questions import Question, questions_of
 from pipelines.chain_generation.requests import FIRST_PASS, Answer, Request, build_request
 from pipelines.chain_generation.selection import examine, flawed_attempt
 from pipelines.chain_generation.teachers import NamedTeacher, TeacherClient, teachers_of
-from pipelines.cli import main
 from pipelines.config import Config
-from pipelines.console import Console, percent
 from pipelines.data.schema import DataError
-from pipelines.run_directory import RunDirectory
-from pipelines.stage import open_run
+from pipelines.reporting.cards import render_card
+from pipelines.reporting.console import Console, percent
+from pipelines.runs.command_line import main
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.stage import open_run
 
 
 class ChainWriter:

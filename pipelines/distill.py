@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 
 from actors.learner.group import LearnerGroup
-from pipelines.cli import main
 from pipelines.config import Config
 from pipelines.data.order import batch_of, steps_for
-from pipelines.data.sets import ChainSet, JudgingTask, distillation_set, heldout_task
 from pipelines.evaluate import judge
-from pipelines.session import Session
-from pipelines.stage import Stage, open_stage, standalone
+from pipelines.job.session import Session
+from pipelines.runs.command_line import main
+from pipelines.stages.inputs import ChainSet, JudgingTask, distillation_set, heldout_task
+from pipelines.stages.stage import Stage, open_stage, standalone
 
 
 def distill(config: Config, session: Session) -> None:

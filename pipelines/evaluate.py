@@ -12,14 +12,14 @@ from typing import cast
 from actors.messages import GenerationFailure, Sampling
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.trace import VerdictMode, read_verdict
-from pipelines.benchmarks.comparisons import JudgedComparison
-from pipelines.cli import main
 from pipelines.config import Config
-from pipelines.data.sets import JudgingTask, heldout_task
-from pipelines.judging.evaluation import judge_benchmarks
-from pipelines.rollouts import EvaluationFailed
-from pipelines.session import Session
-from pipelines.stage import open_stage, standalone
+from pipelines.evaluation.benchmark_run import judge_benchmarks
+from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.job.session import Session
+from pipelines.loop.rollouts import EvaluationFailed
+from pipelines.runs.command_line import main
+from pipelines.stages.inputs import JudgingTask, heldout_task
+from pipelines.stages.stage import open_stage, standalone
 
 
 async def judge(

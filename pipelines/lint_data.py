@@ -13,15 +13,15 @@ import sys
 from pathlib import Path
 
 from pipelines.build_data import prompt_template, show, target_and_overrides
-from pipelines.cli import clear_errors
 from pipelines.config import Config
-from pipelines.console import Console
 from pipelines.data.lint.overlap import benchmark_items
 from pipelines.data.lint.run import LintReport, lint
 from pipelines.data.mix import read_sources
 from pipelines.data.preference_file import read_pair_file
-from pipelines.data.request import HELDOUT, TRAIN, configured
 from pipelines.data.schema import DataError, PreferencePair
+from pipelines.reporting.console import Console
+from pipelines.runs.command_line import clear_errors
+from pipelines.runs.request import HELDOUT, TRAIN, configured
 
 
 def splits_of(target: str, config: Config) -> tuple[dict[str, list[PreferencePair]], list[str]]:

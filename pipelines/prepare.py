@@ -9,15 +9,15 @@ import time
 from typing import Any
 
 from actors.messages import Order, Side
-from pipelines.cli import main
 from pipelines.config import Config
-from pipelines.console import Console
 from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import PreferencePair, write_pairs
 from pipelines.data.tiny_model import build_tiny_model
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
-from pipelines.run_directory import RunDirectory
-from pipelines.stage import fingerprint, open_run
+from pipelines.reporting.console import Console
+from pipelines.runs.command_line import main
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.stage import fingerprint, open_run
 
 ORDERS: tuple[tuple[Order, Side], ...] = (("chosen_first", "A"), ("chosen_second", "B"))
 

@@ -21,18 +21,18 @@ from actors.learner.group import LearnerGroup
 from actors.messages import Sampling
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.rewards import compares_traces
-from pipelines.batches import is_useful
-from pipelines.cli import main
 from pipelines.config import Config
 from pipelines.data.order import batch_of, refill_of, rounds_of, steps_for
-from pipelines.data.sets import JudgingTask, heldout_task, training_task
 from pipelines.evaluate import judge
-from pipelines.learning import BatchLearning, next_coefficient
-from pipelines.records import shown_texts, trace_rows
-from pipelines.rollout_buffer import RolloutBuffer, RolloutUnderWay
-from pipelines.rollouts import Arrived, RolloutBatch, collect, refilled, together
-from pipelines.session import Session
-from pipelines.stage import Stage, open_stage, standalone
+from pipelines.job.session import Session
+from pipelines.loop.batches import is_useful
+from pipelines.loop.buffer import RolloutBuffer, RolloutUnderWay
+from pipelines.loop.learning import BatchLearning, next_coefficient
+from pipelines.loop.records import shown_texts, trace_rows
+from pipelines.loop.rollouts import Arrived, RolloutBatch, collect, refilled, together
+from pipelines.runs.command_line import main
+from pipelines.stages.inputs import JudgingTask, heldout_task, training_task
+from pipelines.stages.stage import Stage, open_stage, standalone
 
 
 def rl(config: Config, session: Session) -> None:

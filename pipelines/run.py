@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pipelines.cli import main
 from pipelines.config import Config
-from pipelines.console import Console
 from pipelines.distill import distill
+from pipelines.job.session import Session
 from pipelines.prepare import prepare
-from pipelines.report import write_report
+from pipelines.reporting.console import Console
+from pipelines.reporting.examples import examples_of
+from pipelines.reporting.run_report import write_report
 from pipelines.rl import rl
-from pipelines.session import Session
-from pipelines.show import examples_of
-from pipelines.stage import open_run
+from pipelines.runs.command_line import main
+from pipelines.stages.stage import open_run
 
 
 def run(config: Config) -> None:

@@ -34,7 +34,7 @@ class Learner:
 
     def rendezvous(self) -> tuple[str, int]:
         """Open the store at which the ranks meet, on this rank's machine; returns its address and port."""
-        from actors.weight_channel import open_store
+        from actors.weights.channel import open_store
 
         self._store, address, port = open_store(self._settings.timeout)
         return address, port
@@ -160,7 +160,7 @@ class Learner:
         import torch
 
         from actors.learner.model import full_state
-        from actors.learner.publish import gathered, write_update
+        from actors.weights.send import gathered, write_update
 
         tensors = full_state(self._trainer.judge, getattr(torch, dtype))
         if self.rank != 0:
@@ -174,14 +174,14 @@ class Learner:
 
     def open_channel(self) -> tuple[str, int]:
         """Open the store at which the members of a weight channel meet; returns its address and port."""
-        from actors.weight_channel import open_store
+        from actors.weights.channel import open_store
 
         self._channel_store, address, port = open_store(self._settings.timeout)
         return address, port
 
     def join_channel(self, size: int) -> None:
         """Be rank 0 of the ``size`` members of the weight channel that this rank opened."""
-        from actors.weight_channel import WeightChannel
+        from actors.weights.channel import WeightChannel
 
         self._channel = WeightChannel(self._channel_store, 0, size, self._settings.device, self._settings.timeout)
 

@@ -63,7 +63,7 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-        from actors.rollout.weight_transfer import BACKEND, WeightReplacement
+        from actors.weights.receive import BACKEND, WeightReplacement
 
         settings = self.settings
         alone = settings.device == "cpu" and settings.tensor_parallel == 1
@@ -190,7 +190,7 @@ class Engine:
             EngineError: the weights could not be loaded, or the version read back is another one.
 
         """
-        from actors.rollout.weight_transfer import VerifiedUpdate
+        from actors.weights.receive import VerifiedUpdate
 
         loop = asyncio.get_running_loop()
         await self._llm.pause_generation(mode="keep", clear_cache=False)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, Figures, Observations, Score, weighted
-from pipelines.benchmarks.sources import read
+from pipelines.benchmarks.rows import read
 from pipelines.data.schema import DataError, Message, PreferencePair, text_field
 
 _FIELDS = ("question", "response_A", "response_B", "label", "source")

@@ -16,7 +16,7 @@ from pipelines.benchmarks.benchmark import (
     observed_means,
     weighted,
 )
-from pipelines.benchmarks.sources import read
+from pipelines.benchmarks.rows import read
 from pipelines.data.schema import DataError, Message, PreferencePair, text_field
 
 # Weights are the numbers of examples, but for math-prm: 447 examples weigh as much as all code subsets together.

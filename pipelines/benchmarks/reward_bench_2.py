@@ -17,7 +17,7 @@ from pipelines.benchmarks.benchmark import (
     by_comparison,
     mean_of,
 )
-from pipelines.benchmarks.sources import Row, read
+from pipelines.benchmarks.rows import Row, read
 from pipelines.data.schema import DataError, Message, PreferencePair, text_field
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus")

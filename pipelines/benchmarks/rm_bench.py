@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, Figures, Observations, Score, mean_of
-from pipelines.benchmarks.sources import Row, read
+from pipelines.benchmarks.rows import Row, read
 from pipelines.data.schema import DataError, Message, PreferencePair, text_field
 
 STYLES = ("concise", "detailed", "markdown")

@@ -19,7 +19,7 @@ from pipelines.benchmarks.benchmark import (
     observed_means,
     weighted,
 )
-from pipelines.benchmarks.sources import Row, read
+from pipelines.benchmarks.rows import Row, read
 from pipelines.data.schema import DataError, Message, PreferencePair, conversation_of, text_field
 
 SETS = {

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import sha256_file
-from pipelines.cards import histogram
 from pipelines.chain_generation.collection import Collection
 from pipelines.chain_generation.journal import Journal
 from pipelines.chain_generation.quality import TraceQuality
 from pipelines.chain_generation.requests import FIRST_PASS
 from pipelines.chain_generation.selection import Candidate
 from pipelines.config import Config
+from pipelines.reporting.cards import histogram
 
 _MEASURES: tuple[tuple[str, Callable[[TraceQuality], float | bool | None]], ...] = (
     ("well formed", lambda quality: quality.well_formed),

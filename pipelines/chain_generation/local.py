@@ -13,9 +13,9 @@ from pipelines.chain_generation.requests import Request
 from pipelines.chain_generation.teachers import Completion, NamedTeacher
 from pipelines.config import Config
 from pipelines.data.prompts import encode
-from pipelines.data.sets import load_tokenizer
-from pipelines.run_directory import RunDirectory
-from pipelines.session import Session
+from pipelines.job.session import Session
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import load_tokenizer
 
 
 class LocalTeacher:

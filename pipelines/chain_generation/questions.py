@@ -11,8 +11,8 @@ from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs
 from pipelines.data.prompts import load_template, orders_of, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, read_pairs
-from pipelines.data.sets import users_split
-from pipelines.run_directory import RunDirectory
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import users_split
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.cards import histogram
 from pipelines.config import Config
 from pipelines.data.lint.responses import word_count
 from pipelines.data.lint.run import LintReport
 from pipelines.data.mix import Mixed
 from pipelines.data.schema import PreferencePair
+from pipelines.reporting.cards import histogram
 
 
 def card_data(name: str, config: Config, mixed: Mixed, report: LintReport, files: Mapping[str, str]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import load_config
+from pipelines.job.session import Session
 from pipelines.prepare import prepare
 from pipelines.rl import rl
-from pipelines.session import Session
-from pipelines.stage import open_run
+from pipelines.runs.command_line import load_config
+from pipelines.stages.stage import open_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 

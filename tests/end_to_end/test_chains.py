@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, Runs, wait_until
 
-from pipelines.cli import load_config
-from pipelines.data.sets import distillation_set
-from pipelines.run_directory import RunDirectory
+from pipelines.runs.command_line import load_config
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import distillation_set
 
 PREPARE = ("data.distill_pairs=90", "data.rl_pairs=2", "data.heldout_pairs=2")
 

@@ -67,7 +67,7 @@ def test_cluster_without_the_resources_is_an_error_after_a_deadline(runs: Runs) 
 
 
 def test_run_folder_in_use_names_the_other_process(runs: Runs) -> None:
-    from pipelines.run_directory import RunDirectory
+    from pipelines.runs.folder import RunDirectory
 
     with RunDirectory(runs.outputs, "busy"):
         output = runs("prepare", "busy", *SMALL, status=1)

@@ -13,11 +13,11 @@ from pairs import many_pairs
 
 from actors.files import sha256_file
 from pipelines import build_data, lint_data
-from pipelines.cli import load_config
 from pipelines.config import ConfigError
 from pipelines.data.preference_file import load_pairs
-from pipelines.data.request import configured
 from pipelines.data.schema import PreferencePair, write_pairs
+from pipelines.runs.command_line import load_config
+from pipelines.runs.request import configured
 
 pytestmark = pytest.mark.slow
 

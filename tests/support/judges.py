@@ -10,7 +10,7 @@ from actors.messages import Order, Side
 from pipelines.benchmarks.benchmark import Benchmark, Comparison
 from pipelines.data.prompts import orders_of
 from pipelines.data.schema import Message, PreferencePair
-from pipelines.judging.judge import Judgment, read
+from pipelines.evaluation.judging import Judgment, read
 
 FACTS = {"model": "judge", "weights": "0", "engine": {"verdict_mode": "paper"}}
 

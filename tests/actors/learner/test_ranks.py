@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from actors.learner.actor import Learner
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
-from actors.weights import tensor_checksum
+from actors.weights.checksums import tensor_checksum
 
 PLAIN = OptimizerSettings(name="adamw", learning_rate=1e-3, gradient_clip=0.0)
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from actors.learner.publish import gathered, write_update
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
 from actors.rollout.engine import Engine, EngineError, EngineSettings
-from actors.weight_channel import WeightChannel, open_store
+from actors.weights.channel import WeightChannel, open_store
+from actors.weights.send import gathered, write_update
 from pipelines.data.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -1,0 +1,158 @@
+"""The receiving side of a weight update, inside vLLM's own processes.
+
+vLLM calls :func:`register` in every engine process through the entry point group ``vllm.general_plugins`` (setup.cfg).
+Weights arrive in a file or over a :class:`~actors.weights.channel.WeightChannel`. Before a tensor is loaded, its
+checksum is compared with what the learner said it sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from actors.messages import TensorEntry, WeightUpdate
+from actors.weights.channel import WeightChannel
+from actors.weights.checksums import tensor_checksum
+
+BACKEND = "verified"
+
+# Tensors with a row for each entry of the vocabulary; vLLM would pad or cut them in places, or fail without a name.
+_BY_VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
+
+
+class WeightMismatch(RuntimeError):
+    """What arrived is not what was sent; names the first tensor that differs."""
+
+
+@dataclass
+class ChannelInit(WeightTransferInitInfo):
+    """Where the members of a weight channel meet, and which of them this engine's processes are."""
+
+    address: str
+    port: int
+    first_rank: int
+    size: int
+    timeout: float
+
+
+@dataclass
+class VerifiedUpdate(WeightTransferUpdateInfo):
+    """One update: where it is, and per tensor ``(name, dtype, shape, checksum)`` as sent."""
+
+    path: str | None
+    tensors: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, update: WeightUpdate) -> dict[str, Any]:
+        """The plain form that crosses vLLM's process boundary."""
+        return {"path": update.path, "tensors": [asdict(entry) for entry in update.tensors]}
+
+
+class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
+    """Load checkpoint-format weights from a file, or as they are broadcast, once their checksums are right."""
+
+    init_info_cls = ChannelInit
+    update_info_cls = VerifiedUpdate
+    _channel: WeightChannel | None = None
+
+    def init_transfer_engine(self, init_info: ChannelInit) -> None:
+        """Join the channel; files need no such thing."""
+        wait = timedelta(seconds=init_info.timeout)
+        store = torch.distributed.TCPStore(init_info.address, init_info.port, None, False, wait)
+        rank = init_info.first_rank + self.parallel_config.rank
+        self._channel = WeightChannel(store, rank, init_info.size, str(self.device), init_info.timeout)
+
+    def start_weight_update(self) -> None:
+        """Restore loadable parameters: on CPU vLLM prepacks linear weights and leaves the plain ones empty."""
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class always synchronises an accelerator afterwards, and fails on CPU where there is none.
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: VerifiedUpdate) -> None:
+        entries = [TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in update_info.tensors]
+        expected = {entry.name: entry for entry in entries}
+        for tensors in self._arriving(update_info.path, entries):
+            self._check(tensors, expected)
+            cast(Any, self.model).load_weights(tensors.items())
+
+    def _arriving(self, path: str | None, entries: Sequence[TensorEntry]) -> Iterator[Mapping[str, torch.Tensor]]:
+        """A file's tensors at once, or the channel's bucket by bucket."""
+        if path is None:
+            if self._channel is None:
+                raise WeightMismatch("an update over the network was announced before the engine joined the channel")
+            yield from self._channel.receive(entries)
+            return
+        received, expected = load_file(path), {entry.name for entry in entries}
+        if set(received) != expected:
+            missing, extra = sorted(expected - set(received)), sorted(set(received) - expected)
+            raise WeightMismatch(f"weight file {path}: missing tensors {missing}, unexpected {extra}")
+        yield received
+
+    def _check(self, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, TensorEntry]) -> None:
+        rows = self.model_config.hf_text_config.vocab_size
+        for name, tensor in tensors.items():
+            got = tensor_checksum(tensor)
+            if got != expected[name].checksum:
+                raise WeightMismatch(
+                    f"tensor {name!r} has checksum {got:#010x}, the learner sent {expected[name].checksum:#010x}"
+                )
+            if name.endswith(_BY_VOCABULARY) and len(tensor) != rows:
+                raise WeightMismatch(
+                    f"tensor {name!r} is for a vocabulary of {len(tensor):,}, the engine was started with one of "
+                    f"{rows:,}: start engines and learners from the same model"
+                )
+
+    def finish_weight_update(self) -> None:
+        """Prepack again and move the new weights to where the kernels read them."""
+        finalize_layerwise_reload(self.model, self.model_config)
+        # A head tied to the embedding has no weights of its own to load, so the reload leaves its prepacked copy on
+        # CPU as it was: pack it again from the embedding that has just changed.
+        for layer in self.model.modules():
+            if isinstance(layer, ParallelLMHead) and self.model_config.hf_config.tie_word_embeddings:
+                layer.quant_method.process_weights_after_loading(layer)
+
+    def shutdown(self) -> None:
+        """Leave the channel."""
+        self._channel = None
+
+
+class WeightReplacement:
+    """What vLLM adds to its workers: a whole update in one call, since every call keeps generation waiting."""
+
+    def join_weight_channel(self: Any, meeting: dict[str, Any]) -> None:
+        """Meet the other members of a weight channel; ``meeting`` has the fields of :class:`ChannelInit`."""
+        self.init_weight_transfer_engine(meeting)
+
+    def replace_weights(self: Any, update_info: dict[str, Any]) -> None:
+        """Load the weights that ``update_info`` names (see :meth:`VerifiedUpdate.of`).
+
+        Raises:
+            WeightMismatch: they are not what was sent.
+
+        """
+        self.start_weight_update()
+        self.update_weights(update_info)
+        self.finish_weight_update()
+
+
+def register() -> None:
+    """Make the backend known to vLLM; called once in every engine process, harmless when called again."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, VerifiedWeightEngine)

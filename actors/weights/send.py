@@ -1,0 +1,47 @@
+"""The sending side of a weight update: gather everything, say what is sent, then write a file or broadcast.
+
+Gathering ends before the transfer begins, so no collective of the learners ever waits for an engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from actors.messages import TensorEntry, WeightUpdate
+from actors.weights.checksums import combined_checksum, tensor_checksum
+
+
+def gathered(tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> tuple[WeightUpdate, dict[str, torch.Tensor]]:
+    """Full tensors in Hugging Face naming, held on the CPU, and what there is to say about them."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
+    entries = tuple(
+        TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor_checksum(tensor))
+        for name, tensor in held.items()
+    )
+    return WeightUpdate(version, None, entries, combined_checksum(entries)), held
+
+
+def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, directory: str) -> WeightUpdate:
+    """Write full tensors in Hugging Face naming as ``<directory>/weights-<version>.safetensors``.
+
+    The file lies in shared memory by default and is renamed into place, so an engine never opens half of it. Earlier
+    versions in the directory are removed once the new file is whole: engines that still read one keep it open, and a
+    file that is open outlives its name.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    update, held = gathered(tensors, version)
+    path = folder / f"weights-{version:08d}.safetensors"
+    partial = path.with_suffix(".partial")
+    save_file(held, partial)
+    os.replace(partial, path)
+    for older in folder.glob("weights-*.safetensors"):
+        if older != path:
+            older.unlink(missing_ok=True)
+    return replace(update, path=str(path))

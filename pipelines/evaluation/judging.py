@@ -1,0 +1,208 @@
+"""From comparisons to logged judgments: what is to be judged, by which prompts, streamed from the rollout workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.messages import GenerationFailure, Order, Prompt, Sampling, Side, Trace
+from actors.rollout.fleet import RolloutFleet
+from actors.verifier.trace import VerdictMode, read_verdict
+from pipelines.benchmarks.benchmark import Benchmark, Comparison
+from pipelines.data.prompts import PromptTemplate, encode, orders_of, render
+from pipelines.data.schema import DataError
+from pipelines.evaluation.confidence import verdict_logprob
+from pipelines.evaluation.log import JudgmentLog, Key
+from pipelines.loop.rollouts import EvaluationFailed
+
+TOO_LONG = "prompt_too_long"
+"""Cause of a comparison that was not judged, because its prompt leaves no room for a judgment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """One judgment to be made."""
+
+    benchmark: Benchmark
+    name: str
+    """The benchmark's name in this evaluation; for a file of pairs, the file's."""
+    comparison: Comparison
+    order: Order
+    vote: int
+    token_ids: tuple[int, ...]
+    prompt_hash: str
+    """SHA-256 of the prompt's token ids."""
+
+    @property
+    def key(self) -> Key:
+        """Its place in the log."""
+        return self.name, self.comparison.pair.id, self.order, self.vote
+
+    @property
+    def label(self) -> Side:
+        """The side on which the better response is shown."""
+        return "A" if self.order == "chosen_first" else "B"
+
+    def prompt(self) -> Prompt:
+        """As the rollout workers take it. Votes of one prompt differ in nothing but their uid."""
+        uid = "/".join(map(str, self.key))
+        pair = self.comparison.pair
+        return Prompt(uid, pair.id, self.order, self.label, self.comparison.subset, self.token_ids)
+
+    def row(self, facts: Mapping[str, Any], **judged: Any) -> dict[str, Any]:
+        """A row of the log; ``facts`` are those of the whole evaluation."""
+        comparison, pair = self.comparison, self.comparison.pair
+        shorter = len(pair.chosen) < len(pair.rejected) if len(pair.chosen) != len(pair.rejected) else None
+        return {
+            "benchmark": self.name,
+            "subset": comparison.subset,
+            "category": comparison.category,
+            "item": comparison.item,
+            "comparison": pair.id,
+            "group": comparison.group,
+            "chosen_style": comparison.chosen_style,
+            "rejected_style": comparison.rejected_style,
+            "order": self.order,
+            "vote": self.vote,
+            "label": self.label,
+            "prompt_hash": self.prompt_hash,
+            "prompt_tokens": len(self.token_ids),
+            **judged,
+            "better_shorter": shorter,
+            **facts,
+        }
+
+
+def plan(
+    benchmark: Benchmark,
+    name: str,
+    comparisons: Sequence[Comparison],
+    template: PromptTemplate,
+    tokenizer: Any,
+    *,
+    orders: str,
+    votes: int,
+    seed: int,
+) -> list[Judgment]:
+    """Every judgment of a benchmark, in its order.
+
+    Raises:
+        DataError: a comparison is there twice.
+
+    """
+    by_id = {comparison.pair.id: comparison for comparison in comparisons}
+    if len(by_id) != len(comparisons):
+        seen: set[str] = set()
+        twice = next(item.pair.id for item in comparisons if item.pair.id in seen or seen.add(item.pair.id))  # type: ignore[func-returns-value]
+        raise DataError(f"{name}: comparison {twice!r} is there twice: give its rows different ids")
+    judgments = []
+    for pair, order in orders_of((item.pair for item in comparisons), orders, seed):
+        tokens = tuple(encode(render(pair, order, template), tokenizer))
+        digest = hashlib.sha256(",".join(map(str, tokens)).encode()).hexdigest()
+        judgments += [Judgment(benchmark, name, by_id[pair.id], order, vote, tokens, digest) for vote in range(votes)]
+    return judgments
+
+
+def read(judgment: Judgment, text: str, mode: VerdictMode, *, truncated: bool = False) -> dict[str, Any]:
+    """What a trace decided: the fields ``text``, ``verdict``, ``cause`` and ``score`` of its row."""
+    verdict = read_verdict(text, mode, truncated=truncated)
+    right = float(verdict.side == judgment.label)
+    score = judgment.benchmark.unread_score if verdict.side is None else right
+    return {"text": text, "verdict": verdict.side, "cause": verdict.cause, "score": score}
+
+
+def not_judged(judgment: Judgment, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of a comparison whose prompt is too long; it scores what an unreadable verdict scores."""
+    return judgment.row(
+        facts,
+        text="",
+        verdict=None,
+        cause=TOO_LONG,
+        score=judgment.benchmark.unread_score,
+        tokens=0,
+        finish_reason=None,
+        verdict_logprob=None,
+    )
+
+
+def pending(
+    judgments: Sequence[Judgment], log: JudgmentLog, max_prompt_tokens: int, facts: Mapping[str, Any]
+) -> list[Judgment]:
+    """What is still to be judged; comparisons whose prompts are too long are logged as that.
+
+    Raises:
+        DataError: a logged judgment was made on another prompt or with other weights.
+
+    """
+    waiting: list[Judgment] = []
+    too_long: list[Judgment] = []
+    for judgment in judgments:
+        logged = log.rows.get(judgment.key)
+        if logged is None:
+            (too_long if len(judgment.token_ids) > max_prompt_tokens else waiting).append(judgment)
+            continue
+        for field, now in (("prompt_hash", judgment.prompt_hash), ("weights", facts["weights"])):
+            if logged[field] != now:
+                raise DataError(
+                    f"{log.path}: {'/'.join(map(str, judgment.key))} was judged with another {field} "
+                    f"({logged[field]}, now {now}): choose another evaluate.label, or start over with overwrite=true"
+                )
+    log.append([not_judged(judgment, facts) for judgment in too_long])
+    return waiting
+
+
+async def judge(
+    fleet: RolloutFleet,
+    waiting: Sequence[Judgment],
+    sampling: Sampling,
+    mode: VerdictMode,
+    tokenizer: Any,
+    facts: Mapping[str, Any],
+    log: JudgmentLog,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Judge what is waiting and log each judgment as it arrives.
+
+    ``progress`` is told how many are in the log, and the share of right ones among those.
+
+    Raises:
+        EvaluationFailed: generations failed; the others are in the log, and the same command tries again.
+
+    """
+    by_uid = {"/".join(map(str, judgment.key)): judgment for judgment in waiting}
+    failures: list[GenerationFailure] = []
+    done, right = len(log.rows), sum(row["verdict"] == row["label"] for row in log.rows.values())
+    async for finished in fleet.generate([judgment.prompt() for judgment in waiting], sampling):
+        rows = []
+        for item in finished:
+            if isinstance(item, GenerationFailure):
+                failures.append(item)
+                continue
+            rows.append(_row(by_uid[item.prompt_uid], item, mode, tokenizer, facts))
+        log.append(rows)
+        done += len(rows)
+        right += sum(row["verdict"] == row["label"] for row in rows)
+        if progress is not None:
+            progress(done, {"accuracy": right / max(1, done)})
+    if failures:
+        first = failures[0]
+        raise EvaluationFailed(
+            f"{len(failures)} of {len(waiting)} judgments failed; first: {first.prompt_uid}: {first.cause}: "
+            f"{first.detail}. The others are kept: run the same command again to judge what is missing"
+        )
+
+
+def _row(
+    judgment: Judgment, trace: Trace, mode: VerdictMode, tokenizer: Any, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    what = read(judgment, trace.text, mode, truncated=trace.finish_reason == "length")
+    logprob = (
+        verdict_logprob(trace.token_ids, trace.logprobs, trace.text, what["verdict"], mode, tokenizer)
+        if len(trace.logprobs)
+        else None
+    )
+    return judgment.row(
+        facts, **what, tokens=len(trace.token_ids), finish_reason=trace.finish_reason, verdict_logprob=logprob
+    )

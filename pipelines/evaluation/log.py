@@ -1,0 +1,105 @@
+"""The log of an evaluation: one JSON line a judgment, written as it arrives and read back to continue.
+
+A process that is killed leaves at most one torn line, which is cut when the log is opened again. What is there is never
+judged again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipelines.data.preference_file import rows_of
+from pipelines.data.schema import DataError
+from pipelines.reporting.tracking import drop_torn_line
+
+Key = tuple[str, str, str, int]
+"""Benchmark, comparison, order, vote."""
+
+COLUMNS = (
+    "benchmark",
+    "subset",
+    "category",
+    "item",
+    "comparison",
+    "group",
+    "chosen_style",
+    "rejected_style",
+    "order",
+    "vote",
+    "label",
+    "prompt_hash",
+    "prompt_tokens",
+    "text",
+    "verdict",
+    "cause",
+    "score",
+    "tokens",
+    "finish_reason",
+    "verdict_logprob",
+    "better_shorter",
+    "model",
+    "weights",
+    "engine",
+)
+"""Fields of every row, in this order; docs/evaluation.md says what they hold."""
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """What a judgment is the judgment of."""
+    return str(row["benchmark"]), str(row["comparison"]), str(row["order"]), int(row["vote"])
+
+
+class JudgmentLog:
+    """``judgments.jsonl`` of an evaluation, open for appending.
+
+    Raises:
+        DataError: the file holds something else, or a judgment twice.
+        OSError: it cannot be written.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[Key, dict[str, Any]] = {}
+        """Every judgment so far."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drop_torn_line(path)
+        for place, row in self._stored():
+            if key_of(row) in self.rows:
+                raise DataError(f"{place}: {'/'.join(map(str, key_of(row)))} is judged twice: remove one of the rows")
+            self.rows[key_of(row)] = row
+        self._file = path.open("a", encoding="utf-8")
+
+    def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.path.exists():
+            return
+        for number, row in rows_of(self.path):
+            place = f"{self.path}, row {number}"
+            missing = [name for name in COLUMNS if not isinstance(row, dict) or name not in row]
+            if missing:
+                raise DataError(
+                    f"{place}: no judgment of this project ({', '.join(missing)} missing): move the file away"
+                )
+            yield place, row
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Add judgments and hand them to the operating system, so that they outlive this process."""
+        for row in rows:
+            if key_of(row) in self.rows:
+                raise RuntimeError(f"judgment {key_of(row)} arrived twice")
+            self.rows[key_of(row)] = row
+        # ASCII only: a model's output may hold half of a surrogate pair, which UTF-8 cannot.
+        self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()

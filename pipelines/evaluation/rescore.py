@@ -1,0 +1,114 @@
+"""Official figures from a per-comparison log alone:
+
+    python -m pipelines.evaluation.rescore --benchmark rm_bench --log comparisons.jsonl [--as-published]
+
+A row needs ``benchmark``, ``subset``, ``item``, ``group``, ``chosen_style``, ``rejected_style`` and ``score``
+(docs/evaluation.md says what they hold). Rows that also name their ``comparison`` and ``order`` are joined by them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.benchmarks.benchmark import Score, find, score
+from pipelines.data.preference_file import rows_of
+from pipelines.data.schema import DataError
+
+BENCHMARKS = ("reward_bench", "reward_bench_2", "rm_bench", "rmb", "judgebench")
+
+
+def read_scores(path: str | Path, benchmark: str) -> list[Score]:
+    """The rows of a log that belong to a benchmark.
+
+    Raises:
+        DataError: no such file, a malformed row, or none of this benchmark.
+
+    """
+    scores = []
+    others: set[str] = set()
+    for number, row in rows_of(path):
+        place = f"{path}, row {number}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{place}: a row must be an object, not {type(row).__name__}")
+        if row.get("benchmark") != benchmark:
+            others.add(str(row.get("benchmark")))
+            continue
+        if "vote" in row:
+            raise DataError(f"{place}: this is a log of single votes; give the comparisons.jsonl beside it")
+        scores.append(score_of(row, place))
+    if not scores:
+        found = f" (it has {', '.join(sorted(others))})" if others else ""
+        raise DataError(f"{path} has no comparison with benchmark={benchmark!r}{found}")
+    return scores
+
+
+def score_of(row: Mapping[str, Any], place: str) -> Score:
+    """A row of a per-comparison log.
+
+    Raises:
+        DataError: a field is missing or holds something else; names place and field.
+
+    """
+    for field in ("subset", "item", "score"):
+        if row.get(field) is None:
+            raise DataError(f"{place}: field {field!r} is missing")
+    value = row["score"]
+    if isinstance(value, str) or float(value) not in (0.0, 0.5, 1.0):
+        raise DataError(f"{place}, field 'score': {value!r} must be 0, 0.5 or 1")
+    return Score(
+        subset=str(row["subset"]),
+        item=str(row["item"]),
+        score=float(value),
+        group=None if row.get("group") is None else str(row["group"]),
+        chosen_style=_style(row, "chosen_style", place),
+        rejected_style=_style(row, "rejected_style", place),
+        comparison=None if row.get("comparison") is None else str(row["comparison"]),
+        order=row.get("order"),
+    )
+
+
+def _style(row: Mapping[str, Any], field: str, place: str) -> int | None:
+    value = row.get(field)
+    if value is not None and value not in (0, 1, 2):
+        raise DataError(f"{place}, field {field!r}: {value!r} must be 0, 1 or 2, or null")
+    return None if value is None else int(value)
+
+
+def partial(benchmark: str, scores: Iterable[Score]) -> str | None:
+    """What to say where a log covers only a part of the published set."""
+    known = find(benchmark)
+    items = len({(row.subset, row.group or row.item) for row in scores})
+    if known.items is None or items >= known.items:
+        return None
+    return f"{items:,} of the {known.items:,} items of {known.title}: these figures are of a part of it"
+
+
+def main() -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
+    parser.add_argument("--log", required=True, help=".jsonl or .parquet, one row a comparison")
+    parser.add_argument(
+        "--as-published", action="store_true", help="RM-Bench: read pass 3 for pass 2, as the reference's summary does"
+    )
+    arguments = parser.parse_args()
+    try:
+        scores = read_scores(arguments.log, arguments.benchmark)
+        figures = score(find(arguments.benchmark), scores, arguments.as_published)
+    except DataError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    note = partial(arguments.benchmark, scores)
+    if note:
+        sys.stderr.write(f"note: {note}\n")
+    print(json.dumps(figures, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""From logged judgments to everything that is reported of them, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from actors.messages import Order, Side, Verdict
+from actors.verifier.trace import VerdictMode, read_verdict
+from pipelines.benchmarks import rm_bench
+from pipelines.benchmarks.benchmark import Benchmark, Score, intervals, means, score
+from pipelines.evaluation.calibration import Forecast, calibration
+from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.evaluation.metrics import majority, with_intervals
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def results(
+    benchmark: Benchmark, rows: Rows, *, as_published: bool = False, seed: int = 0, resamples: int = 1000
+) -> dict[str, Any]:
+    """All figures of one benchmark from its rows of the log, votes of one pair and order in sequence.
+
+    - ``official``, ``official_ci``: the benchmark's own figures and their intervals; with votes, of the majority's
+      verdict.
+    - ``overall``, ``by_subset``, ``by_category``: each rate with interval and denominator (:func:`with_intervals`).
+    - ``unread``: judgments without a verdict by cause, and ``unread_score``, what they scored.
+    - ``modes``: accuracy and share of readable verdicts by each of the parser's rules.
+    - ``calibration``: by ``verdict`` (probability of the verdict's token) and, with votes, by ``votes`` (share of the
+      readable votes that agree with the majority).
+    - ``matrix``: RM-Bench's cells, chosen styles down and rejected styles across, and ``hard_minus_easy``, ``..._ci``.
+    - ``items``: items judged, and ``whole``, those of the published set.
+    """
+    judged = [judged_of(row) for row in rows]
+    outcomes = comparison_rows(benchmark, rows)
+    scores = [score_row(row) for row in outcomes]
+    rates = _rater(judged, seed, resamples)
+    official = score(benchmark, scores, as_published)
+    return {
+        "title": benchmark.title,
+        "as_published": as_published,
+        "official": official,
+        "official_ci": intervals(benchmark, scores, as_published, seed=seed, resamples=resamples),
+        "overall": rates(lambda row: "all", rows)["all"],
+        "by_subset": rates(lambda row: row["subset"], rows),
+        "by_category": rates(lambda row: row["category"] or row["subset"], rows),
+        "unread": _causes(rows),
+        "unread_score": benchmark.unread_score,
+        "modes": {mode: _read_as(mode, judged) for mode in get_args(VerdictMode)},
+        "calibration": {
+            name: calibration(forecasts, seed=seed, resamples=resamples)
+            for name, forecasts in (("verdict", _verdict_forecasts(rows)), ("votes", _vote_forecasts(outcomes)))
+        },
+        "matrix": _matrix(scores, as_published, seed, resamples),
+        "judgments": len(rows),
+        "items": len({(row["subset"], row["item"]) for row in rows}),
+        "whole": benchmark.items,
+    }
+
+
+def judged_of(row: Mapping[str, Any]) -> JudgedComparison:
+    """A row of the log as the metrics take it."""
+    return JudgedComparison(
+        pair_id=row["comparison"],
+        order=row["order"],
+        label=row["label"],
+        domain=row["subset"],
+        verdict=Verdict(cast("Side | None", row["verdict"]), row["cause"]),
+        tokens=row["tokens"],
+        finish_reason=row["finish_reason"] or "stop",
+        text=row["text"],
+        vote=row["vote"],
+        unit=f"{row['subset']}/{row['item']}",
+        better_shorter=row["better_shorter"],
+    )
+
+
+def comparison_rows(benchmark: Benchmark, rows: Rows) -> list[dict[str, Any]]:
+    """The per-comparison log: one row a pair and order, votes counted, which `rescore` reads."""
+    ballots: dict[tuple[str, Order], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        ballots.setdefault((row["comparison"], row["order"]), []).append(row)
+    outcomes = []
+    for ballot in ballots.values():
+        first = ballot[0]
+        votes = [judged_of(row) for row in ballot]
+        outcomes.append(
+            {
+                "benchmark": benchmark.name,
+                "subset": first["subset"],
+                "item": first["item"],
+                "group": first["group"],
+                "chosen_style": first["chosen_style"],
+                "rejected_style": first["rejected_style"],
+                "score": majority(votes, benchmark.unread_score),
+                "comparison": first["comparison"],
+                "order": first["order"],
+                "votes": len(votes),
+                "votes_right": sum(vote.right for vote in votes),
+                "votes_read": sum(vote.verdict.side is not None for vote in votes),
+            }
+        )
+    return outcomes
+
+
+def score_row(row: Mapping[str, Any]) -> Score:
+    """A row of the per-comparison log as the scoring takes it."""
+    return Score(
+        row["subset"],
+        row["item"],
+        row["score"],
+        row["group"],
+        row["chosen_style"],
+        row["rejected_style"],
+        row["comparison"],
+        row["order"],
+    )
+
+
+def _rater(
+    judged: Sequence[JudgedComparison], seed: int, resamples: int
+) -> Callable[[Callable[[Mapping[str, Any]], str], Rows], dict[str, Any]]:
+    def rates(name: Callable[[Mapping[str, Any]], str], rows: Rows) -> dict[str, Any]:
+        parts: dict[str, list[JudgedComparison]] = {}
+        for row, item in zip(rows, judged, strict=True):
+            parts.setdefault(name(row), []).append(item)
+        return {part: with_intervals(parts[part], seed=seed, resamples=resamples) for part in sorted(parts)}
+
+    return rates
+
+
+def _causes(rows: Rows) -> dict[str, int]:
+    causes = [str(row["cause"]) for row in rows if row["cause"] is not None]
+    return {cause: causes.count(cause) for cause in sorted(set(causes))}
+
+
+def _read_as(mode: VerdictMode, judged: Iterable[JudgedComparison]) -> dict[str, float]:
+    sides = [(read_verdict(item.text, mode).side, item.label) for item in judged]
+    return {
+        "accuracy": sum(side == label for side, label in sides) / len(sides),
+        "parse_rate": sum(side is not None for side, _ in sides) / len(sides),
+    }
+
+
+def _verdict_forecasts(rows: Rows) -> list[Forecast]:
+    return [
+        Forecast(min(1.0, math.exp(row["verdict_logprob"])), float(row["verdict"] == row["label"]), row["comparison"])
+        for row in rows
+        if row["verdict"] is not None and row["verdict_logprob"] is not None
+    ]
+
+
+def _vote_forecasts(outcomes: Iterable[Mapping[str, Any]]) -> list[Forecast]:
+    forecasts = []
+    for row in outcomes:
+        if row["votes"] > 1 and row["votes_read"]:
+            agree = max(row["votes_right"], row["votes_read"] - row["votes_right"])
+            forecasts.append(Forecast(agree / row["votes_read"], row["score"], row["comparison"]))
+    return forecasts
+
+
+def _matrix(scores: Sequence[Score], as_published: bool, seed: int, resamples: int) -> dict[str, Any] | None:
+    """Means of RM-Bench's nine cells, and the distance that style makes, the latter with its interval."""
+    if any(row.chosen_style is None for row in scores):
+        return None
+    domains = {name: cells.reshape(3, 3).tolist() for name, cells in means(rm_bench.observe(scores)).items()}
+    gap = replace(rm_bench.BENCHMARK, combine=_hard_minus_easy)
+    return {
+        "cells": np.mean(list(domains.values()), axis=0).tolist(),
+        "domains": domains,
+        **score(gap, scores, as_published),
+        **{
+            f"{name}_ci": bounds
+            for name, bounds in intervals(gap, scores, as_published, seed=seed, resamples=resamples).items()
+        },
+    }
+
+
+def _hard_minus_easy(parts: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> dict[str, Any]:
+    figures = rm_bench.combine(parts, sizes, as_published)
+    return {"hard_minus_easy": figures["hard"] - figures["easy"]}

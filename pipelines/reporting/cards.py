@@ -1,0 +1,47 @@
+"""What cards of data sets and of chains share: histograms, and rendering by a template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+_BINS = 24
+
+
+def histogram(title: str, values: Sequence[int]) -> dict[str, Any]:
+    """Counts in at most 24 equal bins that begin at 0, and the quantiles a limit is chosen by."""
+    ordered = sorted(values)
+    width = max(1, -(-(ordered[-1] + 1) // _BINS))
+    counts = Counter(value // width for value in ordered)
+    bins = [{"from": width * index, "count": counts[index]} for index in range(ordered[-1] // width + 1)]
+    quantiles = {f"{share}%": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (50, 90, 99)}
+    return {
+        "title": title,
+        "width": width,
+        "bins": bins,
+        "tallest": max(counts.values()),
+        "mean": sum(ordered) / len(ordered),
+        "quantiles": quantiles,
+        "most": ordered[-1],
+    }
+
+
+def render_card(data: Mapping[str, Any], package: str, kind: str) -> str:
+    """The card as ``md`` or ``html``, by the template in ``package``, ``pipelines/<package>/card.<kind>.jinja``."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / package),
+        autoescape=kind == "html",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["share"] = lambda value: "–" if value is None else f"{100 * value:.1f}%"
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:,.0f}"
+    environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:,.2f}"
+    # Names of sources and domains and rows' ids are data, and may hold what Markdown would take for a table's edge.
+    environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
+    return environment.get_template(f"card.{kind}.jinja").render(data)

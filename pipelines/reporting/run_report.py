@@ -1,0 +1,215 @@
+"""The run's report: one HTML file, no network, with the results, the curves, and traces to read and filter.
+
+Python reads and selects; the page (``report.html`` beside this file, with ``report_shared.css`` and ``.js``) draws.
+Everything passes as one JSON block in which ``<``, ``>`` and ``&`` are escaped, and the page puts text into the
+document as text, so nothing a dataset or a model wrote can become markup or script.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from actors.files import write_text
+from pipelines.reporting.report_traces import STAGES, select_traces
+from pipelines.reporting.tracking import plain_numbers
+
+_PLACEHOLDER = "__REPORT_DATA__"
+_SHARED = {"__REPORT_STYLE__": "report_shared.css", "__REPORT_SCRIPT__": "report_shared.js"}
+_CURVE_POINTS = 400
+_HEADLINE = (
+    ("accuracy", "accuracy", "share"),
+    ("consistent_accuracy", "both orders right", "share"),
+    ("flip_rate", "flips with order", "share"),
+    ("parse_rate", "verdict read", "share"),
+    ("strict_parse_rate", "verdict last", "share"),
+    ("share_a", "says A", "share"),
+    ("mean_tokens", "tokens", "number"),
+    ("n", "pairs", "count"),
+)
+
+Series = dict[str, dict[str, list[tuple[float, float]]]]
+"""Stage -> metric -> points (step, value)."""
+
+
+def write_report(run_directory: Path) -> Path:
+    """Write ``report.html`` of a run from what is there, and return its path.
+
+    Reads ``summary.json``, ``config.yaml``, ``metrics.jsonl`` and ``traces/*.parquet``; what is missing or damaged is
+    named in the report. The file appears whole or not at all.
+    """
+    template = page_template("pipelines.reporting", "report.html")
+    return write_page(Path(run_directory) / "report.html", report_data(Path(run_directory)), template)
+
+
+def page_template(package: str, name: str) -> str:
+    """A page's template, with the style and the script that all pages share in their places."""
+    template = resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    for placeholder, shared in _SHARED.items():
+        text = resources.files("pipelines.reporting").joinpath(shared).read_text(encoding="utf-8")
+        template = template.replace(placeholder, text)
+    return template
+
+
+def write_page(target: Path, data: Mapping[str, Any], template: str) -> Path:
+    """Write a page with its data, whole or not at all, and return its path."""
+    write_text(target, render(data, template))
+    return target
+
+
+def render(data: Mapping[str, Any], template: str) -> str:
+    """Put ``data`` into the page as JSON that cannot end its script element.
+
+    Raises:
+        ValueError: the template does not have its one placeholder.
+    """
+    if template.count(_PLACEHOLDER) != 1:
+        raise ValueError(
+            f"the report template needs {_PLACEHOLDER} exactly once, it has {template.count(_PLACEHOLDER)}"
+        )
+    # ASCII only, which also keeps lone surrogates in a model's output from failing to encode.
+    block = json.dumps(plain_numbers(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    block = block.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return template.replace(_PLACEHOLDER, block)
+
+
+def report_data(run_directory: Path) -> dict[str, Any]:
+    """Everything the page shows, as plain data."""
+    notes: list[str] = []
+    summary = _read_summary(run_directory / "summary.json", notes)
+    config = run_directory / "config.yaml"
+    traces = select_traces(sorted((run_directory / "traces").glob("*.parquet")), notes)
+    series = read_metrics(run_directory / "metrics.jsonl", notes)
+    if not traces["rows"]:
+        notes.append("No traces yet: none have been written to traces/*.parquet.")
+    return {
+        "run": str(summary.get("run") or run_directory.name),
+        "recipe": summary.get("recipe"),
+        "seed": summary.get("seed"),
+        "seconds": summary.get("seconds") or {},
+        "data": summary.get("data") or {},
+        "config": config.read_text(encoding="utf-8", errors="replace") if config.exists() else None,
+        "headline": headline(summary),
+        "series": {
+            stage: {name: thin(points, _CURVE_POINTS) for name, points in metrics.items()}
+            for stage, metrics in series.items()
+        },
+        "traces": traces,
+        "notes": notes,
+    }
+
+
+def _read_summary(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        notes.append("No results yet: summary.json is written when a stage has been evaluated.")
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"summary.json cannot be read ({error}).")
+        return {}
+    if isinstance(summary, dict):
+        return summary
+    notes.append("summary.json does not hold an object.")
+    return {}
+
+
+def headline(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of results: ``{"columns": [label], "rows": [{"stage", "accuracy", "cells": [{"text", "detail"}]}]}``.
+
+    One row for each of before, distill and rl that was evaluated; one accuracy column for each domain, one for each
+    observation in ``extras``, and only metrics that some row has. ``detail`` is the 95% interval where the summary
+    states one, and under the share of verdicts that could be read, how often which cause prevented it.
+    """
+    rows = {stage: summary[stage] for stage in STAGES if isinstance(summary.get(stage), Mapping) and summary[stage]}
+    domains = sorted({str(domain) for row in rows.values() for domain in row.get("by_domain") or {}})
+    extras = sorted({str(name) for row in rows.values() for name in row.get("extras") or {}})
+    metrics = [entry for entry in _HEADLINE if any(row.get(entry[0]) is not None for row in rows.values())]
+    split = 1 if metrics and metrics[0][0] == "accuracy" else 0
+    labels = [label for _, label, _ in metrics]
+    table = []
+    for stage, row in rows.items():
+        cells = [_cell(row.get(name), kind, _detail(row, name)) for name, _, kind in metrics]
+        parts = [(row.get("by_domain") or {}).get(domain) or {} for domain in domains]
+        by_domain = [_cell(part.get("accuracy"), "share", _detail(part, "accuracy")) for part in parts]
+        observed = [_cell((row.get("extras") or {}).get(name), "share") for name in extras]
+        cells = [*cells[:split], *by_domain, *cells[split:], *observed]
+        table.append({"stage": stage, "accuracy": _number(row.get("accuracy")), "cells": cells})
+    columns = [*labels[:split], *domains, *labels[split:], *(name.replace("_", " ") for name in extras)]
+    return {"columns": columns, "rows": table}
+
+
+def _detail(row: Mapping[str, Any], name: str) -> str:
+    if name == "parse_rate" and isinstance(row.get("parse_failures"), Mapping):
+        return ", ".join(f"{count} {str(cause).replace('_', ' ')}" for cause, count in row["parse_failures"].items())
+    interval = row.get(f"{name}_ci")
+    bounds = [_number(bound) for bound in interval] if isinstance(interval, list | tuple) else []
+    return "–".join(f"{100 * bound:.1f}" for bound in bounds if bound is not None)
+
+
+def _cell(value: Any, kind: str, detail: str = "") -> dict[str, str]:
+    number = _number(value)
+    if number is None:
+        return {"text": "–", "detail": ""}
+    text = {"share": f"{100 * number:.1f}%", "count": f"{number:,.0f}"}.get(kind, f"{number:,.1f}")
+    return {"text": text, "detail": detail}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None; reads the strings that stand for NaN and infinity in ``metrics.jsonl``."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def read_metrics(path: Path, notes: list[str]) -> Series:
+    """Read ``metrics.jsonl``; where a step occurs again (a resumed stage), the later line counts.
+
+    Lines that are not whole and values that are not finite are left out and counted in ``notes``.
+    """
+    if not path.exists():
+        notes.append("No learning curves yet: metrics.jsonl is not there.")
+        return {}
+    values: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    broken = 0
+    not_finite: dict[str, int] = defaultdict(int)
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                stage, step, metrics = str(entry["stage"]), int(entry["step"]), dict(entry["metrics"])
+            except (ValueError, KeyError, TypeError):
+                broken += 1
+                continue
+            for name, value in metrics.items():
+                number = _number(value)
+                if number is None:
+                    not_finite[f"{stage} {name}"] += 1
+                else:
+                    values[stage][name][step] = number
+    if broken:
+        notes.append(f"metrics.jsonl: {broken} lines cannot be read and are left out.")
+    for name, count in sorted(not_finite.items()):
+        notes.append(f"{name}: {count} values are not finite numbers and are left out of the curve.")
+    return {
+        stage: {name: sorted(points.items()) for name, points in metrics.items()} for stage, metrics in values.items()
+    }
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
+    """At most ``limit`` points: the means of equal runs of neighbours; short curves stay as they are."""
+    if len(points) <= limit:
+        return list(points)
+    bounds = [round(index * len(points) / limit) for index in range(limit + 1)]
+    runs = [points[start:end] for start, end in pairwise(bounds)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]

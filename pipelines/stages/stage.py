@@ -1,0 +1,271 @@
+"""What every stage does around its loop: open, continue, log, save, finish. The loops themselves are in the stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from actors.files import write_text
+from actors.learner.group import LearnerGroup
+from actors.learner.manifest import checkpoint_path, latest, prune
+from actors.learner.settings import OptimizerSettings
+from pipelines.config import Config, ConfigError, Optimizer
+from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.evaluation.metrics import summarise
+from pipelines.job.session import Session
+from pipelines.loop.records import judgment_rows
+from pipelines.reporting.console import Console, StageProgress
+from pipelines.reporting.run_report import write_report
+from pipelines.reporting.tracking import Tracker
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import JudgingTask
+
+log = logging.getLogger(__name__)
+
+# What makes a stage's result what it is; other settings (cluster, tracking, how often to save) may change on resume.
+_DEFINING = {
+    "distill": ("seed", "model", "data", "distill"),
+    "rl": ("seed", "model", "data", "rl", "algorithm", "verifier"),
+    "evaluate": ("seed", "model", "data", "evaluate"),
+    "judge": ("seed", "model", "evaluate"),
+}
+_FREE = (
+    *("checkpoints", "evaluate_every", "evaluate_pairs", "mix", "lint"),
+    # More benchmarks may be added to an evaluation, and it may be reported another way.
+    *("benchmarks", "paths", "limit", "as_published", "compare", "example_traces"),
+)
+
+
+def defining_settings(config: Config, stage: str) -> dict[str, Any]:
+    """The settings, as dotted keys, that must not change between the start of a stage and its end."""
+    everything = asdict(config)
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in _FREE:
+                    add(f"{prefix}.{name}", inner)
+        else:
+            flat[prefix] = value
+
+    for section in _DEFINING[stage]:
+        add(section, everything[section])
+    return flat
+
+
+def fingerprint(settings: Any) -> str:
+    """A short stand-in for settings: equal settings give equal ones."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Stage:
+    """One stage of one run while it runs."""
+
+    def __init__(self, config: Config, run: RunDirectory, name: str, console: Console) -> None:
+        self.config = config
+        self.run = run
+        self.name = name
+        self.console = console
+        self.is_finished = False
+        self._tracker: Tracker | None = None
+        self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._best: tuple[float, int] | None = None
+        self.carried: dict[str, Any] = {}
+        """What the stage's loop has to remember besides: saved with every checkpoint, there again after `restore`."""
+
+    @property
+    def tracker(self) -> Tracker:
+        """Metrics of this stage; opened when they are first needed, with the W&B id a checkpoint remembers."""
+        if self._tracker is None:
+            tracking = self.config.tracking
+            self._tracker = Tracker(
+                self.run.path,
+                self.name,
+                asdict(self.config),
+                tracking.wandb,
+                tracking.project,
+                self.config.run,
+                self.run.notes(self.name).get("wandb_id"),
+            )
+            self.run.note(self.name, wandb_id=self._tracker.wandb_id)
+        return self._tracker
+
+    def optimizer_settings(self, optimizer: Optimizer, total_steps: int) -> OptimizerSettings:
+        """The learners' form of a stage's optimiser section."""
+        warmup = optimizer.warmup_steps or round(optimizer.warmup_fraction * total_steps)
+        return OptimizerSettings(
+            name=optimizer.name,
+            learning_rate=optimizer.learning_rate,
+            muon_learning_rate=optimizer.muon_learning_rate,
+            betas=(optimizer.betas[0], optimizer.betas[1]),
+            weight_decay=optimizer.weight_decay,
+            gradient_clip=optimizer.gradient_clip,
+            total_steps=total_steps,
+            warmup_steps=warmup,
+            schedule=optimizer.schedule,
+            final_fraction=optimizer.final_fraction,
+        )
+
+    def restore(self, learners: LearnerGroup) -> int:
+        """Load the last whole checkpoint, if there is one; returns the steps done."""
+        root = self.run.checkpoints(self.name)
+        newest = latest(root)
+        if newest is None:
+            self.run.rewind(self.name, 0)
+            return 0
+        state = learners.restore(str(newest))
+        self._seconds_before = float(state["seconds"])
+        self._best = tuple(state["best"]) if state["best"] else None
+        self.carried = dict(state["carried"])
+        step = int(state["step"])
+        self.run.rewind(self.name, step)
+        self.console.note(f"continues after step {step}, from {newest}")
+        return step
+
+    def save(self, learners: LearnerGroup, step: int, accuracy: float | None) -> None:
+        """Write a checkpoint, then remove those that are neither recent nor the best."""
+        if accuracy is not None and (self._best is None or accuracy > self._best[0]):
+            self._best = (accuracy, step)
+        state = {
+            "step": step,
+            "seconds": self.seconds(),
+            "best": list(self._best) if self._best else None,
+            "weight_version": step,
+            "carried": self.carried,
+        }
+        root = self.run.checkpoints(self.name)
+        learners.save(str(checkpoint_path(root, step)), state)
+        keep = getattr(self.config, self.name).checkpoints.keep_last
+        prune(root, keep_last=keep, best_step=self._best[1] if self._best else None)
+
+    def seconds(self) -> float:
+        """Time spent on this stage, that of earlier, interrupted runs included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def progress(self, total: int, done: int = 0) -> AbstractContextManager[StageProgress]:
+        """The stage's progress bar."""
+        return self.console.progress(self.name, total, done)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record one step."""
+        self.tracker.log(step, metrics)
+
+    def log_traces(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Keep every trace of a step on disk; W&B gets a table now and then."""
+        self.run.write_parquet(self.run.trace_file(self.name, "rollouts", step), rows)
+        if step == 1 or step % 20 == 0:
+            self.tracker.log_traces(step, rows)
+
+    def evaluation_metrics(self, judged: Sequence[JudgedComparison]) -> dict[str, float]:
+        """Held-out figures of a step."""
+        scores = summarise(judged, seed=self.config.seed, resamples=100)
+        names = ("accuracy", "consistent_accuracy", "flip_rate", "parse_rate", "mean_tokens")
+        return {f"eval/{name}": scores[name] for name in names if scores[name] is not None}
+
+    def record(self, name: str, judged: Sequence[JudgedComparison], task: JudgingTask) -> dict[str, Any]:
+        """Keep a full held-out evaluation: its row of ``summary.json`` and its judgments."""
+        row = summarise(judged, seed=self.config.seed)
+        shown = judged[: self.config.evaluate.example_traces]
+        self.run.write_parquet(self.run.traces / f"heldout-{name}.parquet", judgment_rows(name, 0, shown, task.pairs))
+        self.run.update_summary({name: row})
+        return row
+
+    def finish(self, name: str, judged: Sequence[JudgedComparison], task: JudgingTask) -> None:
+        """Record the stage's result and mark it as finished."""
+        row = self.record(name, judged, task)
+        self.tracker.summary(row)
+        self.run.update_summary({"seconds": {self.name: self.seconds()}})
+        # Pairs that have one order, as those of published rows, are never right in both.
+        both = "" if row["consistent_accuracy"] is None else f", both orders right {row['consistent_accuracy']:.3f}"
+        self.console.note(f"held out: accuracy {row['accuracy']:.3f}{both} ({row['n']} pairs)")
+        write_report(self.run.path)
+        self.run.mark_finished(self.name, fingerprint(defining_settings(self.config, self.name)))
+        self.is_finished = True
+
+    def close(self, failed: bool) -> None:
+        """Close what was opened."""
+        if self._tracker is not None:
+            self._tracker.finish(exit_code=1 if failed else 0)
+
+
+@contextmanager
+def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = True) -> Iterator[Stage]:
+    """A stage of a run. A finished one is opened with ``is_finished`` set; ``overwrite`` clears it first.
+
+    Raises:
+        ConfigError: the stage was begun or finished with other settings.
+
+    """
+    console = Console()
+    console.header(name, f"run {config.run}, recipe {config.recipe_name}, seed {config.seed}")
+    if config.overwrite or not resumable:
+        run.start_over(name)
+    stage = Stage(config, run, name, console)
+    _refuse_other_settings(config, run, name)
+    if run.finished(name) is not None:
+        console.note(f"{name} of run {config.run!r} is finished already; overwrite=true starts it over")
+        stage.is_finished = True
+        yield stage
+        return
+    run.note(name, settings=defining_settings(config, name))
+    failed = True
+    try:
+        yield stage
+        failed = False
+    finally:
+        stage.close(failed)
+
+
+def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None:
+    before = run.notes(name).get("settings")
+    if before is None:
+        return
+    now = defining_settings(config, name)
+    changed = [
+        f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{name} of run {config.run!r} was begun with other settings ({'; '.join(changed)}): give them back, "
+            "choose another run name (RUN=...), or start over with overwrite=true"
+        )
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[RunDirectory]:
+    """The run's folder, locked, with the resolved configuration written and the driver's log going to a file."""
+    with RunDirectory(config.output_root, config.run, config.recipe_name) as run:
+        write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.structured(config)))
+        run.update_summary({"run": config.run, "recipe": config.recipe_name, "seed": config.seed})
+        handler = logging.FileHandler(run.logs / "driver.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield run
+        finally:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def standalone(stage: Callable[[Config, Session], None]) -> Callable[[Config], None]:
+    """A stage as a command of its own: it opens the run's folder and a session, and closes both."""
+
+    def command(config: Config) -> None:
+        with open_run(config) as run, Session(config, run) as session:
+            stage(config, session)
+
+    return command

@@ -1,0 +1,61 @@
+"""Every recipe composes and validates; the six RM-R1 recipes hold the paper's hyper-parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.runs.command_line import CONF, load_config
+
+# model, SFT learning rate (None: no distillation), RL learning rate, GPUs: arXiv 2505.02387, training details.
+PAPER = {
+    "rm_r1_qwen2_5_7b": ("Qwen/Qwen2.5-7B-Instruct", 5e-6, 1e-6, 8),
+    "rm_r1_qwen2_5_14b": ("Qwen/Qwen2.5-14B-Instruct", 3e-6, 7e-7, 16),
+    "rm_r1_qwen2_5_32b": ("Qwen/Qwen2.5-32B-Instruct", 2e-6, 5e-7, 32),
+    "rm_r1_deepseek_7b": ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", None, 1e-6, 8),
+    "rm_r1_deepseek_14b": ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", None, 1e-6, 16),
+    "rm_r1_deepseek_32b": ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", None, 8e-7, 32),
+}
+RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_composes_and_names_itself(recipe: str) -> None:
+    assert load_config([f"recipe={recipe}"]).recipe_name == recipe
+
+
+@pytest.mark.parametrize("recipe", PAPER)
+def test_hyper_parameters_are_the_papers(recipe: str) -> None:
+    config = load_config([f"recipe={recipe}"])
+    model, sft_rate, rl_rate, gpus = PAPER[recipe]
+    assert config.model.path == model
+    assert config.rl.optimizer.learning_rate == rl_rate
+    assert config.rl.distil_first == (sft_rate is not None)
+    if sft_rate is not None:
+        assert config.distill.optimizer.learning_rate == sft_rate
+    assert (config.distill.batch_size, config.distill.epochs, config.distill.max_tokens) == (128, 1, 12288)
+    assert (config.rl.prompts_per_step, config.rl.mini_batch_prompts, config.rl.epochs) == (1024, 128, 1)
+    assert (config.model.max_prompt_tokens, config.model.max_response_tokens) == (4096, 8192)
+    algorithm = config.algorithm
+    assert (algorithm.samples, algorithm.temperature, algorithm.top_p) == (7, 1.0, 1.0)
+    assert (algorithm.clip_low, algorithm.clip_high) == (0.2, 0.2)
+    assert (algorithm.kl_coefficient, algorithm.kl_estimator) == (1e-3, "k3")
+    assert algorithm.reward == {"verdict": 1.0}
+    assert algorithm.verdict_mode == "paper"
+    assert (config.rl.optimizer.schedule, config.rl.optimizer.gradient_clip) == ("constant", 1.0)
+    assert config.rollout.tensor_parallel == 4
+    assert config.rollout.workers * config.rollout.tensor_parallel + config.learner.ranks == gpus
+    assert config.learner.activation_checkpointing
+    assert (config.learner.dtype, config.rollout.dtype) == ("bfloat16", "bfloat16")
+
+
+def test_instruct_and_reasoning_models_get_their_own_prompts() -> None:
+    assert load_config(["recipe=rm_r1_qwen2_5_7b"]).model.prompt == "chain_of_rubrics"
+    assert load_config(["recipe=rm_r1_deepseek_7b"]).model.prompt == "reasoning"
+
+
+def test_tiny_recipe_trains_both_orders_of_a_pair_together() -> None:
+    config = load_config([])
+    assert config.recipe_name == "tiny"
+    assert config.data.orders == "both"
+    assert config.rl.prompts_per_step == 32
+    assert config.algorithm.samples == 8

@@ -1,0 +1,25 @@
+"""What the benchmarks measure, where it is a bound and not a speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.speed.__main__ import renew
+from pipelines.speed.logprobs import in_own_process
+
+
+def test_a_measure_taken_again_leaves_none_of_its_earlier_figures() -> None:
+    results: dict[str, Any] = {}
+    renew(results, "packer", {"packer_ms": 3.0, "packer_old": 1})
+    renew(results, "publish", {"publish_pause_ms": 46})
+    renew(results, "packer", {"packer_ms": 4.0})
+    assert results.pop("figures") == {"packer": ["packer_ms"], "publish": ["publish_pause_ms"]}
+    assert results == {"packer_ms": 4.0, "publish_pause_ms": 46}
+
+
+@pytest.mark.slow
+def test_no_tensor_of_tokens_times_vocabulary_exists() -> None:
+    """Of 2,048 tokens and 151,936 entries, logits would take 1.2 GiB, and with their softmax and gradients thrice."""
+    assert 0.1 < in_own_process(2048) < 1.0
