@@ -6,15 +6,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from actors.errors import UserError
+
 # When one rank dies, the others fail in their collectives, sometimes sooner: how long to wait for the better answer.
 _GRACE_SECONDS = 2.0
 
 
-class DeadlineExceeded(TimeoutError):
+class DeadlineExceeded(UserError, TimeoutError):
     """Something did not happen in time; names what and who was waited for."""
 
 
-class ActorFailed(RuntimeError):
+class ActorFailed(UserError, RuntimeError):
     """An actor raised or died; names it and the cause."""
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.errors import UserError
 
-class ClusterTooSmall(RuntimeError):
+
+class ClusterTooSmall(UserError, RuntimeError):
     """The cluster does not have what the actors need; says what is missing."""
 
 

@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
 
+from actors.errors import UserError
+
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -41,7 +43,7 @@ _LOST_CONTACT_SECONDS = 180.0
 Answer = Literal["stop", "detach", "follow"]
 
 
-class SubmitError(RuntimeError):
+class SubmitError(UserError, RuntimeError):
     """The job could not be submitted or followed; says why and what to do."""
 
 

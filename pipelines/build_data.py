@@ -97,7 +97,7 @@ def main() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     console = Console()
     target, overrides = target_and_overrides(sys.argv[1:])
-    with clear_errors(settings_status=2):
+    with clear_errors():
         report = build(*configured(target, overrides), console)
     if report.failed:
         console.error(f"{len(report.failed)} checks failed; the data set is written, but not fit to train on as it is")

@@ -62,7 +62,7 @@ def main() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     console = Console()
     target, overrides = target_and_overrides(sys.argv[1:])
-    with clear_errors(settings_status=2):
+    with clear_errors():
         _, config = configured(target, overrides)
         report = check(target, config)
     show(report, console)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.errors import UserError
 from actors.files import remove_whole, sha256_file
 
 MANIFEST = "manifest.json"
@@ -26,7 +27,7 @@ FORMAT = 1
 _NAME = re.compile(r"step-(\d{6,})")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be written or used; names it, what is wrong and the remedy."""
 
 

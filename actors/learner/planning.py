@@ -6,10 +6,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
+from actors.errors import UserError
 from actors.messages import TrainingSequence
 
 
-class SequenceTooLong(ValueError):
+class SequenceTooLong(UserError, ValueError):
     """A sequence does not fit a micro-batch on its own."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.errors import UserError
 
-class ModelError(RuntimeError):
+
+class ModelError(UserError, RuntimeError):
     """A model cannot be loaded or used; names its path and the reason."""
 
 

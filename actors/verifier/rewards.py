@@ -14,11 +14,12 @@ from typing import get_args
 
 import numpy as np
 
+from actors.errors import UserError
 from actors.messages import RewardFailure, ScoredGroup, ScoredTrace, Side, Trace, Verdict
 from actors.verifier.trace import VerdictMode, parse, read_verdict, well_formed
 
 
-class RewardError(ValueError):
+class RewardError(UserError, ValueError):
     """A reward that cannot be computed: an unknown component, a weight that is no number, a label that is no side."""
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from actors.errors import UserError
+
 Kind = Literal["retry", "refused", "fatal"]
 
 _LONGEST_BACKOFF = 60.0
@@ -23,7 +25,7 @@ _FATAL = {401: "key refused", 402: "no credit", 403: "not allowed", 404: "no suc
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 
 
-class TeacherError(RuntimeError):
+class TeacherError(UserError, RuntimeError):
     """A teacher cannot go on; says why and what to do. What it had answered is kept in the journal."""
 
 

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from dataclasses import Field, field, fields, is_dataclass
 from typing import Any
 
+from actors.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A setting is unknown, has the wrong type, or cannot work with the others. Says what to change."""
+
+    exit_status = 2
 
 
 def one_of(default: str, *others: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from actors.errors import UserError
 from actors.messages import Side
 
 Role = Literal["system", "user", "assistant"]
@@ -17,7 +18,7 @@ MAX_CHARACTERS = 1_000_000
 """Of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A data file or row cannot be used; names the file, the row, the field and the remedy."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
+from actors.errors import UserError
 from actors.messages import (
     GenerationFailure,
     Prompt,
@@ -26,11 +27,11 @@ Arrived = Callable[[ScoredGroup], None]
 """Told of each group when it is complete."""
 
 
-class EvaluationFailed(RuntimeError):
+class EvaluationFailed(UserError, RuntimeError):
     """Some judgments could not be generated, so the figures would leave them out."""
 
 
-class RewardsFailed(RuntimeError):
+class RewardsFailed(UserError, RuntimeError):
     """No trace of a rollout batch could be scored; names the component and the cause."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -20,34 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from actors.deadlines import ActorFailed, DeadlineExceeded
-from actors.learner.manifest import CheckpointError
-from actors.learner.planning import SequenceTooLong
-from actors.learner.settings import ModelError
-from actors.placement import ClusterTooSmall
-from pipelines.chain_generation.failures import TeacherError
+from actors.errors import UserError, machine_fault
 from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
-from pipelines.data.schema import DataError
-from pipelines.loop.rollouts import EvaluationFailed, RewardsFailed
-from pipelines.runs.folder import RunDirectoryError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-
-# What a user can mend: shown as one message. Anything else is a defect of ours and keeps its traceback.
-EXPECTED = (
-    ConfigError,
-    DataError,
-    RunDirectoryError,
-    ClusterTooSmall,
-    DeadlineExceeded,
-    ActorFailed,
-    CheckpointError,
-    ModelError,
-    SequenceTooLong,
-    EvaluationFailed,
-    TeacherError,
-    RewardsFailed,
-)
 
 
 def load_config(overrides: list[str], data_file: Path | None = None) -> Config:
@@ -134,37 +109,37 @@ def main(stage: Callable[[Config], None]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(composed: DictConfig) -> None:
-        with clear_errors():
+        with clear_errors(begun=True):
             stage(typed(composed))
 
-    try:
+    with clear_errors():
         if stray:
             raise ConfigError(f"cannot read argument {stray[0]!r}: settings are given as key=value")
         if "--multirun" not in sys.argv and "-m" not in sys.argv:
             load_config(overrides)
             flags = [argument for argument in sys.argv[1:] if argument not in overrides]
             sys.argv[1:] = [*flags, *_checked(overrides)]
-    except ConfigError as error:
-        _fail(str(error), 2)
     # A job that is stopped from outside (Ray's job server, Slurm, a container) ends as one that is interrupted by hand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run()
 
 
 @contextmanager
-def clear_errors(settings_status: int = 1) -> Iterator[None]:
-    """Ends the process with one message and a status where what happened is something a user can mend."""
+def clear_errors(begun: bool = False) -> Iterator[None]:
+    """Ends the process with one message and a status where what happened is something a user can mend.
+
+    The status is the error's own, but 1 for all of them once a stage has ``begun``.
+    """
     try:
         yield
     except KeyboardInterrupt:
         _fail("interrupted. Run the same command again to continue from the last checkpoint.", 130)
-    except EXPECTED as error:
-        logging.getLogger(__name__).debug("stage ended", exc_info=True)
-        _fail(str(error), settings_status if isinstance(error, ConfigError) else 1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (UserError, OSError) as error:
+        mendable = error if isinstance(error, UserError) else machine_fault(error)
+        if mendable is None:
             raise
-        _fail(f"the disk is full ({error.filename or error}): free some space and run the same command again", 1)
+        logging.getLogger(__name__).debug("ended by", exc_info=True)
+        _fail(str(mendable), 1 if begun else mendable.exit_status)
 
 
 def _fail(message: str, status: int) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from actors.errors import UserError
 from actors.files import atomic_path, clean_leftovers, remove_whole, sha256_file, write_text
 from pipelines.runs.lock import FolderBusy, FolderLock
 
@@ -50,7 +51,7 @@ _MADE: dict[str, tuple[str, ...]] = {
 }
 
 
-class RunDirectoryError(RuntimeError):
+class RunDirectoryError(UserError, RuntimeError):
     """The run's folder cannot be used as it is; says what to do."""
 
 

@@ -8,6 +8,8 @@ import os
 import socket
 from pathlib import Path
 
+from actors.errors import UserError
+
 _held: set[int] = set()
 
 
@@ -22,7 +24,7 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-class FolderBusy(RuntimeError):
+class FolderBusy(UserError, RuntimeError):
     """The folder is locked; names the holder."""
 
 

@@ -53,6 +53,13 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: the disk is full (/scratch/x)")
 
 
+def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
+    done = command(tmp_path, "raise FileNotFoundError(2, 'No such file', '/scratch/x')")
+    assert done.returncode == 1
+    assert "program.py" in done.stderr
+    assert "FileNotFoundError: [Errno 2] No such file" in done.stderr
+
+
 def test_an_unknown_setting_is_refused_before_the_stage(tmp_path: Path) -> None:
     done = command(tmp_path, "pass", "rl.stepz=3")
     assert done.returncode == 2
