@@ -9,7 +9,7 @@ from collections.abc import Callable
 from actors.learner.group import LearnerGroup
 from pipelines.config import Config
 from pipelines.data.order import batch_of, steps_for
-from pipelines.evaluate import judge
+from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import ChainSet, JudgingTask, distillation_set, heldout_task

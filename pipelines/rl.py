@@ -23,7 +23,7 @@ from actors.rollout.fleet import RolloutFleet
 from actors.verifier.rewards import compares_traces
 from pipelines.config import Config
 from pipelines.data.order import batch_of, refill_of, rounds_of, steps_for
-from pipelines.evaluate import judge
+from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
 from pipelines.loop.batches import is_useful
 from pipelines.loop.buffer import RolloutBuffer, RolloutUnderWay
