@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.preference_file import rows_of
+from pipelines.data.preference_file import parse_json, rows_of
 from pipelines.data.published import hub_rows, is_hub_name
 from pipelines.data.schema import DataError
 
@@ -76,10 +76,7 @@ def read(
 
 def _rows_of_file(path: Path) -> Iterator[Row]:
     if path.suffix == ".json":
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+        rows = parse_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), str(path))
         numbered: Iterator[tuple[int, Any]] = enumerate(rows if isinstance(rows, list) else [rows], start=1)
     else:
         numbered = rows_of(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import Any
 
 from pipelines.data import sources
 from pipelines.data.published import hub_rows, is_hub_name
-from pipelines.data.schema import FAIL, BadRows, DataError, PreferencePair, prompt_key, read_rows
+from pipelines.data.schema import FAIL, BadRows, DataError, PreferencePair, check_unicode, prompt_key, read_rows
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LOOK_AHEAD = 20
 """Rows in which a file's form is looked for."""
 
@@ -143,16 +145,22 @@ def _read_jsonl(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, Any]]:
         if not raw.strip():
             continue
         try:
-            row = _parsed(raw, f"{path}, row {number}")
+            row = parse_json(raw, f"{path}, row {number}")
         except DataError as error:
             bad_rows.take(error)
         else:
             yield number, row
 
 
-def _parsed(raw: bytes, place: str) -> Any:
+def parse_json(raw: bytes, place: str) -> Any:
+    """The value of JSON text, with every text in it valid Unicode and no key twice in one object.
+
+    Raises:
+        DataError: naming ``place`` and what is wrong.
+
+    """
     try:
-        return json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 (byte {error.start} of the line): save the file as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -161,6 +169,18 @@ def _parsed(raw: bytes, place: str) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: JSON that cannot be read: {error}") from error
+    # In bytes that are UTF-8, only an escape can state half of a surrogate pair.
+    if _SURROGATE.search(raw):
+        check_unicode(value, place)
+    return value
+
+
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) < len(items):
+        twice = next(name for name, count in Counter(name for name, _ in items).items() if count > 1)
+        raise ValueError(f"an object has the key {twice!a} twice, keep one")
+    return result
 
 
 def split_by_prompt(

@@ -19,6 +19,7 @@ import yaml
 
 from actors.messages import Order, Prompt, Side
 from pipelines.data.schema import DataError, Message, PreferencePair
+from pipelines.data.text import unicode_fault
 
 TEMPLATES = Path(__file__).parent / "templates"
 _ENCODED_AT_ONCE = 256
@@ -72,6 +73,8 @@ def load_template(name: str) -> PromptTemplate:
     for part, text in parts.items():
         if not isinstance(text, str):
             raise DataError(f"prompt template {path}, `{part}`: must be text, not {type(text).__name__}")
+        if fault := unicode_fault(text):
+            raise DataError(f"prompt template {path}, `{part}`: {fault}: write the character itself")
     for part, wanted in _FIELDS.items():
         if part in parts:
             try:

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from actors.errors import UserError
 from actors.messages import Side
+from pipelines.data.text import first_fault, unicode_fault
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
@@ -146,17 +147,23 @@ def text_field(row: Mapping[str, Any], name: str, place: str, default: str | Non
 
 
 def _check_text(text: str, where: str) -> None:
-    """JSON can state half of a surrogate pair, which no tokenizer, hash or file takes."""
     if len(text) > MAX_CHARACTERS:
         raise DataError(
             f"{where}: {len(text):,} characters, and at most {MAX_CHARACTERS:,} are taken: shorten or remove the row"
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start + 1} is half of a surrogate pair: repair or remove the row"
-        ) from error
+    if fault := unicode_fault(text):
+        raise DataError(f"{where}: {fault}: repair or remove the row")
+
+
+def check_unicode(row: Any, place: str) -> None:
+    """Hold every text of a row to valid Unicode, whether or not it is read later.
+
+    Raises:
+        DataError: one is not; names place and field.
+
+    """
+    if found := first_fault(row):
+        raise DataError(f"{place}, field {found[0]!r}: {found[1]}: repair or remove the row")
 
 
 def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
@@ -273,6 +280,9 @@ def read_rows(path: Path, bad_rows: BadRows = FAIL) -> Iterator[tuple[int, dict[
                 row = batch.slice(offset, 1).to_pylist()[0]
                 if isinstance(row.get("metadata"), str):
                     row["metadata"] = json.loads(row["metadata"])
+                    check_unicode(row["metadata"], f"{place}, field 'metadata'")
+            except DataError as error:
+                bad_rows.take(error)
             except UnicodeDecodeError as error:
                 bad_rows.take(DataError(f"{place}: not UTF-8 ({error.reason}): repair or remove the row"))
             except (ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipelines.data.preference_file import rows_of
-from pipelines.data.schema import DataError
+from pipelines.data.schema import DataError, check_unicode
 from pipelines.reporting.tracking import drop_torn_line
 
 Key = tuple[str, str, str, int]
@@ -89,10 +89,10 @@ class JudgmentLog:
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add judgments and hand them to the operating system, so that they outlive this process."""
         for row in rows:
+            check_unicode(row, f"judgment {key_of(row)}")
             if key_of(row) in self.rows:
                 raise RuntimeError(f"judgment {key_of(row)} arrived twice")
             self.rows[key_of(row)] = row
-        # ASCII only: a model's output may hold half of a surrogate pair, which UTF-8 cannot.
         self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         self._file.flush()
 

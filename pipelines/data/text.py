@@ -1,0 +1,40 @@
+"""The one check of text that enters from outside: files, templates, teachers' answers, what was journalled before.
+
+JSON and YAML can state half of a surrogate pair, and Python holds it, but it is no Unicode: no tokenizer, hash, parquet
+file or UTF-8 file takes it. Every other character is text, U+0000 included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def unicode_fault(text: str) -> str | None:
+    """What keeps ``text`` from being valid Unicode, or None; for a message that says where the text stands."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"character {error.start + 1} is half of a surrogate pair"
+    return None
+
+
+def first_fault(value: Any) -> tuple[str, str] | None:
+    """The field and the fault of the first text in a value from JSON that is no valid Unicode, or None.
+
+    A field is written as a path: ``messages.1.content`` counts items from 1. Keys are texts too.
+    """
+    remaining: list[tuple[str, Any]] = [("", value)]
+    while remaining:
+        path, item = remaining.pop()
+        if isinstance(item, str):
+            if fault := unicode_fault(item):
+                return path, fault
+        elif isinstance(item, Mapping | list | tuple):
+            parts = list(item.items() if isinstance(item, Mapping) else enumerate(item, start=1))
+            for key, part in reversed(parts):
+                name = f"{path}.{key}".removeprefix(".")
+                if isinstance(key, str) and (fault := unicode_fault(key)):
+                    return ascii(name), fault
+                remaining.append((name, part))
+    return None
