@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.config import Config, ConfigError, MixSource, nearest
+from pipelines.config.compose import CONF, load_config
 from pipelines.data.published import is_hub_name
-from pipelines.runs.command_line import CONF, load_config
 
 _PAIRS = (".jsonl", ".parquet")
 _SETTINGS = (".yaml", ".yml")

@@ -56,8 +56,8 @@ def driver() -> dict[str, Any]:
     """Overhead as a share of a step by number of engines, and the driver's memory over many short steps."""
     import psutil
 
+    from pipelines.config.compose import load_config
     from pipelines.job.session import Session
-    from pipelines.runs.command_line import load_config
     from pipelines.runs.folder import RunDirectory
 
     results: dict[str, Any] = {}

@@ -19,13 +19,13 @@ def judging() -> dict[str, float]:
     """
     from actors.messages import Sampling
     from pipelines.benchmarks.benchmark import find
+    from pipelines.config.compose import load_config
     from pipelines.data.prompts import load_template
     from pipelines.data.tiny_model import build_tiny_model
     from pipelines.data.tiny_tasks import generate_items, teacher_chain
     from pipelines.evaluation.judging import judge, plan
     from pipelines.evaluation.log import JudgmentLog
     from pipelines.job.session import Session
-    from pipelines.runs.command_line import load_config
     from pipelines.runs.folder import RunDirectory
     from pipelines.stages.inputs import load_tokenizer
 

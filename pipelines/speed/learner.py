@@ -66,8 +66,8 @@ def _learner_group(model: Path, folder: str, rows: list[tuple[list[int], list[in
 
     from actors.learner.settings import OptimizerSettings
     from actors.messages import TrainingSequence
+    from pipelines.config.compose import load_config
     from pipelines.job.session import Session
-    from pipelines.runs.command_line import load_config
     from pipelines.runs.folder import RunDirectory
 
     sequences = [TrainingSequence(np.array(prompt, np.int32), np.array(text, np.int32)) for prompt, text in rows]

@@ -15,9 +15,9 @@ def publish() -> dict[str, Any]:
     """The longest pause of the two engines, median over the updates."""
     from actors.messages import Prompt, Sampling
     from actors.weights.send import write_update
+    from pipelines.config.compose import load_config
     from pipelines.data.tiny_model import build_tiny_model
     from pipelines.job.session import Session
-    from pipelines.runs.command_line import load_config
     from pipelines.runs.folder import RunDirectory
 
     with tempfile.TemporaryDirectory() as folder:

@@ -91,11 +91,11 @@ def run_loop(
     the same time end at the same time; in the last ones no further batch is under way, so learning has all cores.
     """
     from actors.messages import Prompt
+    from pipelines.config.compose import load_config
     from pipelines.data.prompts import DroppedPrompts
     from pipelines.data.schema import Message, PreferencePair
     from pipelines.job.session import Session
     from pipelines.rl import reinforce, total_steps
-    from pipelines.runs.command_line import load_config
     from pipelines.stages.inputs import JudgingTask
     from pipelines.stages.stage import open_run, open_stage
 

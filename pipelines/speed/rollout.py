@@ -17,8 +17,8 @@ VOCABULARY, PROMPTS, PROMPT_TOKENS, SAMPLES, MAX_TOKENS = 512, 32, 64, 8, 128
 def rollout() -> dict[str, Any]:
     """32 prompts of 64 tokens, 8 traces each, exactly 128 new tokens; one engine of one thread."""
     from actors.messages import Prompt, Sampling, Trace
+    from pipelines.config.compose import load_config
     from pipelines.job.session import Session
-    from pipelines.runs.command_line import load_config
     from pipelines.runs.folder import RunDirectory
 
     texts = [random_prompt(index, VOCABULARY) for index in range(PROMPTS)]

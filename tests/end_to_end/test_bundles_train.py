@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.config.compose import load_config
 from pipelines.job.session import Session
 from pipelines.prepare import prepare
 from pipelines.rl import rl
-from pipelines.runs.command_line import load_config
 from pipelines.stages.stage import open_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, Runs, wait_until
 
-from pipelines.runs.command_line import load_config
+from pipelines.config.compose import load_config
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import distillation_set
 

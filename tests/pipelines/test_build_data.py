@@ -14,9 +14,9 @@ from pairs import many_pairs
 from actors.files import sha256_file
 from pipelines import build_data, lint_data
 from pipelines.config import ConfigError
+from pipelines.config.compose import load_config
 from pipelines.data.preference_file import load_pairs
 from pipelines.data.schema import PreferencePair, write_pairs
-from pipelines.runs.command_line import load_config
 from pipelines.runs.request import configured
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from teacher_server import Reply, TeacherServer, sent_text, tiny_teacher
 
 from pipelines.chains import command
 from pipelines.config import ConfigError
+from pipelines.config.compose import load_config
 from pipelines.data.schema import DataError, PreferencePair, write_pairs
 from pipelines.data.tiny_tasks import generate_items
-from pipelines.runs.command_line import load_config
 from pipelines.runs.folder import RunDirectory, StageMissing
 
 pytestmark = pytest.mark.slow

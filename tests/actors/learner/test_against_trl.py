@@ -14,8 +14,8 @@ from judge_ranks import build_model, policy, sequences
 from actors.learner.actor import Learner
 from actors.learner.settings import OptimizerSettings
 from actors.messages import TrainingSequence
+from pipelines.config.compose import load_config
 from pipelines.loop.learning import policy_settings
-from pipelines.runs.command_line import load_config
 
 pytestmark = pytest.mark.slow
 

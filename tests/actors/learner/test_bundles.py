@@ -17,8 +17,8 @@ from judge_ranks import build_model, cut, policy, sequences, weights
 from actors.learner.actor import Learner
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence
+from pipelines.config.compose import load_config
 from pipelines.loop.learning import policy_settings
-from pipelines.runs.command_line import load_config
 
 BUNDLES = ("rm_r1", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp")
 # Wide enough that some tokens are clipped and some are not, and that every term has a part in the gradient.

@@ -8,8 +8,8 @@ import pytest
 
 from actors.learner.settings import PolicySettings
 from pipelines.config import Algorithm, ConfigError
+from pipelines.config.compose import CONF, load_config
 from pipelines.loop.learning import next_coefficient, policy_settings
-from pipelines.runs.command_line import CONF, load_config
 
 # What makes each bundle what it is; the papers are named in its file.
 BUNDLES: dict[str, dict[str, Any]] = {

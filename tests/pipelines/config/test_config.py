@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.runs.command_line import load_config
+from pipelines.config.compose import load_config
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.runs.command_line import CONF, load_config
+from pipelines.config.compose import CONF, load_config
 
 # model, SFT learning rate (None: no distillation), RL learning rate, GPUs: arXiv 2505.02387, training details.
 PAPER = {

@@ -12,12 +12,12 @@ import pytest
 from pairs import many_pairs, swapped
 
 from pipelines.config import Config, ConfigError, MixSource
+from pipelines.config.compose import load_config
 from pipelines.data.lint.overlap import BenchmarkItem
 from pipelines.data.mix import mix
 from pipelines.data.prompts import load_template
 from pipelines.data.schema import PreferencePair, prompt_key, write_pairs
 from pipelines.data.tiny_model import build_tokenizer
-from pipelines.runs.command_line import load_config
 
 TEMPLATE = load_template("tiny")
 

@@ -11,9 +11,9 @@ import pytest
 from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import Prompt, ScoredGroup, ScoredTrace, Trace, TrainingSequence, Verdict
+from pipelines.config.compose import load_config
 from pipelines.loop.learning import BatchLearning, early_work
 from pipelines.loop.rollouts import RolloutBatch
-from pipelines.runs.command_line import load_config
 
 
 class Recorder:

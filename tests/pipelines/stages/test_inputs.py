@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from actors.learner.settings import ModelError
 from pipelines.config import Config
+from pipelines.config.compose import load_config
 from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, prompt_key, write_pairs
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
-from pipelines.runs.command_line import load_config
 from pipelines.runs.folder import RunDirectory, StageMissing
 from pipelines.stages.inputs import distillation_set, heldout_task, load_tokenizer, training_task
 

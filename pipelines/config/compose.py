@@ -1,0 +1,85 @@
+"""From overrides on a command line to a checked configuration, composed by Hydra from the YAML files of ``conf/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def load_config(overrides: list[str], data_file: Path | None = None) -> Config:
+    """Compose and check the configuration that command-line overrides give.
+
+    ``data_file`` is a YAML file of the user's own in place of an option of the group ``data``.
+
+    Raises:
+        ConfigError: an unknown key or option (with the nearest match), a wrong type, or values that cannot work.
+
+    """
+    overrides = checked(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", overrides=overrides)
+            return typed(_with_data(composed, data_file, overrides) if data_file else composed)
+    except MissingConfigException as error:
+        missing = str(error.missing_cfg_file or "")
+        group = missing.rpartition("/")[0]
+        options = [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
+        name = missing.rpartition("/")[2]
+        raise ConfigError(
+            f"there is no {group or 'configuration'} {name!r}{nearest(name, options)} (available: {', '.join(options)})"
+        ) from error
+    except HydraException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+
+
+def _with_data(composed: DictConfig, path: Path, overrides: list[str]) -> DictConfig:
+    """The configuration with the section ``data`` of a file, under the overrides."""
+    try:
+        section = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(section, DictConfig):
+        raise ConfigError(f"{path}: must hold settings of the section `data`, such as `mix` and `orders`")
+    OmegaConf.set_struct(composed, False)
+    composed.data = section
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.key_or_group.startswith("data."):
+            OmegaConf.update(composed, override.key_or_group, override.value(), force_add=True)
+    return composed
+
+
+def checked(overrides: list[str]) -> list[str]:
+    """The overrides in a form Hydra takes, every key known.
+
+    Hydra refuses to override a setting that no YAML file states, though it has a default of its own: ``++`` sets it
+    either way. Of a key that does not exist Hydra only says that it could not be overridden; here the nearest is named.
+    """
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"an override cannot be read ({reason}): write key=value, quoting values with spaces"
+        ) from error
+    accepted = []
+    for text, override in zip(overrides, parsed, strict=True):
+        key = override.key_or_group
+        if key in groups or key.startswith("hydra"):
+            accepted.append(text)
+        elif key in known_keys() or key.startswith(OPEN):
+            accepted.append("++" + text.lstrip("+") if not text.startswith("~") else text)
+        else:
+            raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")
+    return accepted
