@@ -18,7 +18,11 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready-$(DEVICE)
-STAGE = $(BIN)/python -m pipelines.$(1) recipe=$(RECIPE) run=$(RUN) $(ARGS)
+# Any text as one argument of a shell command; and ARGS as it was typed, for Python to cut: no shell reads it.
+quote = '$(subst ','\'',$(1))'
+LINE = --args=$(call quote,$(value ARGS))
+NAMED = recipe=$(call quote,$(RECIPE)) run=$(call quote,$(RUN))
+STAGE = $(BIN)/python -m pipelines.$(1) $(NAMED) $(LINE)
 
 $(READY): setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: set PYTHON=/path/to/python3.11"; exit 1; }
@@ -34,7 +38,7 @@ setup: $(READY) ## make the environment in .venv (DEVICE=cpu|gpu); does nothing 
 
 .PHONY: demo
 demo: setup ## set up, then the whole story on the built-in family: distil, reinforce, evaluate, report
-	$(BIN)/python -m pipelines.run recipe=tiny run=$(RUN) $(ARGS)
+	$(BIN)/python -m pipelines.run recipe=tiny run=$(call quote,$(RUN)) $(LINE)
 
 .PHONY: run
 run: setup ## all stages of RECIPE: prepare, distill, rl, evaluate, report
@@ -42,11 +46,11 @@ run: setup ## all stages of RECIPE: prepare, distill, rl, evaluate, report
 
 .PHONY: data
 data: setup ## mix, split and lint preference pairs: DATA=a name in conf/data, or the path of a .yaml, .jsonl or .parquet file
-	$(BIN)/python -m pipelines.build_data $(DATA) recipe=$(RECIPE) $(ARGS)
+	$(BIN)/python -m pipelines.build_data $(if $(DATA),$(call quote,$(value DATA))) recipe=$(call quote,$(RECIPE)) $(LINE)
 
 .PHONY: lint-data
 lint-data: setup ## only lint DATA: a folder that `make data` wrote, or a file of pairs; status 1 when a check fails
-	$(BIN)/python -m pipelines.lint_data $(DATA) recipe=$(RECIPE) $(ARGS)
+	$(BIN)/python -m pipelines.lint_data $(if $(DATA),$(call quote,$(value DATA))) recipe=$(call quote,$(RECIPE)) $(LINE)
 
 .PHONY: prepare
 prepare: setup ## data, tokenizer and model of RECIPE
@@ -65,18 +69,18 @@ rl: setup ## stage 2: reinforcement learning with a verifiable reward
 	$(call STAGE,rl)
 
 # BENCH="rmb pairs.jsonl" becomes ['rmb','pairs.jsonl'].
-QUOTED = $(foreach name,$(BENCH),'$(name)')
 COMMA := ,
 SPACE := $(subst ,, )
-MODEL_SET = $(if $(MODEL),"evaluate.model='$(MODEL)'") $(if $(BENCH),"evaluate.benchmarks=[$(subst $(SPACE),$(COMMA),$(strip $(QUOTED)))]")
+LISTED = evaluate.benchmarks=[$(subst $(SPACE),$(COMMA),$(strip $(foreach name,$(BENCH),'$(name)')))]
+MODEL_SET = $(if $(MODEL),$(call quote,evaluate.model=$(value MODEL))) $(if $(BENCH),$(call quote,$(LISTED)))
 
 .PHONY: evaluate
 evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." benchmarks; MODEL=path or hub name
-	$(BIN)/python -m pipelines.evaluate recipe=$(RECIPE) run=$(RUN) $(MODEL_SET) $(ARGS)
+	$(BIN)/python -m pipelines.evaluate $(NAMED) $(MODEL_SET) $(LINE)
 
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
-	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(ADDRESS) -- recipe=$(RECIPE) run=$(RUN) $(ARGS)
+	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(call quote,$(ADDRESS)) -- $(NAMED) $(LINE)
 
 .PHONY: test
 test: setup ## every test, the real end-to-end run included

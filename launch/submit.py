@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 
 from actors.errors import UserError
+from pipelines.config.overrides import arguments_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -285,10 +286,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="settings as key=value, after `--`")
     options = parser.parse_args(arguments)
     try:
-        return submit(options.pipeline, options.address, options.overrides, options.python)
-    except SubmitError as error:
+        return submit(options.pipeline, options.address, arguments_of(options.overrides), options.python)
+    except UserError as error:
         _say(f"error: {error}")
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         return 130
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from actors.files import clean_leftovers, sha256_file, write_text
 from pipelines.config import Config
+from pipelines.config.overrides import arguments_of
 from pipelines.data.card import card_data
 from pipelines.data.lint.overlap import benchmark_items
 from pipelines.data.lint.run import LintReport, lint
@@ -83,6 +84,7 @@ def show(report: LintReport, console: Console) -> None:
 
 def target_and_overrides(arguments: list[str]) -> tuple[str, list[str]]:
     """The one argument that is not a setting, and the settings; ends the process where there is none."""
+    arguments = arguments_of(arguments)
     targets = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     if len(targets) != 1:
         sys.stderr.write("error: give one data set: the name of a file in conf/data, or a path (DATA=...)\n")
@@ -96,8 +98,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     console = Console()
-    target, overrides = target_and_overrides(sys.argv[1:])
     with clear_errors():
+        target, overrides = target_and_overrides(sys.argv[1:])
         report = build(*configured(target, overrides), console)
     if report.failed:
         console.error(f"{len(report.failed)} checks failed; the data set is written, but not fit to train on as it is")

@@ -61,8 +61,8 @@ def main() -> None:
     """Exit status 0; 1 where a check fails or the data cannot be read; 2 where the settings cannot be used."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     console = Console()
-    target, overrides = target_and_overrides(sys.argv[1:])
     with clear_errors():
+        target, overrides = target_and_overrides(sys.argv[1:])
         _, config = configured(target, overrides)
         report = check(target, config)
     show(report, console)

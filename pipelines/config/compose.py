@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
+from pipelines.config.overrides import as_typed, quoted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -60,26 +62,28 @@ def _with_data(composed: DictConfig, path: Path, overrides: list[str]) -> DictCo
 
 
 def checked(overrides: list[str]) -> list[str]:
-    """The overrides in a form Hydra takes, every key known.
+    """The overrides in a form Hydra takes: every key known, text as it was typed.
 
     Hydra refuses to override a setting that no YAML file states, though it has a default of its own: ``++`` sets it
     either way. Of a key that does not exist Hydra only says that it could not be overridden; here the nearest is named.
+
+    Raises:
+        ConfigError: an unknown key, or a value that cannot be read; shows what to type.
+
     """
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"an override cannot be read ({reason}): write key=value, quoting values with spaces"
-        ) from error
     accepted = []
-    for text, override in zip(overrides, parsed, strict=True):
-        key = override.key_or_group
-        if key in groups or key.startswith("hydra"):
-            accepted.append(text)
-        elif key in known_keys() or key.startswith(OPEN):
-            accepted.append("++" + text.lstrip("+") if not text.startswith("~") else text)
-        else:
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        key = name.lstrip("+~").partition("@")[0]
+        is_group = key in groups or key.startswith("hydra")
+        if not is_group and key not in known_keys() and not key.startswith(OPEN):
             raise ConfigError(f"unknown setting {key!r}{nearest(key, known_keys() + groups)}")
+        text = override if is_group or name.startswith("~") else "++" + as_typed(override).lstrip("+")
+        try:
+            OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            remedy = f"; if the value is text, type {shlex.quote(f'{name}={quoted(value)}')}" if equals else ""
+            raise ConfigError(f"{override!r} cannot be read as a setting and its value{remedy}") from error
+        accepted.append(text)
     return accepted

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from actors.errors import UserError, machine_fault
 from pipelines.config import Config, ConfigError, typed
 from pipelines.config.compose import CONF, checked, load_config
+from pipelines.config.overrides import arguments_of
 
 
 def main(stage: Callable[[Config], None]) -> None:
@@ -23,13 +25,6 @@ def main(stage: Callable[[Config], None]) -> None:
     # The terminal shows our own progress; libraries' bars and warnings would cut through it.
     for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" in argument]
-    stray = [
-        argument
-        for before, argument in pairwise(sys.argv)
-        # What follows a flag may be its value: --cfg job
-        if not argument.startswith("-") and "=" not in argument and not before.startswith("-")
-    ]
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(composed: DictConfig) -> None:
@@ -37,8 +32,9 @@ def main(stage: Callable[[Config], None]) -> None:
             stage(typed(composed))
 
     with clear_errors():
-        if stray:
-            raise ConfigError(f"cannot read argument {stray[0]!r}: settings are given as key=value")
+        sys.argv[1:] = arguments_of(sys.argv[1:])
+        overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-") and "=" in argument]
+        _refuse_stray(sys.argv)
         if "--multirun" not in sys.argv and "-m" not in sys.argv:
             load_config(overrides)
             flags = [argument for argument in sys.argv[1:] if argument not in overrides]
@@ -46,6 +42,17 @@ def main(stage: Callable[[Config], None]) -> None:
     # A job that is stopped from outside (Ray's job server, Slurm, a container) ends as one that is interrupted by hand.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run()
+
+
+def _refuse_stray(arguments: Sequence[str]) -> None:
+    for before, argument in pairwise(arguments):
+        # What follows a flag may be its value: --cfg job
+        if argument.startswith("-") or "=" in argument or before.startswith("-"):
+            continue
+        remedy = ""
+        if "=" in before:
+            remedy = f"; a value with blanks needs quotes: {shlex.quote(f'{before} {argument}')}"
+        raise ConfigError(f"cannot read argument {argument!r}: settings are given as key=value{remedy}")
 
 
 @contextmanager

@@ -1,0 +1,127 @@
+"""What is typed for a text setting is what the setting holds; what cannot be read is answered with what to type."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipelines.config import ConfigError
+from pipelines.config.compose import load_config
+from pipelines.config.overrides import arguments_of, as_typed, kind_of
+
+ROOT = Path(__file__).resolve().parents[3]
+ODD = [
+    "2025_11_25",
+    "1e3",
+    "true",
+    "null ",
+    "0x10",
+    "1:30",
+    "no",
+    "a=b",
+    "a[0]",
+    "a,b",
+    "f(x)",
+    "~/x",
+    "x#y",
+    "ünï",
+    "it's",
+]
+
+
+@pytest.mark.parametrize("text", [*ODD, 'say "x"', "back\\slash\\", "x y", "{a", "https://host/p?q=1&r=a,b"])
+def test_text_settings_keep_what_was_typed(text: str) -> None:
+    run = text.replace("/", "-")
+    config = load_config([f"run={run}", f"data.train={text}", f"model.path={text}"])
+    assert (config.run, config.data.train, config.model.path) == (run, text, text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="$"), min_size=1))
+@example("'")
+@example('"')
+@example("\\")
+@example("\\'")
+def test_any_text_survives(text: str) -> None:
+    if text == "null" or (len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]):
+        return  # Null where the setting may be empty, and quotes of the user's own.
+    assert OverridesParser.create().parse_override(as_typed(f"data.train={text}")).value() == text
+
+
+def test_text_in_lists_and_tables_too() -> None:
+    config = load_config(
+        [
+            "evaluate.benchmarks=[1e3, x[1].jsonl,'a, b',it's]",
+            "evaluate.paths.rmb=/a=b(c)",
+            "data.mix.sources.mine.path=2025_11_25",
+            "data.mix.sources.mine.columns={chosen:true,rejected:best.text}",
+        ]
+    )
+    assert config.evaluate.benchmarks == ["1e3", "x[1].jsonl", "a, b", "it's"]
+    assert config.evaluate.paths == {"rmb": "/a=b(c)"}
+    assert config.data.mix.sources["mine"].path == "2025_11_25"
+    assert config.data.mix.sources["mine"].columns == {"chosen": "true", "rejected": "best.text"}
+
+
+def test_quotes_null_references_and_numbers_mean_what_they_did() -> None:
+    config = load_config(["data.train=null", "run='x y'", "evaluate.label=${run}", "seed=7", "rl.epochs=1_0"])
+    assert (config.data.train, config.run, config.evaluate.label) == (None, "x y", "x y")
+    assert (config.seed, config.rl.epochs) == (7, 10)
+
+
+def test_kinds_are_the_types_of_settings() -> None:
+    kinds = {
+        "run": "text",
+        "data.train": "optional text",
+        "evaluate.benchmarks": "texts",
+        "evaluate.paths": "table of texts",
+        "evaluate.paths.rmb": "text",
+        "verifier.functions.mine.path": "text",
+        "chains.first.extra_body.x": "other",
+        "rl.steps": "other",
+        "model": "other",
+        "no.such.key": "other",
+    }
+    assert {key: kind_of(key) for key in kinds} == kinds
+    assert as_typed("rl.steps=3") == "rl.steps=3"
+
+
+def test_a_value_that_cannot_be_read_is_answered_with_what_to_type() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(["chains.first.extra_body.stop=a(b, c"])
+    typed = str(caught.value).rpartition("type ")[2]
+    assert load_config(shlex.split(typed)).chains.first.extra_body == {"stop": "a(b, c"}
+
+
+def test_a_line_of_arguments_is_cut_at_blanks_and_knows_quotes() -> None:
+    line = """--args=a=(b)#c d='e f' g="it's" h=~/i $j"""
+    assert arguments_of(["x=1", line]) == ["x=1", "a=(b)#c", "d=e f", "g=it's", "h=~/i", "$j"]
+    with pytest.raises(ConfigError, match="quote that is never closed"):
+        arguments_of(["--args=a=it's"])
+
+
+@pytest.mark.parametrize("path", ["/a (b)/c=d,e#f.jsonl", "https://h/x?y=1&z=$HOME", "it's;`id`"])
+def test_make_hands_any_path_on(path: str) -> None:
+    arguments = {"ARGS": f"data.train={shlex.quote(path)}", "MODEL": path, "RUN": path.replace("$", "")}
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready-cpu", "evaluate", *(f"{name}={value}" for name, value in arguments.items())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    command = next(line for line in done.stdout.splitlines() if "pipelines.evaluate" in line)
+    # The shell's own reading of the command, each argument on a line.
+    printed = subprocess.run(
+        ["bash", "-c", command.replace(".venv/bin/python -m pipelines.evaluate", "printf '%s\\n'")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert printed[1:] == [f"run={arguments['RUN']}", f"evaluate.model={path}", f"--args={arguments['ARGS']}"]
+    assert arguments_of(printed)[-1] == f"data.train={path}"
