@@ -50,7 +50,7 @@ def machine_fault(error: OSError, path: str | Path | None = None) -> MachineFaul
 
     ``path`` is what was asked for, where the error itself names no file (as those of ``flock``).
     """
-    place = path or error.filename
+    place = error.filename or path
     if error.errno not in _FAULTS or (place is None and error.errno in _ONLY_OF_FILES):
         return None
     what, remedy = _FAULTS[error.errno]

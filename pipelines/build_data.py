@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from actors.files import clean_leftovers, sha256_file, write_text
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.config.overrides import arguments_of
 from pipelines.data.card import card_data
 from pipelines.data.lint.overlap import benchmark_items
@@ -83,12 +83,16 @@ def show(report: LintReport, console: Console) -> None:
 
 
 def target_and_overrides(arguments: list[str]) -> tuple[str, list[str]]:
-    """The one argument that is not a setting, and the settings; ends the process where there is none."""
+    """The one argument that is not a setting, and the settings.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+
+    """
     arguments = arguments_of(arguments)
     targets = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     if len(targets) != 1:
-        sys.stderr.write("error: give one data set: the name of a file in conf/data, or a path (DATA=...)\n")
-        sys.exit(2)
+        raise ConfigError("give one data set: the name of a file in conf/data, or a path (DATA=...)")
     return targets[0], [argument for argument in arguments if argument != targets[0]]
 
 
@@ -99,8 +103,7 @@ def main() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     console = Console()
     with clear_errors():
-        target, overrides = target_and_overrides(sys.argv[1:])
-        report = build(*configured(target, overrides), console)
+        report = build(*configured(*target_and_overrides(sys.argv[1:])), console)
     if report.failed:
         console.error(f"{len(report.failed)} checks failed; the data set is written, but not fit to train on as it is")
         sys.exit(1)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from actors.files import write_text
+from pipelines.runs.command_line import clear_errors
+from pipelines.runs.folder import RunDirectoryError
 
 LOOP, ENGINES = 1, 2
 _TRACKS = {LOOP: "loop", ENGINES: "engines"}
@@ -56,23 +57,52 @@ def _event(name: str, track: int, start: float, seconds: float, facts: dict[str,
     }
 
 
-def main() -> None:
-    """Write the timeline of a run's folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder")
-    folder: Path = parser.parse_args().run
-    metrics = folder / "metrics.jsonl"
+def read_lines(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``; a last one that is being written is left out.
+
+    Raises:
+        RunDirectoryError: it is not there, or a line cannot be read.
+
+    """
     if not metrics.is_file():
-        sys.exit(f"error: there is no {metrics}: give the folder of a run, for example outputs/tiny")
-    found = list(events(map(json.loads, metrics.read_text(encoding="utf-8").splitlines())))
+        raise RunDirectoryError(f"there is no {metrics}: give the folder of a run, for example outputs/tiny")
+    found = []
+    for number, line in enumerate(metrics.read_bytes().splitlines(keepends=True), start=1):
+        try:
+            entry = json.loads(line)
+            found.append({name: entry[name] for name in ("stage", "step", "time", "metrics")})
+        except (ValueError, KeyError, TypeError) as error:
+            if not line.endswith(b"\n"):
+                break
+            raise RunDirectoryError(f"{metrics}, line {number} is no line of metrics ({error}): remove it") from error
+    return found
+
+
+def write_timeline(folder: Path) -> None:
+    """Write ``timeline.json`` into a run's folder.
+
+    Raises:
+        RunDirectoryError: the folder has no numbers of RL.
+
+    """
+    metrics = folder / "metrics.jsonl"
+    found = list(events(read_lines(metrics)))
     if not found:
-        sys.exit(f"error: {metrics} has no step of rl: run `make rl` first")
+        raise RunDirectoryError(f"{metrics} has no step of rl: run `make rl` first")
     names = [
         {"name": "thread_name", "ph": "M", "pid": 1, "tid": track, "args": {"name": name}}
         for track, name in _TRACKS.items()
     ]
     write_text(folder / "timeline.json", json.dumps({"traceEvents": names + found}))
     print(f"{folder / 'timeline.json'}: {len(found)} events")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    with clear_errors():
+        write_timeline(parser.parse_args().run)
 
 
 if __name__ == "__main__":

@@ -64,16 +64,23 @@ def clear_errors(begun: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _fail("interrupted. Run the same command again to continue from the last checkpoint.", 130)
+        _show("\ninterrupted. Run the same command again to continue from the last checkpoint.")
+        sys.exit(130)
     except (UserError, OSError) as error:
-        mendable = error if isinstance(error, UserError) else machine_fault(error)
-        if mendable is None:
-            raise
-        logging.getLogger(__name__).debug("ended by", exc_info=True)
-        _fail(str(mendable), 1 if begun else mendable.exit_status)
+        status = tell(error)
+        sys.exit(1 if begun else status)
 
 
-def _fail(message: str, status: int) -> None:
+def tell(error: UserError | OSError) -> int:
+    """Show an error a user can mend as one message; its exit status. What is a defect of ours is raised again."""
+    mendable = error if isinstance(error, UserError) else machine_fault(error)
+    if mendable is None:
+        raise error
+    logging.getLogger(__name__).debug("ended by", exc_info=True)
+    _show(f"error: {mendable}")
+    return mendable.exit_status
+
+
+def _show(message: str) -> None:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {message}\n" if status != 130 else f"\n{message}\n")
-    sys.exit(status)
+    sys.stderr.write(f"{message}\n")

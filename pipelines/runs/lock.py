@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from actors.errors import UserError
+from actors.errors import UserError, machine_fault
 
 _held: set[int] = set()
 
@@ -41,16 +41,28 @@ class FolderLock:
 
         Raises:
             FolderBusy: another live process holds it, or this one does already.
-            OSError: the folder or the lock file cannot be made.
+            MachineFault: the machine refuses the folder or the lock.
+            OSError: something that is no folder is in its place.
 
         """
         if self._descriptor is not None:
             raise FolderBusy(f"{self._shown} is already open for writing in this process")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._descriptor = self._take(self._folder / ".lock")
+        except OSError as error:
+            if fault := machine_fault(error, self._shown):
+                raise fault from error
+            raise
+        _held.add(self._descriptor)
+
+    def _take(self, file: Path) -> int:
         # Not inheritable, so that no process started from here (an engine, a Ray worker) keeps the folder locked.
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         except BlockingIOError as error:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
@@ -58,10 +70,7 @@ class FolderLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
-        _held.add(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return descriptor
 
     def release(self) -> None:
         """Give the lock back. The file stays: removing it would let two processes lock two files of one name."""

@@ -58,7 +58,12 @@ def test_the_command_writes_a_trace_or_says_what_is_missing(tmp_path: Path) -> N
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"stage": "distill", "step": 1, "time": 0, "metrics": {}}))
     missing = run()
     assert (missing.returncode, "has no step of rl" in missing.stderr) == (1, True)
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line(1, 104.0)))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line(1, 104.0)) + '\n{"stage": "r\n')
+    damaged = run()
+    assert (damaged.returncode, "Traceback" in damaged.stderr) == (1, False)
+    assert damaged.stderr.startswith(f"error: {tmp_path}/metrics.jsonl, line 2 is no line of metrics")
+    # A last line without its end is one that is being written.
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line(1, 104.0)) + '\n{"stage": "r')
     assert run().returncode == 0
     written = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     assert {event["name"] for event in written if event["ph"] == "X"} == {

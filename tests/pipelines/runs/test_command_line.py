@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+AGAIN = "run the same command again"
+
 PROGRAM = """
 import os, signal
 from pipelines.runs.command_line import main
@@ -51,6 +53,12 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     done = command(tmp_path, "raise OSError(28, 'No space left on device', '/scratch/x')")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the disk is full (/scratch/x)")
+
+
+def test_what_the_machine_refuses_is_named(tmp_path: Path) -> None:
+    done = command(tmp_path, "(__import__('pathlib').Path('/tmp') / config.run).mkdir()", f"run={'x' * 300}")
+    assert done.returncode == 1
+    assert done.stderr == f"error: the name is too long (/tmp/{'x' * 300}): choose a shorter one and {AGAIN}\n"
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
