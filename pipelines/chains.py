@@ -34,6 +34,7 @@ from pipelines.config import Config
 from pipelines.data.schema import DataError
 from pipelines.reporting.cards import render_card
 from pipelines.reporting.console import Console, percent
+from pipelines.runs.catalogue import STAGES
 from pipelines.runs.command_line import main
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.stage import open_run
@@ -177,6 +178,8 @@ class ChainWriter:
             self.console.warn(
                 f"{summary['unanswered']:,} questions are not answered yet: run the same command to go on"
             )
+        else:
+            self.run.mark_finished("chains", STAGES["chains"].fingerprint(self.config))
         self.console.note(
             f"{shown}/chains.parquet, {shown}/card.md; learn them with data.chains={shown}/chains.parquet"
         )
@@ -199,10 +202,14 @@ def command(config: Config) -> None:
         console = Console()
         console.header("chains", f"run {config.run}, recipe {config.recipe_name}, seed {config.seed}")
         file = run.chains / "journal.jsonl"
-        if config.overwrite and (aside := set_aside(file)):
-            console.note(f"the answers so far are kept in {aside}")
+        if config.overwrite:
+            run.start_over("chains")
+            if aside := set_aside(file):
+                console.note(f"the answers so far are kept in {aside}")
         with Journal(file) as journal:
-            asyncio.run(ChainWriter(config, run, console, journal).write())
+            writer = ChainWriter(config, run, console, journal)
+            run.note("chains", finished=None)
+            asyncio.run(writer.write())
 
 
 if __name__ == "__main__":

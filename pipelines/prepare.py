@@ -15,9 +15,10 @@ from pipelines.data.schema import PreferencePair, write_pairs
 from pipelines.data.tiny_model import build_tiny_model
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
 from pipelines.reporting.console import Console
+from pipelines.runs.catalogue import STAGES
 from pipelines.runs.command_line import main
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.stage import fingerprint, open_run
+from pipelines.stages.stage import open_run
 
 ORDERS: tuple[tuple[Order, Side], ...] = (("chosen_first", "A"), ("chosen_second", "B"))
 
@@ -26,22 +27,11 @@ def prepare(config: Config, run: RunDirectory) -> None:
     """Write ``data/*.parquet`` and ``model/``; does nothing when a run with the same settings has them."""
     console = Console()
     console.header("prepare", f"run {config.run}, recipe {config.recipe_name}, seed {config.seed}")
-    settings = {
-        "seed": config.seed,
-        "pairs": [config.data.distill_pairs, config.data.rl_pairs, config.data.heldout_pairs],
-        "prompt": config.model.prompt,
-        "model": [
-            config.model.path,
-            config.model.hidden,
-            config.model.layers,
-            config.model.heads,
-            config.model.intermediate,
-        ],
-    }
+    fingerprint = STAGES["prepare"].fingerprint(config)
     if config.overwrite:
         run.start_over("prepare")
     done = run.finished("prepare")
-    if done is not None and done["fingerprint"] == fingerprint(settings):
+    if done is not None and done["fingerprint"] == fingerprint:
         console.note(f"data and model of run {config.run!r} are there already; overwrite=true makes them again")
         return
     started = time.monotonic()
@@ -71,7 +61,7 @@ def prepare(config: Config, run: RunDirectory) -> None:
         )
         console.note(f"tokenizer and model in {run.model}")
     run.update_summary({"data": run.hashes(), "seconds": {"prepare": time.monotonic() - started}})
-    run.mark_finished("prepare", fingerprint(settings))
+    run.mark_finished("prepare", fingerprint)
 
 
 def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipelines.config.algorithm import objections
 from pipelines.config.chains import Teacher
 from pipelines.config.constraints import ConfigError, violations
+from pipelines.runs.catalogue import STAGES
 
 if TYPE_CHECKING:
     from pipelines.config.schema import Config
@@ -115,6 +116,7 @@ def _of_adapters(config: Config) -> Iterator[str]:
 
 
 def _of_optimizers(config: Config) -> Iterator[str]:
-    for stage, optimizer in (("distill", config.distill.optimizer), ("rl", config.rl.optimizer)):
-        if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-            yield f"{stage}.optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)"
+    for name in dict.fromkeys(record.section for record in STAGES.values()):
+        optimizer = getattr(getattr(config, name), "optimizer", None)
+        if optimizer and (len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas)):
+            yield f"{name}.optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)"

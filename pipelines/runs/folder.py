@@ -25,30 +25,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from actors.errors import UserError
 from actors.files import atomic_path, clean_leftovers, remove_whole, sha256_file, write_text
+from pipelines.runs.catalogue import STAGES, StageRecord, with_dependents
 from pipelines.runs.lock import FolderBusy, FolderLock
 
 if TYPE_CHECKING:
     from pipelines.config import Config
-
-STAGES = ("prepare", "distill", "rl", "evaluate", "judge")
-"""In the order in which one builds on another; `judge` (benchmarks) has a folder of its own, evaluations/<label>/."""
-
-# Which top-level rows of summary.json a stage writes; the rest of the summary belongs to the run.
-_SUMMARY_ROWS: dict[str, tuple[str, ...]] = {
-    "prepare": ("data",),
-    "distill": ("before", "distill"),
-    "rl": ("rl",),
-    "evaluate": ("evaluate",),
-    "judge": (),
-}
-# Files and folders that a stage makes besides.
-_MADE: dict[str, tuple[str, ...]] = {
-    "prepare": ("data", "model"),
-    "distill": ("distill",),
-    "rl": ("rl",),
-    "evaluate": (),
-    "judge": ("judgments.jsonl", "judgments.parquet", "comparisons.jsonl", "results.json"),
-}
 
 
 class RunDirectoryError(UserError, RuntimeError):
@@ -98,6 +79,10 @@ class RunDirectory:
         """Where a stage leaves its model in Hugging Face format."""
         return self.path / stage / "hf"
 
+    def heldout_file(self, row: str) -> Path:
+        """Where the judgments behind a row of held-out figures go; ``row`` is its key in ``summary.json``."""
+        return self.traces / f"heldout-{row}.parquet"
+
     def trace_file(self, stage: str, part: str, step: int) -> Path:
         """Where traces of one step go; ``part`` tells apart what a stage writes at one step (``rollouts``, ...)."""
         return self.traces / f"{stage}-{part}-{step:06d}.parquet"
@@ -118,22 +103,30 @@ class RunDirectory:
 
         Raises:
             RunDirectoryBusy: another live process holds the lock, or this one does already.
-            RunDirectoryError: the folder cannot be made.
+            RunDirectoryError: the folder cannot be made, because a file is in its way.
+            MachineFault: the machine refuses the folder or the lock.
 
         """
         try:
             self._lock.acquire()
         except FolderBusy as error:
             raise RunDirectoryBusy(f"{error}: wait for it or end it, or choose another name with RUN=...") from error
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise RunDirectoryError(
-                f"{self.shown} cannot be made a folder or written to ({error.strerror}: {error.filename}): "
+                f"{self.shown} cannot be made a folder ({error.strerror}: {error.filename}): "
                 "choose another output_root or run name"
             ) from error
-        for name in ("", "traces", "data", "chains", "stages", "distill", "rl"):
-            clean_leftovers(self.path / name)
-        for stage in STAGES:
-            clean_leftovers(self.checkpoints(stage))
+        made = [self.path / name for stage in STAGES.values() for name in stage.leaves]
+        checkpoints = [self.checkpoints(stage) for stage in STAGES]
+        for folder in {
+            self.path,
+            self.traces,
+            self.path / "stages",
+            *made,
+            *(path.parent for path in made),
+            *checkpoints,
+        }:
+            clean_leftovers(folder)
         self.logs.mkdir(exist_ok=True)
         self.traces.mkdir(exist_ok=True)
 
@@ -205,18 +198,21 @@ class RunDirectory:
         return f"make {stage}{recipe} RUN={self.name}{root}"
 
     def start_over(self, stage: str) -> None:
-        """Remove what a stage and those after it made, so that it begins from nothing. The later ones go first."""
-        for later in reversed(STAGES[STAGES.index(stage) :]):
-            self._stage_file(later).unlink(missing_ok=True)
-            self.report_file.unlink(missing_ok=True)
-            for path in (self.checkpoints(later), *(self.path / name for name in _MADE[later])):
+        """Remove what a stage and those that build on it made, so that it begins from nothing; the last goes first."""
+        for record in with_dependents(stage):
+            self._stage_file(record.name).unlink(missing_ok=True)
+            if record.judged:
+                self.report_file.unlink(missing_ok=True)
+            for path in (self.checkpoints(record.name), *(self.path / name for name in record.leaves)):
                 remove_whole(path)
-            for file in self.traces.glob(f"{later}-*.parquet"):
+            for file in self._trace_files(record):
                 file.unlink()
-            self._rewrite_metrics(later, -1)
-            summary = {key: value for key, value in self.summary().items() if key not in _SUMMARY_ROWS[later]}
-            summary.get("seconds", {}).pop(later, None)
-            if summary != self.summary():
+            self._rewrite_metrics(record.name, -1)
+            before = self.summary()
+            summary = {key: value for key, value in before.items() if key not in (*record.summary, *record.judged)}
+            if record.name in summary.get("seconds", {}):
+                summary["seconds"] = {key: value for key, value in summary["seconds"].items() if key != record.name}
+            if summary != before:
                 self.write_json(self.summary_file, summary)
 
     def rewind(self, stage: str, step: int) -> int:
@@ -224,11 +220,14 @@ class RunDirectory:
 
         A last line that an interrupted process left torn goes too.
         """
-        for file in self.traces.glob(f"{stage}-*.parquet"):
+        for file in self._trace_files(STAGES[stage]):
             match = re.fullmatch(r".*-(\d+)", file.stem)
             if match and int(match[1]) > step:
                 file.unlink()
         return self._rewrite_metrics(stage, step)
+
+    def _trace_files(self, record: StageRecord) -> list[Path]:
+        return [file for pattern in record.traces() for file in self.traces.glob(pattern)]
 
     def _rewrite_metrics(self, stage: str, step: int) -> int:
         if not self.metrics_file.exists():
@@ -270,7 +269,7 @@ class RunDirectory:
         """A model to evaluate and the summary row it belongs to: ``evaluate.model``, or the last one the run has."""
         if config.evaluate.model:
             return config.evaluate.model, "evaluate"
-        for stage in ("rl", "distill"):
+        for stage in reversed(STAGES):
             if self.export_directory(stage).exists():
                 return str(self.export_directory(stage)), stage
         return self.base_model(config), "before"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,46 +23,11 @@ from pipelines.loop.records import judgment_rows
 from pipelines.reporting.console import Console, StageProgress
 from pipelines.reporting.run_report import write_report
 from pipelines.reporting.tracking import Tracker
+from pipelines.runs.catalogue import STAGES
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import JudgingTask
 
 log = logging.getLogger(__name__)
-
-# What makes a stage's result what it is; other settings (cluster, tracking, how often to save) may change on resume.
-_DEFINING = {
-    "distill": ("seed", "model", "data", "distill"),
-    "rl": ("seed", "model", "data", "rl", "algorithm", "verifier"),
-    "evaluate": ("seed", "model", "data", "evaluate"),
-    "judge": ("seed", "model", "evaluate"),
-}
-_FREE = (
-    *("checkpoints", "evaluate_every", "evaluate_pairs", "mix", "lint"),
-    # More benchmarks may be added to an evaluation, and it may be reported another way.
-    *("benchmarks", "paths", "limit", "as_published", "compare", "example_traces"),
-)
-
-
-def defining_settings(config: Config, stage: str) -> dict[str, Any]:
-    """The settings, as dotted keys, that must not change between the start of a stage and its end."""
-    everything = asdict(config)
-    flat: dict[str, Any] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                if name not in _FREE:
-                    add(f"{prefix}.{name}", inner)
-        else:
-            flat[prefix] = value
-
-    for section in _DEFINING[stage]:
-        add(section, everything[section])
-    return flat
-
-
-def fingerprint(settings: Any) -> str:
-    """A short stand-in for settings: equal settings give equal ones."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Stage:
@@ -145,7 +108,7 @@ class Stage:
         }
         root = self.run.checkpoints(self.name)
         learners.save(str(checkpoint_path(root, step)), state)
-        keep = getattr(self.config, self.name).checkpoints.keep_last
+        keep = getattr(self.config, STAGES[self.name].section).checkpoints.keep_last
         prune(root, keep_last=keep, best_step=self._best[1] if self._best else None)
 
     def seconds(self) -> float:
@@ -176,7 +139,7 @@ class Stage:
         """Keep a full held-out evaluation: its row of ``summary.json`` and its judgments."""
         row = summarise(judged, seed=self.config.seed)
         shown = judged[: self.config.evaluate.example_traces]
-        self.run.write_parquet(self.run.traces / f"heldout-{name}.parquet", judgment_rows(name, 0, shown, task.pairs))
+        self.run.write_parquet(self.run.heldout_file(name), judgment_rows(name, 0, shown, task.pairs))
         self.run.update_summary({name: row})
         return row
 
@@ -189,7 +152,7 @@ class Stage:
         both = "" if row["consistent_accuracy"] is None else f", both orders right {row['consistent_accuracy']:.3f}"
         self.console.note(f"held out: accuracy {row['accuracy']:.3f}{both} ({row['n']} pairs)")
         write_report(self.run.path)
-        self.run.mark_finished(self.name, fingerprint(defining_settings(self.config, self.name)))
+        self.run.mark_finished(self.name, STAGES[self.name].fingerprint(self.config))
         self.is_finished = True
 
     def close(self, failed: bool) -> None:
@@ -217,7 +180,7 @@ def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = T
         stage.is_finished = True
         yield stage
         return
-    run.note(name, settings=defining_settings(config, name))
+    run.note(name, settings=STAGES[name].settings(config))
     failed = True
     try:
         yield stage
@@ -230,7 +193,7 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
     before = run.notes(name).get("settings")
     if before is None:
         return
-    now = defining_settings(config, name)
+    now = STAGES[name].settings(config)
     changed = [
         f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})

@@ -114,6 +114,25 @@ def test_start_over_keeps_what_was_paid_for(write: Write, teach: Any) -> None:
     assert journals == [6, 6]
 
 
+def test_a_set_without_open_questions_is_finished_and_outlives_its_pairs(write: Write, teach: Any) -> None:
+    with TeacherServer(teach) as server:
+        run = write(server.url, "chains.rounds=0", "chains.budget_tokens=500")
+        assert (run.summary()["chains"]["unanswered"] > 0, run.finished("chains")) == (True, None)
+        run = write(server.url, "chains.rounds=0")
+        assert run.finished("chains") is not None
+        # A refused set is not finished, whatever the one before was.
+        with pytest.raises(DataError, match="no chain could be kept"):
+            write(server.url, "chains.rounds=0", "chains.filters.min_words=10000")
+        assert run.finished("chains") is None
+        run = write(server.url, "chains.rounds=0")
+    run.start_over("prepare")
+    assert run.finished("chains") is not None
+    assert len(rows(run)) == 16
+    run.start_over("chains")
+    assert [file.name for file in run.chains.iterdir()] == ["journal.jsonl"]
+    assert "chains" not in run.summary()
+
+
 def test_a_second_teacher_and_several_samples_and_rounds(write: Write, teach: Any) -> None:
     """The second teacher betrays the hint at first, and by its third sample does not."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from actors.errors import MachineFault
 from actors.files import atomic_path, write_text
 from pipelines.config import Config
 from pipelines.runs.folder import (
@@ -96,6 +97,29 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         RunDirectory(tmp_path, "tiny").acquire()
     with pytest.raises(RunDirectoryError, match="cannot be made a folder"):
         RunDirectory(tmp_path / "tiny", "inner").acquire()
+
+
+def test_a_name_the_machine_refuses_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(MachineFault, match=r"the name is too long \(.*/x{300}\): choose a shorter one"):
+        RunDirectory(tmp_path, "x" * 300).acquire()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOSPC])
+def test_a_lock_the_machine_refuses_is_named_and_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    run = RunDirectory(tmp_path, "tiny")
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as broken:
+        broken.setattr("fcntl.flock", refuse)
+        with pytest.raises(MachineFault, match=rf"\({tmp_path}/tiny\): .* run the same command again"):
+            run.acquire()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with run:
+        assert (run.path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_entering_clears_what_was_never_completed(tmp_path: Path) -> None:
@@ -224,11 +248,14 @@ def test_start_over_removes_a_stage_and_those_after_it(run: RunDirectory) -> Non
     for stage in ("distill", "rl"):
         (run.checkpoints(stage) / "step-000001").mkdir(parents=True)
         run.export_directory(stage).mkdir(parents=True)
-        run.write_parquet(run.trace_file(stage, "heldout", 1), [{"step": 1}])
+        run.write_parquet(run.trace_file(stage, "rollouts", 1), [{"step": 1}])
+        run.write_parquet(run.heldout_file(stage), [{"step": 0}])
     write_text(run.data / "rl.parquet", "pairs")
     run.metrics_file.write_text(line("distill", 1) + line("rl", 1))
     seconds = {"prepare": 1.0, "distill": 2.0, "rl": 3.0}
-    run.update_summary({"seed": 0, "before": {"n": 1}, "distill": {"n": 1}, "rl": {"n": 1}, "seconds": seconds})
+    run.update_summary(
+        {"seed": 0, "before": {"n": 1}, "distill": {"n": 1}, "rl": {"n": 1}, "time_share": {}, "seconds": seconds}
+    )
 
     run.start_over("rl")
     assert run.finished("rl") is None
@@ -240,7 +267,10 @@ def test_start_over_removes_a_stage_and_those_after_it(run: RunDirectory) -> Non
     assert not run.export_directory("rl").exists()
     assert not run.checkpoints("rl").exists()
     assert run.export_directory("distill").exists()
-    assert [file.name for file in run.traces.iterdir()] == ["distill-heldout-000001.parquet"]
+    assert sorted(file.name for file in run.traces.iterdir()) == [
+        "distill-rollouts-000001.parquet",
+        "heldout-distill.parquet",
+    ]
 
     run.start_over("prepare")
     assert run.finished("prepare") is None

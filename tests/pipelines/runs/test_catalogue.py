@@ -1,0 +1,67 @@
+"""The catalogue names what is there: commands, sections, settings; and says what starts over with what."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import Config, known_keys
+from pipelines.config.compose import CONF
+from pipelines.runs.catalogue import STAGES, StageRecord, with_dependents
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize("record", STAGES.values(), ids=list(STAGES))
+def test_a_record_names_what_is_there(record: StageRecord) -> None:
+    assert (ROOT / "pipelines" / f"{record.name}.py").is_file() == record.submitted
+    assert record.section in {item.name for item in fields(Config)}
+    assert set(record.defining) | set(record.free) <= set(known_keys())
+    assert all(any(key.startswith(f"{part}.") for part in record.defining) for key in record.free)
+    earlier = list(STAGES)[: list(STAGES).index(record.name)]
+    assert set(record.needs) <= set(earlier)
+    if record.submitted and record.section == record.name:
+        assert (CONF / f"{record.name}.yaml").is_file()
+
+
+def test_nothing_is_left_by_two_stages() -> None:
+    for names in ("leaves", "summary", "judged"):
+        found = [name for record in STAGES.values() for name in getattr(record, names)]
+        assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("stage", "undone"),
+    [
+        ("prepare", ["evaluate", "rl", "distill", "prepare"]),
+        ("distill", ["evaluate", "rl", "distill"]),
+        ("rl", ["evaluate", "rl"]),
+        ("evaluate", ["evaluate"]),
+        ("judge", ["judge"]),
+        ("chains", ["chains"]),
+    ],
+)
+def test_what_builds_on_a_stage_starts_over_with_it(stage: str, undone: list[str]) -> None:
+    assert [record.name for record in with_dependents(stage)] == undone
+
+
+def test_settings_are_single_values_without_those_that_are_free() -> None:
+    config = Config()
+    settings = STAGES["distill"].settings(config)
+    assert settings["distill.optimizer.learning_rate"] == config.distill.optimizer.learning_rate
+    assert not any(key.startswith(("distill.checkpoints", "data.mix", "rl.")) for key in settings)
+    assert set(STAGES["prepare"].settings(config)) == {
+        *("seed", "data.distill_pairs", "data.rl_pairs", "data.heldout_pairs", "model.prompt", "model.path"),
+        *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
+    }
+
+
+def test_equal_settings_have_equal_fingerprints() -> None:
+    record, config = STAGES["rl"], Config()
+    before = record.fingerprint(config)
+    config.rl.checkpoints.every = 3
+    assert record.fingerprint(config) == before
+    config.rl.epochs = 7
+    assert record.fingerprint(config) != before

@@ -1,0 +1,208 @@
+"""A stage's life: begun, refused, continued, saved, rewound, recorded, finished, started over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow.parquet as pq
+import pytest
+
+from actors.learner.group import LearnerGroup
+from actors.messages import Order, Verdict
+from pipelines.config import Config, ConfigError
+from pipelines.config.compose import load_config
+from pipelines.data.schema import Message, PreferencePair
+from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import JudgingTask
+from pipelines.stages.stage import Stage, open_stage
+
+ORDERS: tuple[Order, ...] = ("chosen_first", "chosen_second")
+PAIR = PreferencePair("p", "mine", "chat", (Message("user", "q"),), "good", "bad")
+TASK = JudgingTask({"p": PAIR}, (), cast(Any, None))
+JUDGED = [
+    JudgedComparison("p", order, label, "chat", Verdict("A", None), 3, "stop", "[[A]]")
+    for order, label in zip(ORDERS, ("A", "B"), strict=True)
+]
+Open = Callable[..., AbstractContextManager[Stage]]
+
+
+class Learners:
+    """Learners of which only the trainer's state is kept: a checkpoint is a folder with that state."""
+
+    def save(self, path: str, state: dict[str, Any]) -> None:
+        Path(path).mkdir(parents=True)
+        (Path(path) / "state.json").write_text(json.dumps(state))
+
+    def restore(self, path: str) -> dict[str, Any]:
+        return json.loads((Path(path) / "state.json").read_text())
+
+
+LEARNERS = cast(LearnerGroup, Learners())
+
+
+def config_of(run: RunDirectory, *overrides: str) -> Config:
+    return load_config(["recipe=tiny", "tracking=off", f"run={run.name}", f"output_root={run.path.parent}", *overrides])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    with RunDirectory(tmp_path, "tiny", "tiny") as folder:
+        yield folder
+
+
+@pytest.fixture
+def opened(run: RunDirectory) -> Open:
+    def open_with(*overrides: str, name: str = "rl", resumable: bool = True) -> AbstractContextManager[Stage]:
+        return open_stage(config_of(run, *overrides), run, name, resumable)
+
+    return open_with
+
+
+def steps_of(run: RunDirectory) -> list[int]:
+    return [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()]
+
+
+def test_a_stage_begun_with_other_settings_is_refused_and_says_which(opened: Open) -> None:
+    with opened():
+        pass
+    with pytest.raises(ConfigError, match=r"^rl of run 'tiny' was begun .* \(rl\.epochs: was 1, is 2\)"):
+        opened("rl.epochs=2").__enter__()
+    # These change how it is run, not what comes out.
+    with opened("rl.checkpoints.every=3", "rl.evaluate_every=7", "learner.ranks=2", "data.mix.folder=x") as stage:
+        assert not stage.is_finished
+    with opened("rl.epochs=2", "overwrite=true"), opened("rl.epochs=2") as stage:
+        assert not stage.is_finished
+
+
+def test_only_settings_are_free_not_what_a_user_names_like_one(opened: Open) -> None:
+    """A reward component may be called `limit`, which is free in an evaluation: its weight still counts."""
+    functions = ["+verifier.functions.limit.path=own.rewards", "+algorithm.reward.limit=1.0"]
+    with opened(*functions):
+        pass
+    with pytest.raises(ConfigError, match=r"algorithm\.reward\.limit: was 1\.0, is 0\.5"):
+        opened(functions[0], "+algorithm.reward.limit=0.5").__enter__()
+
+
+def test_a_finished_stage_is_passed_over_until_it_is_started_over(opened: Open, run: RunDirectory) -> None:
+    with opened() as stage:
+        stage.log(1, {"reward": 0.5})
+        stage.finish("rl", JUDGED, TASK)
+        assert stage.is_finished
+    summary = run.summary()
+    assert (summary["rl"]["accuracy"], summary["rl"]["n"]) == (0.5, 1)
+    assert summary["seconds"]["rl"] > 0
+    assert run.report_file.exists()
+    with opened() as stage:
+        assert stage.is_finished
+    with pytest.raises(ConfigError, match="other settings"):
+        opened("seed=5").__enter__()
+    with opened("overwrite=true") as stage:
+        assert not stage.is_finished
+        assert run.summary().keys() == {"seconds"}
+    with opened(resumable=False) as stage:
+        assert not stage.is_finished
+
+
+def test_a_stage_that_fails_is_not_finished_and_continues(opened: Open, run: RunDirectory) -> None:
+    def fail() -> None:
+        with opened() as stage:
+            stage.log(1, {"reward": 0.5})
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail()
+    assert run.finished("rl") is None
+    with opened() as stage:
+        assert not stage.is_finished
+
+
+def test_restoring_brings_back_what_was_saved_and_forgets_what_came_after(opened: Open, run: RunDirectory) -> None:
+    with opened() as stage:
+        assert stage.restore(LEARNERS) == 0
+        for step in (1, 2, 3):
+            stage.log(step, {"reward": step / 10})
+            stage.log_traces(step, [{"step": step}])
+            stage.carried["kl_coefficient"] = step / 100
+            if step == 2:
+                stage.save(LEARNERS, step, 0.75)
+    with opened() as stage:
+        before = stage.seconds()
+        assert stage.restore(LEARNERS) == 2
+        assert stage.carried == {"kl_coefficient": 0.02}
+        assert stage.seconds() > before
+        assert steps_of(run) == [1, 2]
+        assert [file.name for file in sorted(run.traces.iterdir())] == [
+            "rl-rollouts-000001.parquet",
+            "rl-rollouts-000002.parquet",
+        ]
+        stage.log(3, {"reward": 0.9})
+    assert steps_of(run) == [1, 2, 3]
+
+
+def test_numbers_without_a_checkpoint_are_forgotten(opened: Open, run: RunDirectory) -> None:
+    with opened() as stage:
+        stage.log(1, {"reward": 0.5})
+        stage.log_traces(1, [{"step": 1}])
+    with opened() as stage:
+        assert stage.restore(LEARNERS) == 0
+    assert steps_of(run) == []
+    assert list(run.traces.iterdir()) == []
+
+
+def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opened: Open, run: RunDirectory) -> None:
+    keep = "rl.checkpoints.keep_last=2"
+    with opened(keep) as stage:
+        for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.6)):
+            stage.save(LEARNERS, step, accuracy)
+    with opened(keep) as stage:
+        assert stage.restore(LEARNERS) == 3
+        for step, accuracy in ((4, 0.8), (5, None), (6, 0.9)):
+            stage.save(LEARNERS, step, accuracy)
+    kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
+    assert kept == ["step-000002", "step-000005", "step-000006"]
+
+
+def test_a_recorded_evaluation_is_a_row_and_its_judgments(opened: Open, run: RunDirectory) -> None:
+    with opened("evaluate.example_traces=1", name="distill") as stage:
+        row = stage.record("before", JUDGED, TASK)
+    assert run.summary()["before"] == row
+    rows = pq.read_table(run.heldout_file("before")).to_pylist()
+    assert [(item["stage"], item["order"], item["reward"]) for item in rows] == [("before", "chosen_first", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [
+        ("prepare", []),
+        ("distill", []),
+        ("rl", ["distill-rollouts-000001", "heldout-before", "heldout-distill"]),
+        (
+            "evaluate",
+            ["distill-rollouts-000001", "heldout-before", "heldout-distill", "heldout-rl", "rl-rollouts-000001"],
+        ),
+        (
+            "chains",
+            [
+                *("distill-rollouts-000001", "heldout-before", "heldout-distill"),
+                *("heldout-evaluate", "heldout-rl", "rl-rollouts-000001"),
+            ],
+        ),
+    ],
+)
+def test_starting_over_leaves_no_judgment_of_what_is_gone(
+    opened: Open, run: RunDirectory, stage: str, kept: list[str]
+) -> None:
+    """Files by the names that the stages themselves give them."""
+    for name, rows in (("distill", ("before", "distill")), ("rl", ("rl",)), ("evaluate", ("evaluate",))):
+        with opened(name=name) as opened_stage:
+            for row in rows:
+                opened_stage.record(row, JUDGED, TASK)
+            if name != "evaluate":
+                opened_stage.log_traces(1, [{"step": 1}])
+    run.start_over(stage)
+    assert sorted(file.stem for file in run.traces.iterdir()) == kept
