@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shlex
 import socket
 import sys
 import time
@@ -25,18 +24,20 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 
 from actors.errors import UserError
+from launch.entrypoint import entrypoint
 from pipelines.config.overrides import arguments_of
+from pipelines.runs.catalogue import STAGES
+from pipelines.runs.command_line import tell
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
 
 ROOT = Path(__file__).resolve().parent.parent
-PIPELINES = ("prepare", "distill", "rl", "evaluate", "run")
+PIPELINES = (*(record.name for record in STAGES.values() if record.submitted), "run")
 
 PASSED_ON = ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE")
 """Variables of the submitting shell that the job gets. Whoever may see the cluster's dashboard can read them there."""
 
-_PATH_KEYS = ("data.train", "data.heldout", "data.chains", "model.path", "model.prompt", "rl.policy", "evaluate.model")
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 _LOST_CONTACT_SECONDS = 180.0
@@ -74,26 +75,6 @@ def runtime_env(root: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file)))
     passed = {name: environment[name] for name in PASSED_ON if environment.get(name)}
     return settings | {"working_dir": str(root), "env_vars": settings["env_vars"] | passed}
-
-
-def entrypoint(pipeline: str, overrides: Sequence[str], python: str | None, root: Path, here: Path) -> str:
-    """The job's command line, for a POSIX shell.
-
-    It runs in a copy of the code that Ray removes later, so paths are made absolute: the output root (``outputs`` under
-    ``root`` unless the overrides name one) and, where the file is there, what the user gave relative to ``here``.
-    Without ``python`` it takes this interpreter where the cluster has it too, and ``python`` elsewhere.
-    """
-    arguments = [_absolute(override, here) for override in overrides]
-    if not any(argument.startswith("output_root=") for argument in arguments):
-        arguments.append(f"output_root={root / 'outputs'}")
-    this = f'"$(command -v {shlex.quote(sys.executable)} || echo python)"'
-    return f"{shlex.quote(python) if python else this} -m pipelines.{pipeline} {shlex.join(arguments)}"
-
-
-def _absolute(override: str, here: Path) -> str:
-    key, separator, value = override.partition("=")
-    wanted = key == "output_root" or (key in _PATH_KEYS and (here / value).exists())
-    return f"{key}={here / value}" if separator and value and wanted else override
 
 
 def token_source(environment: Mapping[str, str], home: Path) -> str | None:
@@ -287,11 +268,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return submit(options.pipeline, options.address, arguments_of(options.overrides), options.python)
-    except UserError as error:
-        _say(f"error: {error}")
-        return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except (UserError, OSError) as error:
+        return tell(error)
 
 
 if __name__ == "__main__":

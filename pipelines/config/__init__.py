@@ -10,7 +10,7 @@ from pipelines.config.chains import ChainFilters, Chains, Teacher
 from pipelines.config.constraints import ConfigError, nearest
 from pipelines.config.data import Data, Lint, Mix, MixSource
 from pipelines.config.parts import Cluster, Learner, Rollout, Tracking
-from pipelines.config.schema import OPEN, Config, known_keys, typed
+from pipelines.config.schema import OPEN, Config, known_keys, setting, typed
 from pipelines.config.stages import Checkpoints, Distill, Evaluate, Model, Optimizer, Rl
 
 __all__ = [
@@ -39,5 +39,6 @@ __all__ = [
     "Verifier",
     "known_keys",
     "nearest",
+    "setting",
     "typed",
 ]

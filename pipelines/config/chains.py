@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.config.constraints import number, one_of
+from pipelines.config.constraints import FILE, location, number, one_of
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Teacher:
 
     kind: str = one_of("endpoint", "local")
     """`endpoint`: an OpenAI-compatible server; `local`: rollout workers on the Ray cluster."""
-    model: str | None = None
+    model: str | None = location()
     """Name at the endpoint, or a checkpoint for local workers; null: the first teacher writes this pass too."""
     base_url: str | None = None
     """For example http://127.0.0.1:8000/v1; null: OpenAI's own."""
@@ -82,15 +82,15 @@ class ChainFilters:
 class Chains:
     """Writing reasoning chains with teachers, in two passes."""
 
-    pairs: str | None = None
+    pairs: str | None = location()
     """Pairs to judge (.jsonl, .parquet, a hub name); null: `data.train`, or the built-in family's `distill` pairs."""
     limit: int = number(0, at_least=0)
     """Pairs drawn from them by seed; 0: all. A larger limit keeps those drawn by a smaller one."""
     orders: str = one_of("alternate", "random", "both")
     """Label position: `alternate`, `random`, or `both` orders of every pair."""
-    prompt: str | None = None
+    prompt: str | None = location(None, FILE)
     """Prompt template of the first pass; null: `model.prompt`. Chains are learned under `model.prompt` either way."""
-    hint: str = "revise"
+    hint: str = location("revise", FILE)
     """Template of the second pass: `revise`, `retry`, or the path of a .txt file."""
     samples: int = number(1, at_least=1)
     """Answers a pair and pass; the best that may be kept is."""

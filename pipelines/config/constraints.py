@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, field, fields, is_dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from actors.errors import UserError
@@ -16,9 +18,23 @@ class ConfigError(UserError, ValueError):
     exit_status = 2
 
 
+# Metadata of settings that hold paths, relative to where a command is given: what tells a path from another value.
+PATH = MappingProxyType({"path": Path.exists})
+"""A file or folder; or a name, such as that of a checkpoint on the hub."""
+FILE = MappingProxyType({"path": Path.is_file})
+"""A file; or a name, which a folder may bear by chance."""
+OUTPUT = MappingProxyType({"path": lambda place: True})
+"""A folder that is made where it is missing."""
+
+
 def one_of(default: str, *others: str) -> Any:
     """A setting with a closed set of values."""
     return field(default=default, metadata={"choices": (default, *others)})
+
+
+def location(default: str | None = None, kind: Mapping[str, Any] = PATH) -> Any:
+    """A setting that holds a path: :data:`PATH`, :data:`FILE` or :data:`OUTPUT`."""
+    return field(default=default, metadata=kind)
 
 
 def number(

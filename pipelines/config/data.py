@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.config.constraints import number, one_of
+from pipelines.config.constraints import FILE, OUTPUT, location, number, one_of
 
 
 @dataclass
 class MixSource:
     """One file or hub dataset of a mix."""
 
-    path: str | None = None
+    path: str | None = location()
     """A .jsonl or .parquet file, or a hub name; null: where the named schema is published."""
     schema: str = "auto"
     """A module of `pipelines/data/sources`; `auto` tells it from the rows."""
@@ -41,7 +41,7 @@ class Mix:
     drop_near_duplicates: bool = False
     drop_benchmark_items: bool = False
     """Leave out pairs that overlap with `data.lint.benchmarks`, instead of failing the check."""
-    folder: str = "data"
+    folder: str = location("data", OUTPUT)
     """Where data sets go: `<folder>/<name>/`."""
 
 
@@ -51,7 +51,7 @@ class Lint:
 
     levels: dict[str, str] = field(default_factory=dict)
     """Check -> `fail`, `warn` or `off`, where it differs from the default."""
-    benchmarks: list[str] = field(default_factory=list)
+    benchmarks: list[str] = field(default_factory=list, metadata=FILE)
     """Files of benchmark items (.jsonl, .parquet) that pairs must not contain."""
     position_margin: float = number(0.05, at_least=0)
     """Allowed distance from one half of the share of pairs whose better response is shown first."""
@@ -71,12 +71,12 @@ class Lint:
 class Data:
     """Preference pairs and reasoning chains."""
 
-    train: str | None = None
+    train: str | None = location()
     """Pairs for RL (.jsonl, .parquet); null: the built-in family."""
-    heldout: str | None = None
+    heldout: str | None = location()
     """Pairs for evaluation; null: split off `train` by prompt, or the built-in family's."""
     heldout_fraction: float = number(0.05, above=0, below=1)
-    chains: str | None = None
+    chains: str | None = location()
     """Reasoning chains to distil (.jsonl, .parquet with `messages` and `chain`); null: the built-in teacher's."""
     orders: str = one_of("alternate", "random", "both")
     """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""

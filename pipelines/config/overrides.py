@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from pipelines.config.constraints import ConfigError
-from pipelines.config.schema import Config
+from pipelines.config.schema import setting
 
 Kind = Literal["text", "optional text", "texts", "table of texts", "other"]
 
@@ -23,25 +22,13 @@ _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 
 def kind_of(key: str) -> Kind:
-    """What a dotted key of the configuration holds, as far as quoting goes; ``other`` for what is not text or unknown.
-
-    Keys of the user's own (``evaluate.paths.rmb``, ``data.mix.sources.mine.path``) have the type of their section.
-    """
-    found: Any = Config
-    for part in key.split("."):
-        if get_origin(found) is dict:
-            found = get_args(found)[1]
-        elif is_dataclass(found) and part in {item.name for item in fields(found)}:
-            found = get_type_hints(found)[part]
-        else:
-            return "other"
-        if get_origin(found) in (Union, UnionType):
-            members = [member for member in get_args(found) if member is not NoneType]
-            if members == [str]:
-                return "optional text"
-            found = members[0]
+    """What a setting holds, as far as quoting goes, by its dotted key; ``other`` for what is not text or unknown."""
+    found, _ = setting(key)
+    optional = get_origin(found) in (Union, UnionType)
+    if optional:
+        found = next(member for member in get_args(found) if member is not NoneType)
     if found is str:
-        return "text"
+        return "optional text" if optional else "text"
     if get_origin(found) is list and get_args(found) == (str,):
         return "texts"
     return "table of texts" if get_origin(found) is dict and get_args(found)[1] is str else "other"

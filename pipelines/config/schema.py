@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -11,7 +12,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from pipelines.config.algorithm import Algorithm, Verifier
 from pipelines.config.chains import Chains
 from pipelines.config.checks import check
-from pipelines.config.constraints import ConfigError, nearest, number
+from pipelines.config.constraints import OUTPUT, ConfigError, location, nearest, number
 from pipelines.config.data import Data, MixSource
 from pipelines.config.parts import Cluster, Learner, Rollout, Tracking
 from pipelines.config.stages import Distill, Evaluate, Model, Rl
@@ -24,7 +25,7 @@ class Config:
     run: str = "tiny"
     """Name of the run: its folder under `output_root`."""
     recipe_name: str = "tiny"
-    output_root: str = "outputs"
+    output_root: str = location("outputs", OUTPUT)
     seed: int = number(0, at_least=0)
     overwrite: bool = False
     """Start a finished or interrupted stage over."""
@@ -64,6 +65,24 @@ def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
         if is_dataclass(hints[item.name]):
             keys.extend(known_keys(hints[item.name], f"{prefix}{item.name}."))
     return keys
+
+
+def setting(key: str) -> tuple[Any, Mapping[str, Any]]:
+    """Type and metadata of a setting by its dotted key; None and nothing where there is no such setting.
+
+    Keys of the user's own (``evaluate.paths.rmb``, ``data.mix.sources.mine.path``) are what their section holds.
+    """
+    kind: Any = Config
+    metadata: Mapping[str, Any] = {}
+    for name in key.split("."):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            continue
+        item = next((item for item in fields(kind) if item.name == name), None) if is_dataclass(kind) else None
+        if item is None:
+            return None, {}
+        kind, metadata = get_type_hints(kind)[name], item.metadata
+    return kind, metadata
 
 
 def typed(composed: DictConfig) -> Config:

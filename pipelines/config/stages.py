@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.config.constraints import number, one_of
+from pipelines.config.constraints import FILE, PATH, location, number, one_of
 
 
 @dataclass
 class Model:
     """What is trained and how it is prompted."""
 
-    path: str | None = None
+    path: str | None = location()
     """Checkpoint directory or hub name; null: `prepare` builds the tiny model from scratch."""
-    prompt: str = "chain_of_rubrics"
+    prompt: str = location("chain_of_rubrics", FILE)
     """Prompt template by name, or the path of your own."""
     max_prompt_tokens: int = number(4096, at_least=1)
     """Longer prompts are filtered out and counted."""
@@ -76,7 +76,7 @@ class Distill:
 class Rl:
     """Reinforcement learning: sizes and rhythm. The mathematics is in `algorithm`."""
 
-    policy: str | None = None
+    policy: str | None = location()
     """Model to start from; null: the distilled model of this run, or the base model where `distil_first` is false."""
     distil_first: bool = True
     """False for reasoning models, which skip distillation."""
@@ -103,14 +103,14 @@ class Rl:
 class Evaluate:
     """Judging held-out pairs, or the benchmarks that are named."""
 
-    model: str | None = None
+    model: str | None = location()
     """Model to judge with; null: what the stages before left."""
     temperature: float = number(0.0, at_least=0, at_most=2)
     example_traces: int = number(400, at_least=0)
     """Judgments stored for the report."""
-    benchmarks: list[str] = field(default_factory=list)
+    benchmarks: list[str] = field(default_factory=list, metadata=FILE)
     """Names of benchmarks and files of pairs to judge; empty: the run's held-out pairs."""
-    paths: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict, metadata=PATH)
     """Benchmark -> file, folder or hub name to take it from, in the place of its published set."""
     orders: str = one_of("both", "random", "chosen_first", "chosen_second")
     """Of a benchmark's pairs: `both`, one at `random` by seed, `chosen_first` or `chosen_second`."""
@@ -126,5 +126,5 @@ class Evaluate:
     """Items of each benchmark, from its beginning; 0: all."""
     label: str | None = None
     """Name of the evaluation's folder; null: made from the model's name."""
-    compare: list[str] = field(default_factory=list)
+    compare: list[str] = field(default_factory=list, metadata=PATH)
     """Folders of other evaluations to show side by side, with the significance of differences."""

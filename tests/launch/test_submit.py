@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -22,16 +23,18 @@ from typing import Any
 import psutil
 import pytest
 
+from launch.entrypoint import entrypoint
 from launch.submit import (
+    PIPELINES,
     ROOT,
     SubmitError,
     authentication_mode,
     dashboard_address,
-    entrypoint,
     main,
     runtime_env,
     token_source,
 )
+from pipelines.config.compose import load_config
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,37 @@ def test_paths_are_made_absolute_and_arguments_quoted(tmp_path: Path) -> None:
     command = entrypoint("run", ["output_root=mine"], "python", Path("/code"), tmp_path)
     assert command == f"python -m pipelines.run output_root={tmp_path}/mine"
     assert entrypoint("run", ["output_root=/x"], "python", Path("/code"), tmp_path).endswith(" output_root=/x")
+
+
+def test_every_setting_that_holds_paths_is_made_absolute_and_no_other(tmp_path: Path) -> None:
+    """Which settings do is said where they are declared; a name is not taken for the folder that happens to bear it."""
+    for name in ("mine.jsonl", "my chains.parquet"):
+        (tmp_path / name).touch()
+    for name in ("rmb", "model", "tiny"):
+        (tmp_path / name).mkdir()
+    given_and_made = {
+        "chains.pairs=mine.jsonl": f"chains.pairs={tmp_path}/mine.jsonl",
+        "chains.first.model=model": f"chains.first.model={tmp_path}/model",
+        "data.chains='my chains.parquet'": f"data.chains={tmp_path}/my chains.parquet",
+        "++evaluate.model=model": f"++evaluate.model={tmp_path}/model",
+        "evaluate.benchmarks=[rmb,mine.jsonl]": f"evaluate.benchmarks=['rmb','{tmp_path}/mine.jsonl']",
+        "evaluate.paths.rmb=rmb": f"evaluate.paths.rmb={tmp_path}/rmb",
+        "evaluate.paths={rmb: rmb}": f"evaluate.paths={{rmb:'{tmp_path}/rmb'}}",
+        "data.mix.sources.a.path=mine.jsonl": f"data.mix.sources.a.path={tmp_path}/mine.jsonl",
+        "output_root=new": f"output_root={tmp_path}/new",
+        **{same: same for same in ("model.prompt=tiny", "recipe=tiny", "data=rmb", "run=model", "chains.limit=3")},
+        **{same: same for same in ("model.path=org/model", "nothing.known=rmb", "~rl.policy", "rl.policy=null")},
+    }
+    command = entrypoint("chains", list(given_and_made), "python", Path("/code"), tmp_path)
+    assert shlex.split(command)[3:] == list(given_and_made.values())
+    # Hydra reads them back.
+    config = load_config([made for made in given_and_made.values() if made.startswith(("chains", "evaluate"))])
+    assert config.evaluate.benchmarks == ["rmb", str(tmp_path / "mine.jsonl")]
+
+
+def test_every_stage_and_the_whole_run_can_be_submitted() -> None:
+    assert PIPELINES == ("prepare", "distill", "rl", "evaluate", "chains", "run")
+    assert all((ROOT / "pipelines" / f"{name}.py").is_file() for name in PIPELINES)
 
 
 def test_the_interpreter_is_this_one_where_the_cluster_has_it(tmp_path: Path) -> None:
