@@ -54,4 +54,4 @@ def machine_fault(error: OSError, path: str | Path | None = None) -> MachineFaul
     if error.errno not in _FAULTS or (place is None and error.errno in _ONLY_OF_FILES):
         return None
     what, remedy = _FAULTS[error.errno]
-    return MachineFault(f"{what} ({place or error}): {remedy} and run the same command again")
+    return MachineFault(f"{what} ({place or error}): {remedy}, then run the same command again")

@@ -109,23 +109,23 @@ class RunDirectory:
         """
         try:
             self._lock.acquire()
+            self._clear()
         except FolderBusy as error:
             raise RunDirectoryBusy(f"{error}: wait for it or end it, or choose another name with RUN=...") from error
         except (FileExistsError, NotADirectoryError) as error:
+            self.release()
             raise RunDirectoryError(
                 f"{self.shown} cannot be made a folder ({error.strerror}: {error.filename}): "
                 "choose another output_root or run name"
             ) from error
+        except BaseException:
+            self.release()
+            raise
+
+    def _clear(self) -> None:
         made = [self.path / name for stage in STAGES.values() for name in stage.leaves]
-        checkpoints = [self.checkpoints(stage) for stage in STAGES]
-        for folder in {
-            self.path,
-            self.traces,
-            self.path / "stages",
-            *made,
-            *(path.parent for path in made),
-            *checkpoints,
-        }:
+        made += [path.parent for path in made] + [self.checkpoints(stage) for stage in STAGES]
+        for folder in {self.path, self.traces, self.path / "stages", *made}:
             clean_leftovers(folder)
         self.logs.mkdir(exist_ok=True)
         self.traces.mkdir(exist_ok=True)

@@ -58,7 +58,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 def test_what_the_machine_refuses_is_named(tmp_path: Path) -> None:
     done = command(tmp_path, "(__import__('pathlib').Path('/tmp') / config.run).mkdir()", f"run={'x' * 300}")
     assert done.returncode == 1
-    assert done.stderr == f"error: the name is too long (/tmp/{'x' * 300}): choose a shorter one and {AGAIN}\n"
+    assert done.stderr == f"error: the name is too long (/tmp/{'x' * 300}): choose a shorter one, then {AGAIN}\n"
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:

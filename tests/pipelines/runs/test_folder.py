@@ -122,6 +122,17 @@ def test_a_lock_the_machine_refuses_is_named_and_not_held(
         assert (run.path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
+def test_a_folder_that_cannot_be_entered_is_not_kept_locked(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, "tiny")
+    run.path.mkdir()
+    run.logs.write_text("a file")
+    with pytest.raises(RunDirectoryError, match=r"File exists: .*/tiny/logs"):
+        run.acquire()
+    run.logs.unlink()
+    with RunDirectory(tmp_path, "tiny"):
+        pass
+
+
 def test_entering_clears_what_was_never_completed(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     for name in ("summary.json.tmp-1", "data/rl.parquet.tmp-2", "rl/hf.tmp-3/x", "checkpoints/rl/step-000002.tmp-4/x"):
