@@ -252,9 +252,8 @@ def cluster() -> Iterator[Cluster]:
     """A head that wants a token, on ports and in folders of its own; Ray's socket paths have to be short."""
     base = Path(tempfile.mkdtemp(prefix="rrm", dir="/tmp"))
     home, project = base / "home", base / "project"
-    shutil.copytree(ROOT / "launch", project / "launch", ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "pipelines").mkdir(parents=True)
-    (project / "pipelines" / "__init__.py").touch()
+    for name in ("actors", "launch", "pipelines"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     (project / "pipelines" / "run.py").write_text(PIPELINE)
     home.mkdir()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
