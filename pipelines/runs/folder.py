@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from actors.errors import UserError
+from actors.errors import UserError, machine_fault
 from actors.files import atomic_path, clean_leftovers, remove_whole, sha256_file, write_text
 from pipelines.runs.catalogue import STAGES, StageRecord, with_dependents
 from pipelines.runs.lock import FolderBusy, FolderLock
@@ -103,7 +103,7 @@ class RunDirectory:
 
         Raises:
             RunDirectoryBusy: another live process holds the lock, or this one does already.
-            RunDirectoryError: the folder cannot be made, because a file is in its way.
+            RunDirectoryError: the folder cannot be made, because a file is in its way for example.
             MachineFault: the machine refuses the folder or the lock.
 
         """
@@ -112,9 +112,9 @@ class RunDirectory:
             self._clear()
         except FolderBusy as error:
             raise RunDirectoryBusy(f"{error}: wait for it or end it, or choose another name with RUN=...") from error
-        except (FileExistsError, NotADirectoryError) as error:
+        except OSError as error:
             self.release()
-            raise RunDirectoryError(
+            raise machine_fault(error, self.shown) or RunDirectoryError(
                 f"{self.shown} cannot be made a folder ({error.strerror}: {error.filename}): "
                 "choose another output_root or run name"
             ) from error

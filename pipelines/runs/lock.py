@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from actors.errors import UserError, machine_fault
+from actors.errors import UserError
 
 _held: set[int] = set()
 
@@ -41,19 +41,13 @@ class FolderLock:
 
         Raises:
             FolderBusy: another live process holds it, or this one does already.
-            MachineFault: the machine refuses the folder or the lock.
-            OSError: something that is no folder is in its place.
+            OSError: the folder cannot be made, or it cannot be locked.
 
         """
         if self._descriptor is not None:
             raise FolderBusy(f"{self._shown} is already open for writing in this process")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = self._take(self._folder / ".lock")
-        except OSError as error:
-            if fault := machine_fault(error, self._shown):
-                raise fault from error
-            raise
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._descriptor = self._take(self._folder / ".lock")
         _held.add(self._descriptor)
 
     def _take(self, file: Path) -> int:

@@ -97,6 +97,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         RunDirectory(tmp_path, "tiny").acquire()
     with pytest.raises(RunDirectoryError, match="cannot be made a folder"):
         RunDirectory(tmp_path / "tiny", "inner").acquire()
+    (tmp_path / "nowhere").symlink_to("not-there")
+    with pytest.raises(RunDirectoryError, match=r"inner cannot be made a folder .*nowhere"):
+        RunDirectory(tmp_path / "nowhere", "inner").acquire()
 
 
 def test_a_name_the_machine_refuses_is_named_with_the_remedy(tmp_path: Path) -> None:
