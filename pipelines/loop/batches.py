@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from actors.learner.advantages import NEEDS_GROUP, OVER_BATCH, group_advantages, returns_to_go, standardise_batch
+from actors.learner.advantages import group_advantages, returns_to_go, standardise_batch
+from actors.learner.choices import ADVANTAGES
 from actors.messages import ScoredGroup, TrainingSequence
 from pipelines.config import Algorithm
 from pipelines.loop.metrics import rollout_metrics
@@ -113,7 +114,7 @@ def _training_group(
             f"prompt {failure.prompt_uid}: reward component {failure.component!r}: {failure.cause}: {failure.detail} "
             "(verifier.on_failure=drop_trace goes on without such traces)"
         )
-    needed = 2 if algorithm.advantage in NEEDS_GROUP else 1
+    needed = 2 if ADVANTAGES[algorithm.advantage].needs_group else 1
     if len(group.traces) < needed or (group.unscored and on_failure == "drop_group"):
         counts["short_groups"] += 1
         return None
@@ -145,7 +146,7 @@ def _with_advantages(
     penalties: Sequence[np.ndarray] | None,
 ) -> list[list[TrainingSequence]]:
     """The groups' sequences with their advantages; ``penalties`` are the KL of each token, [L] a trace, in order."""
-    kl = iter(penalties or [])
+    kl, advantage = iter(penalties or []), ADVANTAGES[algorithm.advantage]
     values: list[list[np.ndarray]] = []
     for group, mine in zip(groups, sequences, strict=True):
         rewards = np.array([item.reward for item in group.traces], dtype=np.float64)
@@ -155,12 +156,13 @@ def _with_advantages(
             else np.zeros(len(item.completion_ids))
             for item in mine
         ]
-        if algorithm.advantage == "batch_standardised":
-            values.append([returns_to_go(reward, cost) for reward, cost in zip(rewards, costs, strict=True)])
-        else:
+        if advantage.needs_group:
             of_group = group_advantages(rewards - [cost.sum() for cost in costs], algorithm.advantage)
             values.append([np.full(len(cost), value) for value, cost in zip(of_group, costs, strict=True)])
-    if algorithm.advantage in OVER_BATCH:
+        else:
+            of_group = group_advantages(rewards, algorithm.advantage)
+            values.append([returns_to_go(value, cost) for value, cost in zip(of_group, costs, strict=True)])
+    if advantage.over_batch:
         whole = iter(standardise_batch([value for group in values for value in group]))
         values = [[next(whole) for _ in group] for group in values]
     return [

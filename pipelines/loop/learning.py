@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from actors.learner.advantages import OVER_BATCH, adapted_coefficient
+from actors.learner.advantages import adapted_coefficient
+from actors.learner.choices import ADVANTAGES
 from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import ScoredGroup, TrainingSequence
@@ -30,7 +31,7 @@ def early_work(config: Config) -> Early:
     if not config.rl.learn_early or _kl_in_reward(config):
         return "nothing"
     if config.rl.mini_batch_prompts == config.rl.prompts_per_step:
-        return "nothing" if algorithm.advantage in OVER_BATCH else "gradients"
+        return "nothing" if ADVANTAGES[algorithm.advantage].over_batch else "gradients"
     return "logprobs" if algorithm.old_logprobs == "learner" else "nothing"
 
 
