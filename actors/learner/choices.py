@@ -71,6 +71,9 @@ class Advantage(Choice):
 LOSSES: Mapping[str, Loss] = {
     "clip": Loss("clipped_loss", ("ratios", "advantages", "clip_low", "clip_high", "dual_clip")),
     "cispo": Loss("cispo_loss", ("ratios", "logprobs", "advantages", "clip_low", "clip_high"), bounds_tokens=True),
+    "gmpo": Loss(
+        "gmpo_loss", ("ratios", "advantages", "counts", "clip_low", "clip_high"), bounds_tokens=True, per_trace=True
+    ),
 }
 RATIOS: Mapping[str, Ratio] = {
     "token": Ratio("of_tokens"),

@@ -199,6 +199,22 @@ def cispo_loss(
     return PolicyLoss(losses, fixed, below, above, torch.zeros_like(below))
 
 
+def gmpo_loss(
+    ratios: torch.Tensor, advantages: torch.Tensor, counts: Sequence[int], clip_low: float, clip_high: float
+) -> PolicyLoss:
+    """GMPO: -A times the geometric mean over the trace of its tokens' bounded ratios, given to each token.
+
+    As in PPO a ratio is bounded where it would gain: from above where A > 0, from below where A < 0. A geometric mean
+    is moved less by single tokens than PPO's arithmetic one, so bounds may be wide. Zhao et al. 2025 (arXiv
+    2507.20673), section 3: (prod_t |min(r_t A, clip(r_t) A)|)^(1 / L) sgn A.
+    """
+    lowest, highest = 1 - clip_low, 1 + clip_high
+    bounded = torch.where(advantages > 0, ratios.clamp(max=highest), ratios.clamp(min=lowest))
+    means = torch.exp(over_sequences(bounded.log(), counts, mean=True))
+    below, above = (advantages < 0) & (ratios < lowest), (advantages > 0) & (ratios > highest)
+    return PolicyLoss(-advantages * means, ratios.detach(), below, above, torch.zeros_like(below))
+
+
 def policy_loss(
     logprobs: torch.Tensor,
     old_logprobs: torch.Tensor,

@@ -25,6 +25,8 @@ LOSSES = {
     "clip": [-2.6, 0.8],
     # -1.3 x 2 x log p, 0.8 x 1 x log p
     "cispo": [2.6, -1.6],
+    # sqrt(1.3 x 0.8), times -2 and 1
+    "gmpo": [-2 * math.sqrt(1.04), math.sqrt(1.04)],
 }
 # Tokens of ratios 2 and 8.
 RATIOS = {"token": [2, 8], "sequence": [16, 16], "sequence_mean": [4, 4]}
