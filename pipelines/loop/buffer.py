@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from actors.messages import ScoredGroup
 from pipelines.loop.rollouts import Arrived, RolloutBatch
 
-Batch = TypeVar("Batch")
+
+class Cancellable(Protocol):
+    """Work under way that can be given up."""
+
+    def cancel(self) -> None: ...
+
+
+Batch = TypeVar("Batch", bound=Cancellable)
 
 
 class RolloutBuffer(Generic[Batch]):
-    """Rollout batches begun and not yet trained on. It decides when one begins, and knows nothing of engines.
+    """Rollout batches begun and not yet taken to be trained on. It decides when one begins; it knows no engines.
+
+    As a context manager it cancels, at its end, the batches that it still holds.
 
     The batch of step s is trained on when the weights have version s. With v the version that was published last and k
     the staleness allowed, always:
@@ -47,6 +56,13 @@ class RolloutBuffer(Generic[Batch]):
         """
         return self._held.popleft()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for batch in self._held:
+            batch.cancel()
+
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._held)
 
@@ -67,10 +83,10 @@ class RolloutUnderWay:
         self._ready.append(group)
         self._news.set()
 
-    async def portions(self, tokens: int) -> AsyncIterator[list[ScoredGroup]]:
-        """Groups that have become complete, so many together that they have ``tokens``; ends when the batch is whole.
+    async def portions(self, tokens: float) -> AsyncIterator[list[ScoredGroup]]:
+        """Yields complete groups once they hold at least ``tokens`` tokens; ends when the batch is whole.
 
-        What came last is too little for another portion and is only in :meth:`whole`.
+        Each group comes once. The last ones, which were too few for another portion, are only in :meth:`whole`.
         """
         while not self._task.done():
             await self._news.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Literal
@@ -51,6 +52,11 @@ class BatchLearning:
         """Whether the learners hold gradients of the group, of those that were given early."""
         self._old: dict[int, list[np.ndarray]] = {}
         """Log-probabilities of a group's traces under the weights before this step."""
+
+    @property
+    def early_tokens(self) -> float:
+        """Tokens of complete groups that are worth a call of :meth:`early`; infinite where none can be made."""
+        return math.inf if self.early_work == "nothing" else self._learners.full_round
 
     def early(self, groups: Sequence[ScoredGroup]) -> None:
         """Work on complete groups while others are being written; see :func:`early_work`."""
