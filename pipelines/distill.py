@@ -39,13 +39,13 @@ def distill(config: Config, session: Session) -> None:
                 if not as_loaded:
                     raise RuntimeError("the engines no longer hold the base model, so `before` cannot be judged")
                 stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
-            asyncio.run(train(config, session, training, learners, chains, heldout))
+            train(config, session, training, learners, chains, heldout)
         learners.export(str(session.run.export_directory("distill")))
         session.weight_sync().publish(total)
         stage.finish("distill", asyncio.run(judge(fleet, heldout, config)), heldout)
 
 
-async def train(
+def train(
     config: Config,
     session: Session,
     training: Training,
@@ -55,8 +55,8 @@ async def train(
 ) -> None:
     """One optimiser step per batch of chains, from the last checkpoint to the last step.
 
-    The ranks are given a step while they compute the one before, so that they never wait for the driver; but none
-    before an evaluation or a checkpoint is through.
+    The ranks are given a step while they compute the one before, so that they never wait for the driver; but where an
+    evaluation or a checkpoint needs the weights after a step, the next is given only after that.
     """
     settings, count = config.distill, len(chains.sequences)
 
@@ -65,7 +65,7 @@ async def train(
         return learners.start_supervised_step([chains.sequences[item] for item in items])
 
     async def evaluate(done: int) -> list[JudgedComparison]:
-        await asyncio.to_thread(session.weight_sync().publish, done)
+        session.weight_sync().publish(done)
         fleet, _ = session.rollouts(session.run.base_model(config))
         return await judge(fleet, heldout, config)
 
@@ -76,10 +76,11 @@ async def train(
             clock.start()
             following = start(step)
         current, following = following, None if training.pauses_after(step + 1) else start(step + 1)
-        metrics = await clock.thread("learn", current)
+        with clock.part("learn"):
+            metrics = current()
         metrics |= step_metrics(clock.end_step(), metrics["tokens"])
         metrics["epoch"] = (step + 1) * settings.batch_size / count
-        await training.after_step(step + 1, metrics, partial(evaluate, step + 1))
+        asyncio.run(training.after_step(step + 1, metrics, partial(evaluate, step + 1)))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     generate -> verify -> learn -> publish -> log -> evaluate -> save
 
-Learners begin on the groups of a batch that are complete while the engines still write the others. Batches come through
-a bounded buffer. With ``algorithm.max_staleness=0`` one begins when the weights of the step before are published:
-strictly on-policy. With ``k`` there are ``k`` more under way, so a batch is trained on at most ``k`` versions after it
-was begun; nothing else changes.
+Learners work on a batch's complete groups while the engines still write the others. Batches come through a bounded
+buffer. With ``algorithm.max_staleness=0`` a batch begins when the weights of the step before are published: strictly
+on-policy. With ``k``, ``k`` further batches are under way, so a batch is trained on at most ``k`` versions after it was
+begun; nothing else changes.
 """
 
 from __future__ import annotations
@@ -93,12 +93,8 @@ async def reinforce(
             buffer.published(step + 1)
             times = clock.end_step()
             metrics = batch.metrics | learned | loop_metrics(times, rollout) | step_metrics(times, batch.tokens)
-            metrics |= {
-                "weight_version": step + 1,
-                "publish_pause_seconds": pause,
-                "refill_rounds": float(rollout.refills),
-            }
-            metrics["kl_coefficient"] = algorithm.kl_coefficient
+            metrics |= {"weight_version": step + 1, "publish_pause_seconds": pause}
+            metrics |= {"kl_coefficient": algorithm.kl_coefficient, "refill_rounds": float(rollout.refills)}
             training.carried["kl_coefficient"] = algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
             await training.log_traces(step + 1, trace_rows("rl", step + 1, rollout.groups, task.pairs))
             await training.after_step(step + 1, metrics, evaluate)

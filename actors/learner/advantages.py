@@ -59,7 +59,10 @@ def standardise_batch(advantages: Sequence[np.ndarray], epsilon: float = 1e-8) -
 
     Args:
         advantages: [L] per trace.
-        epsilon: where all are equal, nothing is learned, not noise.
+        epsilon: added to the deviation.
+
+    Returns:
+        [L] per trace; exact zeros where all are equal, so that no noise is learnt from.
 
     """
     if not advantages:

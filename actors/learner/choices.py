@@ -1,7 +1,7 @@
-"""What an objective can be made of: one table for each part, its rows by the name that a setting gives; loads no torch.
+"""What an objective can be made of: one table per part, with a row for every name that a setting may have; no torch.
 
-A row names the function that computes it, in the module that is named beside the table, and holds what else must be
-known of it, such as which other choices it goes with. A new loss is its function and its row here.
+A row names its function, which is in the module named above the table, and says what other code must know of it, such
+as which other choices it goes with. A new loss is a function there and a row here.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Advantage(Choice):
     """How rewards become advantages."""
 
     needs_group: bool = False
-    """Compares a trace with others of its prompt; otherwise each token has what is rewarded from it on."""
+    """Compares a trace with others of its prompt. Otherwise each token has the reward less the penalties from it on."""
     over_batch: bool = False
     """Ends with standardising over all tokens of the rollout batch."""
 

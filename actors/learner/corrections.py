@@ -1,4 +1,4 @@
-"""Importance weights between the policy a loss starts from and the engine's that wrote the traces."""
+"""Importance weights between the old policy, from which a loss starts, and the engine's, which wrote the traces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actors.learner.objectives import LOG_RATIO_LIMIT
 
 
 class Correction(NamedTuple):
-    """Weights of the policy loss, [N] each, without gradient."""
+    """What the policy loss is multiplied by, [N] each, without gradient."""
 
     weights: torch.Tensor
     limited: torch.Tensor

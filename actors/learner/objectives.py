@@ -1,6 +1,6 @@
 """The mathematics of learning, as pure functions: log-probabilities, policy losses, KL, how tokens are weighed.
 
-Per-token functions return one value a token; callers weigh them (:func:`token_weights`), sum, and divide by global
+Per-token functions return one value per token; callers weigh them (:func:`token_weights`), sum, and divide by global
 counts (:func:`loss_divisor`), so that no result depends on how a batch was cut into micro-batches or spread over ranks.
 What belongs to a whole trace (a sequence's ratio) is computed within it: a trace is never split.
 """
@@ -108,7 +108,7 @@ def token_logprobs(
 
 
 def over_sequences(values: torch.Tensor, counts: Sequence[int], mean: bool) -> torch.Tensor:
-    """Sum or mean of every sequence's tokens, given back to each of its tokens.
+    """Sum or mean over each sequence's tokens, given to each of them.
 
     Args:
         values: [N], the tokens of all sequences, one sequence after another.
@@ -251,7 +251,7 @@ def shares_of_fixed_length(lengths: torch.Tensor, fixed_length: int) -> torch.Te
 
 
 def token_weights(counts: Sequence[int], aggregation: str, fixed_length: int, device: str = "cpu") -> torch.Tensor:
-    """What each token counts in the mini-batch's sum, which :func:`loss_divisor` divides: [N] float32.
+    """Weight of each token in the mini-batch's sum, which is then divided by :func:`loss_divisor`: [N] float32.
 
     Args:
         counts: completion tokens of the micro-batch's sequences; they sum to N.

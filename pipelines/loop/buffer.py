@@ -1,4 +1,4 @@
-"""Between engines and learners: rollout batches that are being written, and when the next one may begin."""
+"""Between engines and learners: the rollout batches that are being written, and when the next one may begin."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RolloutBuffer(Generic[Batch]):
 
 
 class RolloutUnderWay:
-    """A rollout batch that is being written: its groups as they are complete, and all of it at the end."""
+    """A rollout batch that is being written: gives complete groups on the way, and the whole batch at the end."""
 
     def __init__(self, work: Callable[[Arrived], Coroutine[Any, Any, RolloutBatch]]) -> None:
         self._ready: list[ScoredGroup] = []
@@ -99,13 +99,13 @@ class RolloutUnderWay:
         """All groups in the order of their prompts.
 
         Raises:
-            What the writing of it raised.
+            Exception: whatever ended the writing early.
 
         """
         return await self._task
 
     def cancel(self) -> None:
-        """Give it up."""
+        """Stop writing the batch."""
         self._task.cancel()
 
 

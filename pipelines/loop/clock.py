@@ -1,4 +1,4 @@
-"""Where the time of a training loop goes: of one step by its parts, and of a whole stage by their shares."""
+"""Where the time of a training loop goes: a clock for the parts of a step, and their shares of a whole stage."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ class StepTimes:
     """Seconds of one step."""
 
     step: float
-    """From its begin to the end of its last part."""
+    """From its beginning to the end of its last part."""
     parts: Mapping[str, float]
 
 
 class StepClock:
-    """Takes the times of a step's parts. A step begins where the last part of the one before ended."""
+    """Measures the parts of a step. The next step begins when the last part of this one ends."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self.start()
 
     def start(self) -> None:
-        """Let a step begin now."""
+        """Begin a step now."""
         self._began = self._ended = self._now()
         self._parts: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what is done inside as this part, which may come several times."""
+        """Count the time spent inside as this part of the step; a part may come several times."""
         began = self._now()
         yield
         self._ended = self._now()
         self._parts[name] = self._parts.get(name, 0.0) + self._ended - began
 
     async def thread(self, part: str, work: Callable[..., Result], *arguments: object) -> Result:
-        """Call ``work`` in a thread, count its time as this part, and return what it returns."""
+        """Run ``work`` in a thread, count its time as this part of the step, and return its result."""
         with self.part(part):
             return await asyncio.to_thread(work, *arguments)
 
     def end_step(self) -> StepTimes:
-        """The step that ended with the last part; the next one begins there."""
+        """The times of the step that ended with the last part; the next step begins there."""
         times = StepTimes(self._ended - self._began, self._parts)
         self._began, self._parts = self._ended, {}
         return times

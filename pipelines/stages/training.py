@@ -52,7 +52,14 @@ class Training:
         return done % self._checkpoints.every == 0 or done == self.steps.stop
 
     async def after_step(self, done: int, metrics: Mapping[str, float], evaluate: Evaluate) -> None:
-        """Log a step, with an evaluation where one is due, and save where that is; ``done`` counts this step too."""
+        """Evaluate if the schedule says so, log the step, save if the schedule says so.
+
+        Args:
+            done: steps done, this one included.
+            metrics: of the step.
+            evaluate: called if an evaluation is due.
+
+        """
         logged = dict(metrics)
         if self._evaluates(done):
             started = time.monotonic()
@@ -64,7 +71,7 @@ class Training:
             await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"))
 
     async def log_traces(self, done: int, rows: list[dict[str, Any]]) -> None:
-        """Keep every trace of a step on disk; W&B gets a table now and then."""
+        """Keep all traces of the step on disk; W&B gets a table now and then."""
         run, stage = self._stage.run, self._stage
         await asyncio.to_thread(run.write_parquet, run.trace_file(stage.name, "rollouts", done), rows)
         if done == 1 or done % 20 == 0:
@@ -88,7 +95,7 @@ class Training:
 
 @contextmanager
 def open_training(stage: Stage, learners: LearnerGroup, total: int) -> Iterator[Training]:
-    """Continue from the stage's last whole checkpoint, if there is one; a progress bar shows while steps are taken."""
+    """Take the learners to the stage's last whole checkpoint, if there is one, and show a progress bar from there."""
     newest = latest(stage.run.checkpoints(stage.name))
     state = learners.restore(str(newest)) if newest else {}
     first = state.get("step", 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -70,7 +69,7 @@ def test_a_step_is_started_before_the_last_one_is_waited_for_unless_its_weights_
     with open_run(config) as run, open_stage(config, run, "distill") as stage:
         session.run = SimpleNamespace(base_model=lambda _: "model")
         with open_training(stage, cast(Any, parts), 6) as training:
-            asyncio.run(train(config, session, training, cast(Any, parts), CHAINS, HELDOUT))
+            train(config, session, training, cast(Any, parts), CHAINS, HELDOUT)
         lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     assert parts.events == [
         *("start 1", "start 2", "wait 1", "start 3", "wait 2", "wait 3", "publish 3", "judge"),
