@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
+from functools import partial
 
 from actors.learner.group import LearnerGroup
 from pipelines.config import Config
 from pipelines.data.order import batch_of, steps_for
+from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
+from pipelines.loop.clock import StepClock, step_metrics
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import ChainSet, JudgingTask, distillation_set, heldout_task
-from pipelines.stages.stage import Stage, open_stage, standalone
+from pipelines.stages.stage import open_stage, standalone
+from pipelines.stages.training import Training, open_training
 
 
 def distill(config: Config, session: Session) -> None:
@@ -30,13 +33,13 @@ def distill(config: Config, session: Session) -> None:
         learners.load(
             base, None, stage.optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout
         )
-        first = stage.restore(learners)
-        fleet, as_loaded = session.rollouts(base)
-        if "before" not in session.run.summary():
-            if not as_loaded:
-                raise RuntimeError("the engines no longer hold the base model, so `before` cannot be judged")
-            stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
-        train(config, session, stage, learners, chains, heldout, first, total)
+        with open_training(stage, learners, total) as training:
+            fleet, as_loaded = session.rollouts(base)
+            if "before" not in session.run.summary():
+                if not as_loaded:
+                    raise RuntimeError("the engines no longer hold the base model, so `before` cannot be judged")
+                stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
+            train(config, session, training, learners, chains, heldout)
         learners.export(str(session.run.export_directory("distill")))
         session.weight_sync().publish(total)
         stage.finish("distill", asyncio.run(judge(fleet, heldout, config)), heldout)
@@ -45,17 +48,15 @@ def distill(config: Config, session: Session) -> None:
 def train(
     config: Config,
     session: Session,
-    stage: Stage,
+    training: Training,
     learners: LearnerGroup,
     chains: ChainSet,
     heldout: JudgingTask,
-    first: int,
-    total: int,
 ) -> None:
-    """One optimiser step a batch of chains, from step ``first`` to ``total``.
+    """One optimiser step per batch of chains, from the last checkpoint to the last step.
 
-    The ranks are given a step while they compute the one before, so that they never wait for the driver; but none
-    before an evaluation or a checkpoint is through.
+    The ranks are given a step while they compute the one before, so that they never wait for the driver; but where an
+    evaluation or a checkpoint needs the weights after a step, the next is given only after that.
     """
     settings, count = config.distill, len(chains.sequences)
 
@@ -63,32 +64,23 @@ def train(
         items = batch_of(count, config.seed, settings.batch_size, step, settings.epochs)
         return learners.start_supervised_step([chains.sequences[item] for item in items])
 
-    def evaluates(done: int) -> bool:
-        return bool(settings.evaluate_every) and done % settings.evaluate_every == 0 and done < total
-
-    def saves(done: int) -> bool:
-        return done % settings.checkpoints.every == 0 or done == total
+    async def evaluate(done: int) -> list[JudgedComparison]:
+        session.weight_sync().publish(done)
+        fleet, _ = session.rollouts(session.run.base_model(config))
+        return await judge(fleet, heldout, config)
 
     following: Callable[[], dict[str, float]] | None = None
-    with stage.progress(total, first) as progress:
-        for step in range(first, total):
-            done = step + 1
-            if following is None:
-                started, following = time.monotonic(), start(step)
-            current, following = following, None if evaluates(done) or saves(done) else start(done)
+    clock = StepClock()
+    for step in training.steps:
+        if following is None:
+            clock.start()
+            following = start(step)
+        current, following = following, None if training.pauses_after(step + 1) else start(step + 1)
+        with clock.part("learn"):
             metrics = current()
-            finished = time.monotonic()
-            metrics |= {"tokens_per_second": metrics["tokens"] / (finished - started), "time/step": finished - started}
-            metrics["epoch"] = done * settings.batch_size / count
-            started = finished
-            if evaluates(done):
-                fleet, _ = session.rollouts(session.run.base_model(config))
-                session.weight_sync().publish(done)
-                metrics |= stage.evaluation_metrics(asyncio.run(judge(fleet, heldout, config)))
-            stage.log(done, metrics)
-            progress.update(done, metrics)
-            if saves(done):
-                stage.save(learners, done, metrics.get("eval/accuracy"))
+        metrics |= step_metrics(clock.end_step(), metrics["tokens"])
+        metrics["epoch"] = (step + 1) * settings.batch_size / count
+        asyncio.run(training.after_step(step + 1, metrics, partial(evaluate, step + 1)))
 
 
 if __name__ == "__main__":

@@ -6,40 +6,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NEEDS_GROUP = ("standardised", "centred", "leave_one_out", "centred_batch_standardised")
-"""Estimators that compare a trace with others of its prompt."""
-OVER_BATCH = ("batch_standardised", "centred_batch_standardised")
-"""Estimators that end in :func:`standardise_batch`."""
+from actors.learner.choices import ADVANTAGES, chosen
 
 
-def group_advantages(rewards: np.ndarray, estimator: str = "standardised", epsilon: float = 1e-6) -> np.ndarray:
-    """Advantages of one group ([G]) within itself.
+def standardised(rewards: np.ndarray, epsilon: float = 1e-6) -> np.ndarray:
+    """(r - mean) / standard deviation: GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.
 
-    ``standardised``: (r - mean) / standard deviation: GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1. The
-    deviation is the sample one (G - 1 in the denominator), as in veRL, which RM-R1 trained with. ``centred``: r - mean:
-    Dr. GRPO (arXiv 2503.20783), and the baseline of ``centred_batch_standardised``. ``leave_one_out``: r - mean of the
-    others: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740), equation 7. ``batch_standardised``: r itself.
+    The deviation is the sample one (G - 1 in the denominator), as in veRL, which RM-R1 trained with.
+    """
+    return centred(rewards) / (np.std(rewards, ddof=1) + epsilon)
 
-    A group of equal rewards gives exact zeros, except for ``batch_standardised``.
+
+def centred(rewards: np.ndarray) -> np.ndarray:
+    """r - mean: Dr. GRPO (arXiv 2503.20783), and the baseline of ``centred_batch_standardised``."""
+    return rewards - np.mean(rewards)
+
+
+def leave_one_out(rewards: np.ndarray) -> np.ndarray:
+    """r - mean of the others: RLOO, Ahmadian et al. 2024 (arXiv 2402.14740), equation 7."""
+    return centred(rewards) * len(rewards) / (len(rewards) - 1)
+
+
+def as_they_are(rewards: np.ndarray) -> np.ndarray:
+    """r: what ``batch_standardised`` starts from."""
+    return rewards.copy()
+
+
+def group_advantages(rewards: np.ndarray, estimator: str = "standardised") -> np.ndarray:
+    """Advantages of one group ([G]) within itself; ``estimator`` is a row of ``choices.ADVANTAGES``.
+
+    A group of equal rewards gives exact zeros where its traces are compared with one another.
 
     Raises:
         ValueError: another estimator.
 
     """
     rewards = np.asarray(rewards, dtype=np.float64)
-    if estimator == "batch_standardised":
-        return rewards.copy()
-    if estimator not in NEEDS_GROUP:
-        raise ValueError(f"advantage {estimator!r} is not one of {', '.join((*NEEDS_GROUP, *OVER_BATCH[:1]))}")
-    if np.ptp(rewards) == 0:
+    advantages = chosen("advantage", ADVANTAGES, estimator, globals())
+    if ADVANTAGES[estimator].needs_group and np.ptp(rewards) == 0:
         # Exactly: the rounding of a mean divided by epsilon is not nothing, and one trace has no sample deviation.
         return np.zeros_like(rewards)
-    centred = rewards - np.mean(rewards)
-    if estimator == "standardised":
-        return centred / (np.std(rewards, ddof=1) + epsilon)
-    if estimator == "leave_one_out":
-        return centred * len(rewards) / (len(rewards) - 1)
-    return centred
+    return advantages(rewards)
 
 
 def returns_to_go(reward: float, penalties: np.ndarray) -> np.ndarray:
@@ -51,8 +58,11 @@ def standardise_batch(advantages: Sequence[np.ndarray], epsilon: float = 1e-8) -
     """(A - mean) / standard deviation over all tokens of a rollout batch. REINFORCE++ (arXiv 2501.03262), equation 10.
 
     Args:
-        advantages: [L] a trace.
-        epsilon: where all are equal, nothing is learned, not noise.
+        advantages: [L] per trace.
+        epsilon: added to the deviation.
+
+    Returns:
+        [L] per trace; exact zeros where all are equal, so that no noise is learnt from.
 
     """
     if not advantages:

@@ -1,4 +1,4 @@
-"""Importance weights between the policy a loss starts from and the engine's that wrote the traces."""
+"""Importance weights between the old policy, from which a loss starts, and the engine's, which wrote the traces."""
 
 from __future__ import annotations
 
@@ -7,15 +7,36 @@ from typing import NamedTuple
 
 import torch
 
-from actors.learner.objectives import LOG_RATIO_LIMIT, over_sequences
+from actors.learner import objectives
+from actors.learner.choices import CORRECTION_LEVELS, CORRECTIONS, chosen
+from actors.learner.objectives import LOG_RATIO_LIMIT
 
 
 class Correction(NamedTuple):
-    """Weights of the policy loss, [N] each, without gradient."""
+    """What the policy loss is multiplied by, [N] each, without gradient."""
 
     weights: torch.Tensor
     limited: torch.Tensor
     """bool, truncated or masked"""
+
+
+def unweighted(weights: torch.Tensor, floor: float, limit: float) -> Correction:
+    """1 for every token."""
+    return Correction(torch.ones_like(weights), torch.zeros_like(weights, dtype=torch.bool))
+
+
+def truncated(weights: torch.Tensor, floor: float, limit: float) -> Correction:
+    """min(w, limit), TIS: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"."""
+    return Correction(weights.clamp(max=limit), weights > limit)
+
+
+def masked(weights: torch.Tensor, floor: float, limit: float) -> Correction:
+    """w where floor <= w <= limit, else 0, as in IcePop and in masked importance sampling.
+
+    Liu et al. 2025, "When speed kills stability".
+    """
+    outside = (weights < floor) | (weights > limit)
+    return Correction(weights.masked_fill(outside, 0.0), outside)
 
 
 def importance_weights(
@@ -31,12 +52,8 @@ def importance_weights(
     """old policy / engine's policy, bounded, for every token.
 
     With the ratio's denominator recomputed by the learner this is decoupled PPO (Hilton et al. 2021, arXiv 2110.00641,
-    equation 5): the proximal policy bounds the step, the engine's is what the traces are weighed against.
-
-    ``truncate``: min(w, limit), TIS (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
-    training"; Ionides 2008). ``mask``: w where floor <= w <= limit, else 0, as in IcePop and masked importance sampling
-    (Liu et al. 2025, "When speed kills stability"). At the level of a sequence w is the product over its tokens, given
-    to each of them.
+    equation 5): the proximal policy bounds the step, the engine's is what the traces are weighed against. At the level
+    of a sequence w is the product over its tokens, given to each of them.
 
     Args:
         logprobs: [N], of the policy the ratio's denominator uses.
@@ -51,17 +68,7 @@ def importance_weights(
         ValueError: another kind or level.
 
     """
-    difference = (logprobs - rollout_logprobs).detach()
-    if kind == "none":
-        return Correction(torch.ones_like(difference), torch.zeros_like(difference, dtype=torch.bool))
-    if level == "sequence":
-        difference = over_sequences(difference, counts, mean=False)
-    elif level != "token":
-        raise ValueError(f"correction level {level!r} is not one of token, sequence")
+    of_level = chosen("correction level", CORRECTION_LEVELS, level, vars(objectives))
+    difference = of_level((logprobs - rollout_logprobs).detach(), counts)
     weights = torch.exp(difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
-    if kind == "truncate":
-        return Correction(weights.clamp(max=limit), weights > limit)
-    if kind == "mask":
-        outside = (weights < floor) | (weights > limit)
-        return Correction(weights.masked_fill(outside, 0.0), outside)
-    raise ValueError(f"correction {kind!r} is not one of none, truncate, mask")
+    return chosen("correction", CORRECTIONS, kind, globals())(weights, floor, limit)

@@ -1,6 +1,6 @@
 """The mathematics of learning, as pure functions: log-probabilities, policy losses, KL, how tokens are weighed.
 
-Per-token functions return one value a token; callers weigh them (:func:`token_weights`), sum, and divide by global
+Per-token functions return one value per token; callers weigh them (:func:`token_weights`), sum, and divide by global
 counts (:func:`loss_divisor`), so that no result depends on how a batch was cut into micro-batches or spread over ranks.
 What belongs to a whole trace (a sequence's ratio) is computed within it: a trace is never split.
 """
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from actors.learner.choices import AGGREGATIONS, KL_ESTIMATORS, LOSSES, RATIOS, chosen
 from actors.learner.settings import PolicySettings
 
 LOG_RATIO_LIMIT = 20.0
@@ -107,7 +108,7 @@ def token_logprobs(
 
 
 def over_sequences(values: torch.Tensor, counts: Sequence[int], mean: bool) -> torch.Tensor:
-    """Sum or mean of every sequence's tokens, given back to each of its tokens.
+    """Sum or mean over each sequence's tokens, given to each of them.
 
     Args:
         values: [N], the tokens of all sequences, one sequence after another.
@@ -124,22 +125,32 @@ def over_sequences(values: torch.Tensor, counts: Sequence[int], mean: bool) -> t
     return (totals / lengths if mean else totals).index_select(0, rows)
 
 
+def of_tokens(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Each token's own value: the ratio of PPO."""
+    return values
+
+
+def sums_over_traces(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Of log-ratios: the ratio of the traces' probabilities."""
+    return over_sequences(values, counts, mean=False)
+
+
+def means_over_traces(values: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Of log-ratios: the geometric mean, GSPO's ratio (Zheng et al. 2025, arXiv 2507.18071, equation 7)."""
+    return over_sequences(values, counts, mean=True)
+
+
 def policy_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, counts: Sequence[int], level: str) -> torch.Tensor:
     """Policy over old policy, of every token or of the whole trace it belongs to: [N].
 
-    ``token``: exp(log p - log q), PPO's. ``sequence``: the product over the trace, the ratio of the trace's
-    probabilities. ``sequence_mean``: its geometric mean, GSPO's (Zheng et al. 2025, arXiv 2507.18071, equation 7). The
+    ``token``: exp(log p - log q). ``sequence``: the product over the trace. ``sequence_mean``: its geometric mean. The
     logarithm is clamped before ``exp``.
 
     Raises:
         ValueError: another level.
 
     """
-    difference = logprobs - old_logprobs
-    if level in ("sequence", "sequence_mean"):
-        difference = over_sequences(difference, counts, mean=level == "sequence_mean")
-    elif level != "token":
-        raise ValueError(f"ratio {level!r} is not one of token, sequence, sequence_mean")
+    difference = chosen("ratio", RATIOS, level, globals())(logprobs - old_logprobs, counts)
     return torch.exp(difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
@@ -188,6 +199,22 @@ def cispo_loss(
     return PolicyLoss(losses, fixed, below, above, torch.zeros_like(below))
 
 
+def gmpo_loss(
+    ratios: torch.Tensor, advantages: torch.Tensor, counts: Sequence[int], clip_low: float, clip_high: float
+) -> PolicyLoss:
+    """GMPO: -A times the geometric mean over the trace of its tokens' bounded ratios, given to each token.
+
+    As in PPO a ratio is bounded where it would gain: from above where A > 0, from below where A < 0. A geometric mean
+    is moved less by single tokens than PPO's arithmetic one, so bounds may be wide. Zhao et al. 2025 (arXiv
+    2507.20673), section 3: (prod_t |min(r_t A, clip(r_t) A)|)^(1 / L) sgn A.
+    """
+    lowest, highest = 1 - clip_low, 1 + clip_high
+    bounded = torch.where(advantages > 0, ratios.clamp(max=highest), ratios.clamp(min=lowest))
+    means = torch.exp(over_sequences(bounded.log(), counts, mean=True))
+    below, above = (advantages < 0) & (ratios < lowest), (advantages > 0) & (ratios > highest)
+    return PolicyLoss(-advantages * means, ratios.detach(), below, above, torch.zeros_like(below))
+
+
 def policy_loss(
     logprobs: torch.Tensor,
     old_logprobs: torch.Tensor,
@@ -195,30 +222,40 @@ def policy_loss(
     counts: Sequence[int],
     settings: PolicySettings,
 ) -> PolicyLoss:
-    """The bundle's policy loss, per token and not yet weighed; see :class:`PolicySettings`.
+    """The policy loss that the settings choose, per token and not yet weighed.
 
     Raises:
         ValueError: a loss or ratio that there is not.
 
     """
     ratios = policy_ratio(logprobs, old_logprobs, counts, settings.ratio)
-    if settings.loss == "clip":
-        return clipped_loss(ratios, advantages, settings.clip_low, settings.clip_high, settings.dual_clip)
-    if settings.loss == "cispo":
-        return cispo_loss(ratios, logprobs, advantages, settings.clip_low, settings.clip_high)
-    raise ValueError(f"policy loss {settings.loss!r} is not one of clip, cispo")
+    loss = chosen("policy loss", LOSSES, settings.loss, globals())
+    given = {"logprobs": logprobs, "ratios": ratios, "advantages": advantages, "counts": counts}
+    takes = LOSSES[settings.loss].takes
+    return loss(**{name: given[name] if name in given else getattr(settings, name) for name in takes})
+
+
+def whole_tokens(lengths: torch.Tensor, fixed_length: int) -> torch.Tensor:
+    """1: a mean over tokens (DAPO)."""
+    return torch.ones(len(lengths))
+
+
+def shares_of_traces(lengths: torch.Tensor, fixed_length: int) -> torch.Tensor:
+    """1 / length of the trace: a mean over traces of means over tokens (GRPO, arXiv 2402.03300, equation 3)."""
+    return 1 / lengths.float()
+
+
+def shares_of_fixed_length(lengths: torch.Tensor, fixed_length: int) -> torch.Tensor:
+    """1 / fixed_length: no bias towards short right and long wrong traces (Dr. GRPO, 2503.20783, section 3.1)."""
+    return torch.full((len(lengths),), 1 / fixed_length)
 
 
 def token_weights(counts: Sequence[int], aggregation: str, fixed_length: int, device: str = "cpu") -> torch.Tensor:
-    """What each token counts in the mini-batch's sum, which :func:`loss_divisor` divides: [N] float32.
-
-    ``token_mean``: 1, a mean over tokens (DAPO). ``sequence_mean``: 1 / length of its trace, a mean over traces of
-    means over tokens (GRPO, arXiv 2402.03300, equation 3). ``fixed_length``: 1 / fixed_length, which leaves no bias
-    towards short right and long wrong traces (Dr. GRPO, arXiv 2503.20783, section 3.1).
+    """Weight of each token in the mini-batch's sum, which is then divided by :func:`loss_divisor`: [N] float32.
 
     Args:
         counts: completion tokens of the micro-batch's sequences; they sum to N.
-        aggregation: one of the above.
+        aggregation: ``token_mean``, ``sequence_mean`` or ``fixed_length``.
         fixed_length: tokens that ``fixed_length`` divides by, whatever a trace's length.
         device: of the result.
 
@@ -227,38 +264,39 @@ def token_weights(counts: Sequence[int], aggregation: str, fixed_length: int, de
 
     """
     lengths = torch.tensor(counts, dtype=torch.int64)
-    if aggregation == "token_mean":
-        shares = torch.ones(len(counts))
-    elif aggregation == "sequence_mean":
-        shares = 1 / lengths.float()
-    elif aggregation == "fixed_length":
-        shares = torch.full((len(counts),), 1 / fixed_length)
-    else:
-        raise ValueError(f"aggregation {aggregation!r} is not one of token_mean, sequence_mean, fixed_length")
+    shares = chosen("aggregation", AGGREGATIONS, aggregation, globals())(lengths, fixed_length)
     return shares.repeat_interleave(lengths).to(device)
 
 
 def loss_divisor(aggregation: str, tokens: int, sequences: int) -> int:
-    """What a mini-batch's sum is divided by: its tokens with ``token_mean``, else its sequences, of all ranks."""
-    return tokens if aggregation == "token_mean" else sequences
+    """What a mini-batch's sum is divided by: the tokens or the sequences of all ranks."""
+    return tokens if AGGREGATIONS[aggregation].per_token else sequences
+
+
+def k1_estimate(difference: torch.Tensor) -> torch.Tensor:
+    """log p/q. As a loss, its gradient has mean 0 and restrains nothing."""
+    return -difference
+
+
+def k2_estimate(difference: torch.Tensor) -> torch.Tensor:
+    """(log p/q)^2 / 2. As a loss, it has the gradient of the KL itself."""
+    return difference.square() / 2
+
+
+def k3_estimate(difference: torch.Tensor) -> torch.Tensor:
+    """q/p - 1 - log q/p: never negative, of low variance; GRPO's choice (arXiv 2402.03300, equation 4)."""
+    return torch.exp(difference) - 1 - difference
 
 
 def kl_divergence(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str) -> torch.Tensor:
-    """KL(policy || reference) per token, estimated on the policy's own samples.
+    """KL(policy || reference) per token, estimated on the policy's own samples by ``k1``, ``k2`` or ``k3``.
 
-    ``k1`` = log p/q, ``k2`` = (log p/q)^2 / 2, ``k3`` = q/p - 1 - log q/p: Schulman, "Approximating KL divergence",
-    2020. k3 is GRPO's choice (arXiv 2402.03300, equation 4): never negative, of low variance. As a loss, k1 has a
-    gradient of mean nought and restrains nothing; k2 has the gradient of the KL itself.
+    With p the policy's probability and q the reference's, the estimators get log q/p, clamped. Schulman, "Approximating
+    KL divergence", 2020.
 
     Raises:
         ValueError: another estimator.
 
     """
     difference = (reference - logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    if estimator == "k1":
-        return -difference
-    if estimator == "k2":
-        return difference.square() / 2
-    if estimator == "k3":
-        return torch.exp(difference) - 1 - difference
-    raise ValueError(f"KL estimator {estimator!r} is not one of k1, k2, k3")
+    return chosen("KL estimator", KL_ESTIMATORS, estimator, globals())(difference)

@@ -13,6 +13,7 @@ from torch import nn
 # Muon's own scaling by shape, so that one rank gives exactly what torch.optim.Muon gives.
 from torch.optim._muon import _adjust_lr
 
+from actors.learner.choices import OPTIMIZERS
 from actors.learner.settings import OptimizerSettings
 from actors.learner.sharding import exchange, local, shard_rows
 
@@ -172,8 +173,8 @@ def build_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torc
 
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if settings.name not in ("adamw", "adamw8bit", "muon"):
-        raise ValueError(f"optimizer {settings.name!r} is not one of adamw, adamw8bit, muon")
+    if settings.name not in OPTIMIZERS:
+        raise ValueError(f"optimizer {settings.name!r} is not one of {', '.join(OPTIMIZERS)}")
     hidden = [
         parameter
         for name, parameter in named

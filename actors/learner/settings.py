@@ -66,11 +66,9 @@ class PolicySettings:
     """The objective of a policy step; formulas are in ``objectives.py`` and ``corrections.py``."""
 
     loss: str = "clip"
-    """`clip` or `cispo`."""
+    """A row of ``choices.LOSSES``; so are the names below of their tables."""
     ratio: str = "token"
-    """`token`, `sequence` or `sequence_mean`."""
     aggregation: str = "token_mean"
-    """`token_mean`, `sequence_mean` or `fixed_length`."""
     fixed_length: int = 1
     """Tokens that `fixed_length` divides by."""
     clip_low: float = 0.2
@@ -82,15 +80,13 @@ class PolicySettings:
     kl_estimator: str = "k3"
     entropy_coefficient: float = 0.0
     correction: str = "none"
-    """For what the engine's policy differs from the old one: `none`, `truncate` or `mask`."""
+    """How tokens are weighed by old policy / engine's policy."""
     correction_level: str = "token"
-    """`token` or `sequence`."""
     correction_floor: float = 0.5
     """Weights below are masked."""
     correction_limit: float = 2.0
     """Weights above are truncated or masked."""
     old_logprobs: str = "learner"
-    """Whose log-probabilities the old ones are, where a batch has them: the `learner`'s, recomputed, or the engine's,
-    `rollout`."""
+    """Source of the old log-probabilities: `learner` or `rollout`."""
     temperature: float = 1.0
     """That the traces were sampled at; log-probabilities are of the same distribution."""

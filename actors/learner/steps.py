@@ -2,7 +2,7 @@
 
 Losses are sums over tokens divided by the numbers of tokens and sequences in the whole mini-batch, which the driver
 counts, so that micro-batch size, padding and the number of ranks change speed and memory only. A policy step divides
-at its end, so gradients of some traces can be had before the others are written.
+at its end, so that gradients of some traces can be computed before the others are written.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Trainer:
 
     judge: Judge
     reference: Judge | None
-    """Frozen; with adapters it is the judge itself, which is what it was without them."""
+    """Frozen. With LoRA, the judge itself with adapters scaled to 0."""
     optimizers: list[torch.optim.Optimizer]
     settings: OptimizerSettings
     group: Any
     device: str
     accumulate: bool = False
-    """Reduce gradients once a step instead of once a micro-batch."""
+    """Reduce gradients once per step instead of once per micro-batch."""
     packed: bool = False
     """Micro-batches are packed rows."""
     tally: PolicyTally = field(default_factory=PolicyTally)
-    """Of the policy step under way."""
+    """Measures the policy step that is under way."""
     step: int = 0
     skipped: int = 0
 
@@ -79,7 +79,7 @@ def policy_step(
 ) -> dict[str, float]:
     """One optimiser step on the policy loss, KL to the reference and entropy bonus, divided by global counts.
 
-    Of all traces since the step before: those of :func:`add_policy_gradients` and these, the last ones.
+    The step is on these traces and on those that :func:`add_policy_gradients` got since the step before.
     """
     add_policy_gradients(trainer, micro_batches, settings, last=True)
     divisor = loss_divisor(settings.aggregation, global_tokens, global_sequences)
@@ -94,9 +94,9 @@ def policy_step(
 def add_policy_gradients(
     trainer: Trainer, micro_batches: MicroBatches, settings: PolicySettings, last: bool = False
 ) -> None:
-    """Add the gradients of the policy loss, as sums that are not yet divided, and what is measured on the way.
+    """Add up gradients of the policy loss, not yet divided by global counts, and what the step measures.
 
-    Ranks that gather gradients once a step do so after the ``last`` micro-batch.
+    With ``accumulate``, ranks reduce gradients after the last micro-batch of a call with ``last``.
     """
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
@@ -128,7 +128,7 @@ def add_policy_gradients(
             terms = terms - weights * settings.entropy_coefficient * entropies
         terms.sum().backward()
         if sequences:
-            # Both sides under the same weights: a later mini-batch's log-probabilities have the steps before in them.
+            # Compare under the weights that sampled; later mini-batches have moved.
             unmoved = old if settings.old_logprobs == "learner" else logprobs
             trainer.tally.add(terms, losses, kl, entropies, policy, correction, unmoved - sampled, batch.counts)
 
@@ -139,7 +139,7 @@ def _measures_kl(trainer: Trainer, settings: PolicySettings) -> bool:
 
 @torch.no_grad()
 def _reference_logprobs(trainer: Trainer, batch: Batch, temperature: float) -> torch.Tensor:
-    """[N]; without a reference, an error that says so."""
+    """The reference's log-probabilities, [N]; an error where no reference was loaded."""
     if trainer.reference is None:
         raise RuntimeError("the learner was loaded without a reference policy, so there is no KL to it")
     with without_adapters(trainer.reference):
@@ -188,7 +188,7 @@ def kl_to_reference(
         batch = collate(sequences, trainer.device, trainer.packed)
         reference = _reference_logprobs(trainer, batch, temperature)
         if batch.rollout_logprobs is None:
-            # A batch without sequences: this rank has taken part in the others' collectives, and has nothing to say.
+            # A batch without sequences: this rank only took part in the others' collectives.
             results.append([])
             continue
         kl = kl_divergence(batch.rollout_logprobs, reference, estimator).cpu()

@@ -34,7 +34,7 @@ _LARGEST = ("ratio_max", "logprob_difference_max")
 
 
 class PolicyTally:
-    """Adds up micro-batches; :meth:`metrics` is a collective of all ranks."""
+    """Adds up a policy step's micro-batches; :meth:`metrics`, which all ranks must call, joins those of all ranks."""
 
     def __init__(self) -> None:
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64)
@@ -52,7 +52,7 @@ class PolicyTally:
         difference: torch.Tensor,
         counts: Sequence[int],
     ) -> None:
-        """Add a micro-batch that is not empty.
+        """Add a micro-batch of at least one token.
 
         Args:
             loss: [N], weighed and not yet divided, all terms.
@@ -96,7 +96,7 @@ class PolicyTally:
             tokens: completion tokens of the mini-batch, all ranks together.
             sequences: its sequences.
             divisor: what its losses are divided by.
-            group: of the ranks.
+            group: the process group of the ranks.
 
         """
         dist.all_reduce(self._sums, group=group)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from actors.learner.advantages import NEEDS_GROUP, OVER_BATCH
+from actors.learner.choices import (
+    ADVANTAGES,
+    AGGREGATIONS,
+    CORRECTION_LEVELS,
+    CORRECTIONS,
+    KL_ESTIMATORS,
+    LOSSES,
+    RATIOS,
+    Choice,
+)
 from actors.verifier.rewards import RewardError, check_weights
 from pipelines.config.constraints import number, one_of
+
+Row = TypeVar("Row", bound=Choice)
 
 
 @dataclass
@@ -16,17 +28,17 @@ class Algorithm:
 
     name: str = "rm_r1"
     samples: int = number(7, at_least=1)
-    """Traces a prompt: the group."""
+    """Traces per prompt: the group."""
     temperature: float = number(1.0, above=0, at_most=2)
     top_p: float = number(1.0, above=0, at_most=1)
-    advantage: str = one_of("standardised", *NEEDS_GROUP[1:], "batch_standardised")
+    advantage: str = one_of(*ADVANTAGES)
     """Within the group `standardised`, `centred` or `leave_one_out`; over all tokens of the batch
     `batch_standardised`, or `centred_batch_standardised` after subtracting the group's mean."""
-    loss: str = one_of("clip", "cispo")
-    """`clip` (PPO's surrogate) or `cispo` (clipped weights, no token loses its gradient)."""
-    ratio: str = one_of("token", "sequence", "sequence_mean")
+    loss: str = one_of(*LOSSES)
+    """The policy loss; formulas are in `actors/learner/objectives.py`."""
+    ratio: str = one_of(*RATIOS)
     """Policy ratio of a `token`, of the whole `sequence`, or its geometric mean, `sequence_mean`."""
-    aggregation: str = one_of("token_mean", "sequence_mean", "fixed_length")
+    aggregation: str = one_of(*AGGREGATIONS)
     """`token_mean`, `sequence_mean`, or `fixed_length` (sums over traces, divided by `model.max_response_tokens`)."""
     clip_low: float = number(0.2, at_least=0, at_most=1)
     clip_high: float = number(0.2, at_least=0)
@@ -34,11 +46,11 @@ class Algorithm:
     """Bound of the ratio where the advantage is negative; 0: none."""
     kl_coefficient: float = number(1e-3, at_least=0)
     """0: no KL, and no reference policy is loaded."""
-    kl_estimator: str = one_of("k3", "k1", "k2")
+    kl_estimator: str = one_of(*KL_ESTIMATORS)
     kl_in: str = one_of("loss", "reward")
     """`loss`, or `reward`: subtracted before advantages are made."""
     kl_target: float = number(0.0, at_least=0)
-    """Nats a token the coefficient is steered towards; 0: it stays as it is."""
+    """KL, in nats per token, that the coefficient is steered towards; 0: the coefficient stays as it is."""
     entropy_coefficient: float = number(0.0, at_least=0)
     equal_reward_groups: str = one_of("keep", "drop", "refill")
     """Groups whose rewards are all equal: `keep` (only KL and entropy act on them), `drop` from the loss, or `refill`:
@@ -46,11 +58,11 @@ class Algorithm:
     refill_rounds: int = number(8, at_least=1)
     """Further rounds of generation that `refill` may take; what is missing then stays missing and is counted."""
     old_logprobs: str = one_of("learner", "rollout")
-    """The ratio's denominator: recomputed by the `learner`, or the `rollout` engine's own."""
-    correction: str = one_of("none", "truncate", "mask")
+    """Source of the old log-probabilities, the ratio's denominator: `learner`, which recomputes them, or `rollout`."""
+    correction: str = one_of(*CORRECTIONS)
     """Weighs tokens by learner's / engine's probability: `none`, `truncate` at the limit, or `mask` outside bounds."""
-    correction_level: str = one_of("token", "sequence")
-    """`token`, or `sequence`: the product over the trace."""
+    correction_level: str = one_of(*CORRECTION_LEVELS)
+    """What that weight is of: the `token`, or the whole `sequence` (the product over its tokens)."""
     correction_floor: float = number(0.5, at_least=0)
     correction_limit: float = number(2.0, at_least=1)
     max_staleness: int = number(0, at_least=0)
@@ -72,7 +84,7 @@ class Function:
     sees: str = one_of("trace", "group")
     """`trace`: called with one `Judged`, returns a number; `group`: with all of a prompt, returns a list."""
     deadline: float = number(10.0, above=0)
-    """Seconds a call; then its process is killed."""
+    """Seconds per call; then its process is killed."""
     memory_gib: float = number(2.0, at_least=0)
     """What its process may allocate; 0: no limit."""
     processes: int = number(1, at_least=1)
@@ -105,13 +117,20 @@ def objections(algorithm: Algorithm, verifier: Verifier, orders: str) -> Iterato
     yield from _of_rewards(algorithm, verifier, orders)
 
 
+def _names(table: Mapping[str, Row], fits: Callable[[Row], bool]) -> str:
+    """The rows that fit, for a remedy."""
+    return " or ".join(name for name, row in table.items() if fits(row))
+
+
 def _of_sampling(algorithm: Algorithm) -> Iterator[str]:
-    if algorithm.samples == 1 and algorithm.advantage in NEEDS_GROUP:
+    needs_group = ADVANTAGES[algorithm.advantage].needs_group
+    if algorithm.samples == 1 and needs_group:
+        others = _names(ADVANTAGES, lambda row: not row.needs_group)
         yield (
             "algorithm.samples=1 leaves nothing to compare a trace with: algorithm.advantage="
-            f"{algorithm.advantage} needs at least 2 traces a prompt; or set algorithm.advantage=batch_standardised"
+            f"{algorithm.advantage} needs at least 2 traces per prompt; or set algorithm.advantage={others}"
         )
-    if algorithm.equal_reward_groups != "keep" and algorithm.advantage in OVER_BATCH[:1]:
+    if algorithm.equal_reward_groups != "keep" and not needs_group:
         yield (
             f"algorithm.equal_reward_groups={algorithm.equal_reward_groups} would remove groups that teach something: "
             f"algorithm.advantage={algorithm.advantage} compares with the whole batch; set equal_reward_groups=keep"
@@ -119,20 +138,28 @@ def _of_sampling(algorithm: Algorithm) -> Iterator[str]:
 
 
 def _of_loss(algorithm: Algorithm) -> Iterator[str]:
-    if algorithm.dual_clip and algorithm.loss != "clip":
-        yield f"algorithm.dual_clip has no part in algorithm.loss={algorithm.loss}: set dual_clip=0, or loss=clip"
+    loss, ratio = LOSSES[algorithm.loss], RATIOS[algorithm.ratio]
+    if algorithm.dual_clip and "dual_clip" not in loss.takes:
+        others = _names(LOSSES, lambda row: "dual_clip" in row.takes)
+        yield f"algorithm.dual_clip has no part in algorithm.loss={algorithm.loss}: set dual_clip=0, or loss={others}"
     if algorithm.dual_clip and algorithm.dual_clip <= 1 + algorithm.clip_high:
         yield (
             f"algorithm.dual_clip={algorithm.dual_clip} must lie above 1 + clip_high = {1 + algorithm.clip_high:g}, "
             "3 for example, or be 0 for none"
         )
-    if algorithm.ratio != "token" and algorithm.aggregation != "sequence_mean":
+    for key, row in (("ratio", ratio), ("loss", loss)):
+        if row.per_trace and not AGGREGATIONS[algorithm.aggregation].equal_traces:
+            others = _names(AGGREGATIONS, lambda row: row.equal_traces)
+            yield (
+                f"algorithm.{key}={getattr(algorithm, key)} gives a trace one ratio, which algorithm.aggregation="
+                f"{algorithm.aggregation} would count by its length: set aggregation={others}"
+            )
+    if loss.bounds_tokens and ratio.per_trace:
+        others = _names(RATIOS, lambda row: not row.per_trace)
         yield (
-            f"algorithm.ratio={algorithm.ratio} gives a trace one ratio, which algorithm.aggregation="
-            f"{algorithm.aggregation} would count by its length: set aggregation=sequence_mean"
+            f"algorithm.loss={algorithm.loss} bounds each token by itself: set algorithm.ratio={others}, "
+            f"not {algorithm.ratio}"
         )
-    if algorithm.ratio != "token" and algorithm.loss == "cispo":
-        yield f"algorithm.loss=cispo bounds the weight of each token: set algorithm.ratio=token, not {algorithm.ratio}"
 
 
 def _of_policies(algorithm: Algorithm) -> Iterator[str]:
@@ -158,10 +185,11 @@ def _of_kl(algorithm: Algorithm) -> Iterator[str]:
                 "set algorithm.kl_coefficient, 1e-3 for example"
             )
         return
-    if algorithm.kl_in == "loss" and algorithm.kl_estimator == "k1":
+    if algorithm.kl_in == "loss" and not KL_ESTIMATORS[algorithm.kl_estimator].restrains:
+        others = _names(KL_ESTIMATORS, lambda row: row.restrains)
         yield (
-            "algorithm.kl_estimator=k1 in the loss restrains nothing, its gradient has mean 0: set kl_estimator=k2 "
-            "(the KL's own gradient) or k3, or algorithm.kl_in=reward"
+            f"algorithm.kl_estimator={algorithm.kl_estimator} in the loss restrains nothing, its gradient has mean 0: "
+            f"set kl_estimator={others}, or algorithm.kl_in=reward"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actors.learner.choices import OPTIMIZERS
 from pipelines.config.constraints import FILE, PATH, location, number, one_of
 
 
@@ -30,7 +31,7 @@ class Model:
 class Optimizer:
     """Optimiser and learning-rate schedule of a stage."""
 
-    name: str = one_of("adamw", "adamw8bit", "muon")
+    name: str = one_of(*OPTIMIZERS)
     """`adamw`; `adamw8bit`, with a quarter of its state; or `muon` for hidden matrices with AdamW for the rest."""
     learning_rate: float = number(1e-6, at_least=0)
     """AdamW's."""

@@ -1,7 +1,7 @@
 """The order in which training items are visited: one shuffled stream, a pure function of seed and position.
 
-A step reads a slice of the stream, so a resumed run needs nothing but its step number to continue at the right item,
-and the end of an epoch falls inside a batch like any other position.
+Each step reads the next slice of the stream. So a resumed run needs only its step number to continue at the right item,
+and an epoch may end within a batch.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
 
 
 def steps_for(count: int, epochs: int, batch: int) -> int:
-    """Steps of ``batch`` items in which ``epochs`` passes over ``count`` items end; the last one may be smaller."""
+    """How many steps of ``batch`` items make ``epochs`` passes over ``count`` items; the last step may be smaller."""
     return math.ceil(count * epochs / batch)
 
 
 def refill_of(count: int, seed: int, wanted: int, step: int, number: int, exclude: Collection[int]) -> list[int]:
-    """Other items of round ``number`` of refilling step ``step``, drawn without repeats: a function of its arguments.
+    """Items that refill the batch of step ``step`` in round ``number``: drawn at random without repeats.
 
-    ``exclude`` are not drawn. Where the rest is too small, it is drawn whole.
+    The draw is a function of the arguments. Items in ``exclude`` are not drawn; where fewer than ``wanted`` others are
+    left, all of them are.
     """
     rest = [index for index in range(count) if index not in set(exclude)]
     return random.Random(f"{seed}/refill/{step}/{number}").sample(rest, min(wanted, len(rest)))
 
 
 def rounds_of(items: Sequence[int]) -> list[list[int]]:
-    """The items in as many rounds as one of them occurs times, each at most once a round.
+    """Split items into rounds without repeats, as few as there can be.
 
     An item comes twice where an epoch ends within a batch, and more often in a batch larger than the data.
     """

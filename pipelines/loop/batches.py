@@ -1,4 +1,4 @@
-"""From scored groups to what the learners train on, and the numbers that describe a rollout batch."""
+"""From scored groups to training sequences with advantages, and the metrics of a rollout batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from actors.learner.advantages import NEEDS_GROUP, OVER_BATCH, group_advantages, returns_to_go, standardise_batch
+from actors.learner.advantages import group_advantages, returns_to_go, standardise_batch
+from actors.learner.choices import ADVANTAGES
 from actors.messages import ScoredGroup, TrainingSequence
 from pipelines.config import Algorithm
 from pipelines.loop.metrics import rollout_metrics
@@ -30,11 +31,11 @@ class PolicyBatch:
 
     @property
     def needs_old_logprobs(self) -> bool:
-        """Whether the ratio's denominator is left to the learner."""
+        """Whether the learner has to compute the ratio's denominator."""
         return any(sequence.old_logprobs is None for sequence in self.sequences())
 
     def with_old_logprobs(self, logprobs: Sequence[np.ndarray]) -> PolicyBatch:
-        """The same batch with the ratio's denominator set; one array ([L] float32) a sequence, in order."""
+        """The same batch with the ratio's denominator set: one array ([L] float32) per sequence, in order."""
         old = iter(logprobs)
         renewed = tuple(
             tuple(replace(sequence, old_logprobs=next(old)) for sequence in batch) for batch in self.mini_batches
@@ -62,20 +63,19 @@ def policy_batch(
     on_failure: str = "drop_trace",
     penalise: Penalise | None = None,
 ) -> PolicyBatch:
-    """Advantages for every trace that is trained on, and the statistics of all that were generated.
+    """Mini-batches of all traces that are trained on, with advantages; metrics of all traces that were generated.
 
-    What failed, a generation or a reward, is counted and takes no part in its group's mean. A group of fewer than two
-    traces has nothing to compare and is dropped and counted; groups of equal rewards follow
-    ``algorithm.equal_reward_groups``.
+    A failed generation or reward is counted and takes no part in its group's mean. Groups with too few traces to
+    compare are dropped and counted; ``algorithm.equal_reward_groups`` says what becomes of groups of equal rewards.
 
     Args:
         groups: of one rollout batch, refills included.
         algorithm: how advantages are made.
-        mini_batch_prompts: groups of a mini-batch.
+        mini_batch_prompts: groups per mini-batch.
         weight_version: the learner's, against which staleness is counted.
-        wanted: with refills, useful groups to train on; None: all.
-        on_failure: with a failed reward, `drop_trace`, `drop_group` or `stop`.
-        penalise: where the KL is in the reward, what measures it; ``algorithm.kl_coefficient`` weighs it.
+        wanted: with refills, how many useful groups to train on; None: all.
+        on_failure: what to do about a failed reward: `drop_trace`, `drop_group` or `stop`.
+        penalise: measures the KL, if it is part of the reward; ``algorithm.kl_coefficient`` weighs it.
 
     Raises:
         RewardsFailed: a reward failed and ``on_failure`` says to stop.
@@ -113,7 +113,7 @@ def _training_group(
             f"prompt {failure.prompt_uid}: reward component {failure.component!r}: {failure.cause}: {failure.detail} "
             "(verifier.on_failure=drop_trace goes on without such traces)"
         )
-    needed = 2 if algorithm.advantage in NEEDS_GROUP else 1
+    needed = 2 if ADVANTAGES[algorithm.advantage].needs_group else 1
     if len(group.traces) < needed or (group.unscored and on_failure == "drop_group"):
         counts["short_groups"] += 1
         return None
@@ -144,8 +144,8 @@ def _with_advantages(
     algorithm: Algorithm,
     penalties: Sequence[np.ndarray] | None,
 ) -> list[list[TrainingSequence]]:
-    """The groups' sequences with their advantages; ``penalties`` are the KL of each token, [L] a trace, in order."""
-    kl = iter(penalties or [])
+    """The groups' sequences with their advantages; ``penalties`` are the KL at each token, [L] per trace, in order."""
+    kl, advantage = iter(penalties or []), ADVANTAGES[algorithm.advantage]
     values: list[list[np.ndarray]] = []
     for group, mine in zip(groups, sequences, strict=True):
         rewards = np.array([item.reward for item in group.traces], dtype=np.float64)
@@ -155,12 +155,13 @@ def _with_advantages(
             else np.zeros(len(item.completion_ids))
             for item in mine
         ]
-        if algorithm.advantage == "batch_standardised":
-            values.append([returns_to_go(reward, cost) for reward, cost in zip(rewards, costs, strict=True)])
-        else:
+        if advantage.needs_group:
             of_group = group_advantages(rewards - [cost.sum() for cost in costs], algorithm.advantage)
             values.append([np.full(len(cost), value) for value, cost in zip(of_group, costs, strict=True)])
-    if algorithm.advantage in OVER_BATCH:
+        else:
+            of_group = group_advantages(rewards, algorithm.advantage)
+            values.append([returns_to_go(value, cost) for value, cost in zip(of_group, costs, strict=True)])
+    if advantage.over_batch:
         whole = iter(standardise_batch([value for group in values for value in group]))
         values = [[next(whole) for _ in group] for group in values]
     return [

@@ -1,20 +1,29 @@
-"""Between engines and learners: rollout batches that are being written, and when the next one may begin."""
+"""Between engines and learners: the rollout batches that are being written, and when the next one may begin."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from actors.messages import ScoredGroup
 from pipelines.loop.rollouts import Arrived, RolloutBatch
 
-Batch = TypeVar("Batch")
+
+class Cancellable(Protocol):
+    """Work under way that can be given up."""
+
+    def cancel(self) -> None: ...
+
+
+Batch = TypeVar("Batch", bound=Cancellable)
 
 
 class RolloutBuffer(Generic[Batch]):
-    """Rollout batches begun and not yet trained on. It decides when one begins, and knows nothing of engines.
+    """Rollout batches begun and not yet taken to be trained on. It decides when one begins; it knows no engines.
+
+    As a context manager it cancels, at its end, the batches that it still holds.
 
     The batch of step s is trained on when the weights have version s. With v the version that was published last and k
     the staleness allowed, always:
@@ -47,6 +56,13 @@ class RolloutBuffer(Generic[Batch]):
         """
         return self._held.popleft()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for batch in self._held:
+            batch.cancel()
+
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._held)
 
@@ -55,7 +71,7 @@ class RolloutBuffer(Generic[Batch]):
 
 
 class RolloutUnderWay:
-    """A rollout batch that is being written: its groups as they are complete, and all of it at the end."""
+    """A rollout batch that is being written: gives complete groups on the way, and the whole batch at the end."""
 
     def __init__(self, work: Callable[[Arrived], Coroutine[Any, Any, RolloutBatch]]) -> None:
         self._ready: list[ScoredGroup] = []
@@ -67,10 +83,10 @@ class RolloutUnderWay:
         self._ready.append(group)
         self._news.set()
 
-    async def portions(self, tokens: int) -> AsyncIterator[list[ScoredGroup]]:
-        """Groups that have become complete, so many together that they have ``tokens``; ends when the batch is whole.
+    async def portions(self, tokens: float) -> AsyncIterator[list[ScoredGroup]]:
+        """Yields complete groups once they hold at least ``tokens`` tokens; ends when the batch is whole.
 
-        What came last is too little for another portion and is only in :meth:`whole`.
+        Each group comes once. The last ones, which were too few for another portion, are only in :meth:`whole`.
         """
         while not self._task.done():
             await self._news.wait()
@@ -83,13 +99,13 @@ class RolloutUnderWay:
         """All groups in the order of their prompts.
 
         Raises:
-            What the writing of it raised.
+            Exception: whatever ended the writing early.
 
         """
         return await self._task
 
     def cancel(self) -> None:
-        """Give it up."""
+        """Stop writing the batch."""
         self._task.cancel()
 
 

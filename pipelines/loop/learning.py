@@ -1,14 +1,16 @@
-"""What is learnt from one rollout batch: what can be, of its groups as they come; the rest when it is whole."""
+"""Learn from a rollout batch: early from complete groups, then from the rest."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Literal
 
 import numpy as np
 
-from actors.learner.advantages import OVER_BATCH, adapted_coefficient
+from actors.learner.advantages import adapted_coefficient
+from actors.learner.choices import ADVANTAGES
 from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import ScoredGroup, TrainingSequence
@@ -20,17 +22,17 @@ Early = Literal["gradients", "logprobs", "nothing"]
 
 
 def early_work(config: Config) -> Early:
-    """What learners can do with complete groups before the rest of their batch is known, and nothing changes by it.
+    """What learners can do with complete groups before the rest of their batch is written, without changing the result.
 
-    Where the whole batch is one optimiser step and advantages compare within groups, a group's ``gradients``. Where
-    there are several steps, the ``logprobs`` of before the first, if it is the learner that computes them. A KL in the
-    reward is measured for the whole batch at once.
+    ``gradients``, where the whole batch is one optimiser step and advantages compare within groups. ``logprobs``, the
+    old ones, where there are several optimiser steps and the learner recomputes them. ``nothing`` in all other cases:
+    a KL in the reward, for one, is measured for the whole batch at once.
     """
     algorithm = config.algorithm
     if not config.rl.learn_early or _kl_in_reward(config):
         return "nothing"
     if config.rl.mini_batch_prompts == config.rl.prompts_per_step:
-        return "nothing" if algorithm.advantage in OVER_BATCH else "gradients"
+        return "nothing" if ADVANTAGES[algorithm.advantage].over_batch else "gradients"
     return "logprobs" if algorithm.old_logprobs == "learner" else "nothing"
 
 
@@ -45,11 +47,16 @@ class BatchLearning:
         self._algorithm = algorithm
         self._step = step
         self._settings = policy_settings(config, algorithm)
-        # By the group's identity: a prompt may occur twice in a batch, where an epoch ends within it.
+        # Keyed by the group's identity: a prompt may occur twice in a batch, where an epoch ends within it.
         self._early: dict[int, bool] = {}
-        """Whether the learners hold gradients of the group, of those that were given early."""
+        """Groups that were given early, and whether the learners now hold gradients of them: some teach nothing."""
         self._old: dict[int, list[np.ndarray]] = {}
-        """Log-probabilities of a group's traces under the weights before this step."""
+        """Groups that were given early, and their traces' log-probabilities under the weights before this step."""
+
+    @property
+    def early_tokens(self) -> float:
+        """Tokens of complete groups that are worth a call of :meth:`early`; infinite where none can be made."""
+        return math.inf if self.early_work == "nothing" else self._learners.full_round
 
     def early(self, groups: Sequence[ScoredGroup]) -> None:
         """Work on complete groups while others are being written; see :func:`early_work`."""
@@ -62,12 +69,17 @@ class BatchLearning:
                 self._learners.add_policy_gradients(flat, self._settings)
 
     def finish(self, rollout: RolloutBatch) -> tuple[PolicyBatch, dict[str, float]]:
-        """Learn the rest and step; returns the whole batch as it was trained on, and what the learners measured."""
+        """Learn from the groups that were not given early, and step.
+
+        Returns:
+            The whole batch as it was trained on, and what the learners measured.
+
+        """
         batch = self._batch(rollout.groups, rollout.wanted)
         if self._old:
             self._old |= self._logprobs([group for group in rollout.groups if id(group) not in self._old])
             old = [logprobs for group in rollout.groups for logprobs in self._old[id(group)]]
-            # Of refills, groups beyond those wanted are the last ones.
+            # With refills there may be more groups than are wanted; those beyond are the last ones.
             batch = batch.with_old_logprobs(old[: len(batch.sequences())])
         taught = sum(self._early.values())
         if not taught:
@@ -114,14 +126,14 @@ def policy_settings(config: Config, algorithm: Algorithm) -> PolicySettings:
 
 
 def next_coefficient(algorithm: Algorithm, metrics: Mapping[str, float]) -> float:
-    """The KL coefficient after a step: steered towards ``kl_target`` where there is one and a KL was measured."""
+    """The next step's KL coefficient: steered towards ``kl_target`` if that is set and the step measured a KL."""
     if not algorithm.kl_target or "kl" not in metrics:
         return algorithm.kl_coefficient
     return adapted_coefficient(algorithm.kl_coefficient, metrics["kl"], algorithm.kl_target)
 
 
 def learn(learners: LearnerGroup, batch: PolicyBatch, settings: PolicySettings) -> dict[str, float]:
-    """One optimiser step a mini-batch; the metrics are means over them."""
+    """One optimiser step per mini-batch; the metrics are means over the mini-batches."""
     steps: list[dict[str, float]] = []
     if len(batch.mini_batches) > 1 and batch.needs_old_logprobs:
         batch = batch.with_old_logprobs(learners.logprobs(batch.sequences(), settings.temperature))

@@ -24,7 +24,7 @@ from actors.messages import (
 from actors.rollout.fleet import RolloutFleet
 
 Arrived = Callable[[ScoredGroup], None]
-"""Told of each group when it is complete."""
+"""Called with each group when it is complete."""
 
 
 class EvaluationFailed(UserError, RuntimeError):
@@ -41,17 +41,17 @@ class RolloutBatch:
 
     groups: tuple[ScoredGroup, ...]
     generate_seconds: float
-    """Until the last trace was written."""
+    """From the first request to the last trace."""
     verify_seconds: float
-    """What verification took beyond that: the rest ran while traces were being written."""
+    """How long verification went on after that; before, it ran while traces were being written."""
     refills: int = 0
     """Rounds of generation beyond the first."""
     wanted: int | None = None
-    """With refills, useful groups asked for."""
+    """With refills, how many useful groups were asked for."""
 
 
 class Assembly:
-    """Collects what becomes of every asked-for sample and says when all of a pair are there; knows no actors.
+    """Collects how every sample of every prompt ended, and says when a pair is complete; knows no actors.
 
     Every sample of every prompt ends exactly once: as a scored trace, a failed generation or a failed reward.
     """
@@ -68,7 +68,7 @@ class Assembly:
         self._unscored: dict[str, list[RewardFailure]] = {}
 
     def add(self, item: ScoredTrace | GenerationFailure | RewardFailure) -> list[ScoredGroup]:
-        """Take one sample's end; returns the groups of its pair when this was the pair's last, else nothing.
+        """Take one sample's end; returns the pair's groups if it was the pair's last sample, else an empty list.
 
         Raises:
             RuntimeError: a sample is missing or came twice, which would train on the wrong group.
@@ -123,7 +123,7 @@ async def collect(
         timeout: seconds that verification may take after the last trace was written.
         shown: what each prompt shows, by its uid; needed by users' reward functions only.
         comparing: whether some reward component compares traces, so that complete pairs go to the verifier once more.
-        arrived: told of each group as soon as it is complete.
+        arrived: called with each group as soon as it is complete.
 
     Raises:
         DeadlineExceeded, ActorFailed: from the fleet or the verifier.
@@ -176,7 +176,10 @@ async def collect(
 
 
 async def together(collections: Sequence[Coroutine[Any, Any, RolloutBatch]]) -> RolloutBatch:
-    """Several collections at the same time as one batch, in their order: of prompts that occur more than once, say."""
+    """Run several collections at the same time and join them, in their order, to one batch.
+
+    A prompt that occurs twice in a batch needs two: within one, each prompt occurs once.
+    """
     tasks = [asyncio.create_task(collection) for collection in collections]
     try:
         batches = await asyncio.gather(*tasks)
@@ -222,10 +225,10 @@ async def refilled(
     """Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): generate on until ``wanted`` groups are useful.
 
     Args:
-        round_of: a round's number and the groups missing -> at least so many groups. Round 0 is the batch itself.
+        round_of: generates a round, given its number and how many groups are missing. Round 0 is the batch itself.
         useful: whether a group teaches something.
-        wanted: useful groups asked for.
-        rounds: rounds at most after the first; a batch that is still short then is trained on as it is.
+        wanted: how many useful groups to reach.
+        rounds: how many rounds may follow the first; a batch that is still short after them is trained on as it is.
 
     """
     batch = replace(await round_of(0, wanted), wanted=wanted)

@@ -1,4 +1,4 @@
-"""What every stage does around its loop: open, continue, log, save, finish. The loops themselves are in the stages."""
+"""What every stage does around its work: open its run, refuse other settings, record its result, finish."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from actors.files import write_text
-from actors.learner.group import LearnerGroup
-from actors.learner.manifest import checkpoint_path, latest, prune
 from actors.learner.settings import OptimizerSettings
 from pipelines.config import Config, ConfigError, Optimizer
 from pipelines.evaluation.comparisons import JudgedComparison
@@ -41,10 +39,8 @@ class Stage:
         self.is_finished = False
         self._tracker: Tracker | None = None
         self._started = time.monotonic()
-        self._seconds_before = 0.0
-        self._best: tuple[float, int] | None = None
-        self.carried: dict[str, Any] = {}
-        """What the stage's loop has to remember besides: saved with every checkpoint, there again after `restore`."""
+        self.seconds_before = 0.0
+        """Time that earlier, interrupted runs spent on what this one continues."""
 
     @property
     def tracker(self) -> Tracker:
@@ -79,61 +75,13 @@ class Stage:
             final_fraction=optimizer.final_fraction,
         )
 
-    def restore(self, learners: LearnerGroup) -> int:
-        """Load the last whole checkpoint, if there is one; returns the steps done."""
-        root = self.run.checkpoints(self.name)
-        newest = latest(root)
-        if newest is None:
-            self.run.rewind(self.name, 0)
-            return 0
-        state = learners.restore(str(newest))
-        self._seconds_before = float(state["seconds"])
-        self._best = tuple(state["best"]) if state["best"] else None
-        self.carried = dict(state["carried"])
-        step = int(state["step"])
-        self.run.rewind(self.name, step)
-        self.console.note(f"continues after step {step}, from {newest}")
-        return step
-
-    def save(self, learners: LearnerGroup, step: int, accuracy: float | None) -> None:
-        """Write a checkpoint, then remove those that are neither recent nor the best."""
-        if accuracy is not None and (self._best is None or accuracy > self._best[0]):
-            self._best = (accuracy, step)
-        state = {
-            "step": step,
-            "seconds": self.seconds(),
-            "best": list(self._best) if self._best else None,
-            "weight_version": step,
-            "carried": self.carried,
-        }
-        root = self.run.checkpoints(self.name)
-        learners.save(str(checkpoint_path(root, step)), state)
-        keep = getattr(self.config, STAGES[self.name].section).checkpoints.keep_last
-        prune(root, keep_last=keep, best_step=self._best[1] if self._best else None)
-
     def seconds(self) -> float:
         """Time spent on this stage, that of earlier, interrupted runs included."""
-        return self._seconds_before + time.monotonic() - self._started
+        return self.seconds_before + time.monotonic() - self._started
 
     def progress(self, total: int, done: int = 0) -> AbstractContextManager[StageProgress]:
         """The stage's progress bar."""
         return self.console.progress(self.name, total, done)
-
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Record one step."""
-        self.tracker.log(step, metrics)
-
-    def log_traces(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Keep every trace of a step on disk; W&B gets a table now and then."""
-        self.run.write_parquet(self.run.trace_file(self.name, "rollouts", step), rows)
-        if step == 1 or step % 20 == 0:
-            self.tracker.log_traces(step, rows)
-
-    def evaluation_metrics(self, judged: Sequence[JudgedComparison]) -> dict[str, float]:
-        """Held-out figures of a step."""
-        scores = summarise(judged, seed=self.config.seed, resamples=100)
-        names = ("accuracy", "consistent_accuracy", "flip_rate", "parse_rate", "mean_tokens")
-        return {f"eval/{name}": scores[name] for name in names if scores[name] is not None}
 
     def record(self, name: str, judged: Sequence[JudgedComparison], task: JudgingTask) -> dict[str, Any]:
         """Keep a full held-out evaluation: its row of ``summary.json`` and its judgments."""

@@ -46,6 +46,7 @@ BUNDLES = {
     "dr_grpo": ("algorithm.samples=3",),
     "dapo": ("algorithm.samples=3",),
     "gspo": ("algorithm.samples=3",),
+    "gmpo": ("algorithm.samples=3",),
     "cispo": ("algorithm.samples=3",),
     "rloo": ("algorithm.samples=3",),
     "reinforce_pp": (),
@@ -114,7 +115,7 @@ def test_a_bundle_trains_with_finite_numbers(trained: dict[str, list[dict[str, A
 
 
 def test_what_a_bundle_adds_is_in_its_numbers(trained: dict[str, list[dict[str, Any]]]) -> None:
-    assert all("kl" not in step for name in ("dr_grpo", "dapo", "gspo", "cispo") for step in trained[name])
+    assert all("kl" not in step for name in ("dr_grpo", "dapo", "gspo", "gmpo", "cispo") for step in trained[name])
     for name in ("rm_r1", "rloo", "reinforce_pp", "adapters"):
         assert abs(trained[name][0]["kl"]) < 0.05, "the reference is the policy the run starts from"
         assert "kl" in trained[name][1]

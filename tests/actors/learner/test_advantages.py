@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from actors.learner.advantages import (
-    NEEDS_GROUP,
     adapted_coefficient,
     group_advantages,
     returns_to_go,
     standardise_batch,
 )
+from actors.learner.choices import ADVANTAGES
 
 
 def test_standardised_by_hand() -> None:
@@ -36,7 +36,7 @@ def test_others_by_hand() -> None:
         group_advantages(rewards, "mean")
 
 
-@pytest.mark.parametrize("estimator", NEEDS_GROUP)
+@pytest.mark.parametrize("estimator", [name for name, row in ADVANTAGES.items() if row.needs_group])
 @pytest.mark.parametrize("rewards", [[0.1, 0.1, 0.1], [1.0] * 8, [0.7]])
 def test_equal_rewards_have_no_advantage_at_all(rewards: list[float], estimator: str) -> None:
     assert group_advantages(np.array(rewards), estimator).tolist() == [0.0] * len(rewards)

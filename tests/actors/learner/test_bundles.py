@@ -20,7 +20,7 @@ from actors.messages import TrainingSequence
 from pipelines.config.compose import load_config
 from pipelines.loop.learning import policy_settings
 
-BUNDLES = ("rm_r1", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp")
+BUNDLES = ("rm_r1", "dr_grpo", "dapo", "gspo", "gmpo", "cispo", "rloo", "reinforce_pp")
 # Wide enough that some tokens are clipped and some are not, and that every term has a part in the gradient.
 WIDER = ("algorithm.entropy_coefficient=0.05", "algorithm.correction=truncate", "algorithm.correction_limit=1.5")
 CASES = {
@@ -102,6 +102,9 @@ def _plain_loss(models: tuple[str, str], want: PolicySettings) -> tuple[float, f
             gain = torch.where(advantage < 0, torch.maximum(gain, want.dual_clip * advantage), gain)
         if want.loss == "cispo":
             gain = bounded.detach() * advantage * logprobs
+        if want.loss == "gmpo":
+            held = torch.where(advantage > 0, torch.minimum(ratio, bounded), torch.maximum(ratio, bounded))
+            gain = advantage * held.log().mean().exp()
         weight = (old - sampled).exp()
         if want.correction_level == "sequence":
             weight = weight.prod().expand(length)

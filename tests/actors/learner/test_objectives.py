@@ -11,6 +11,7 @@ from actors.learner.corrections import importance_weights
 from actors.learner.objectives import (
     cispo_loss,
     clipped_loss,
+    gmpo_loss,
     kl_divergence,
     loss_divisor,
     policy_ratio,
@@ -59,6 +60,30 @@ def test_cispo_keeps_the_gradient_of_every_token_by_hand() -> None:
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([-1.0, -5.0, 1.0], rel=1e-5)
     assert policy.above.tolist() == [False, True, False]
+
+
+def test_gmpo_by_hand() -> None:
+    # Two traces: ratios 2, 8 held at 2, 4 (mean sqrt(8)), A = 3; ratios 1/2, 1/16 held at 1/2, 1/4 (sqrt(1/8)), A = -2.
+    logprobs = torch.tensor([-1.0, -2.0, -3.0, -4.0]).requires_grad_()
+    ratios = policy_ratio(logprobs, logprobs.detach() - torch.tensor([2, 8, 1 / 2, 1 / 16]).log(), [2, 2], "token")
+    policy = gmpo_loss(ratios, torch.tensor([3.0, 3.0, -2.0, -2.0]), [2, 2], 0.75, 3.0)
+    first, second = -3 * math.sqrt(8), 2 * math.sqrt(1 / 8)
+    assert policy.losses.tolist() == pytest.approx([first, first, second, second], rel=1e-5)
+    assert (policy.above.tolist(), policy.below.tolist()) == ([False, True, False, False], [False, False, False, True])
+    # Of a trace's loss, which is the mean of its tokens' here: half of it a token, nothing where a bound acts.
+    (policy.losses * token_weights([2, 2], "sequence_mean", 1)).sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([first / 2, 0, second / 2, 0], rel=1e-5)
+
+
+def test_gmpo_bounds_only_what_would_gain_and_is_gspo_where_nothing_is_bounded() -> None:
+    difference = torch.tensor([0.9, -0.2, -1.5])
+    advantages = torch.tensor([-1.0, -1.0, 2.0])
+    tokens = policy_ratio(difference, torch.zeros(3), [2, 1], "token")
+    traces = policy_ratio(difference, torch.zeros(3), [2, 1], "sequence_mean")
+    policy = gmpo_loss(tokens, advantages, [2, 1], 0.33, 0.49)
+    assert policy.losses.tolist() == pytest.approx((-advantages * traces).tolist(), rel=1e-5)
+    assert not (policy.above | policy.below).any()
 
 
 def test_ratios_of_traces_by_hand() -> None:

@@ -43,6 +43,15 @@ BUNDLES: dict[str, dict[str, Any]] = {
         "clip_high": 4e-4,
         "kl_coefficient": 0.0,
     },
+    "gmpo": {
+        "advantage": "standardised",
+        "loss": "gmpo",
+        "ratio": "token",
+        "aggregation": "sequence_mean",
+        "clip_low": 0.3297,
+        "clip_high": 0.4918,
+        "kl_coefficient": 0.0,
+    },
     "cispo": {"loss": "cispo", "aggregation": "token_mean", "clip_low": 1.0, "clip_high": 4.0, "kl_coefficient": 0.0},
     "rloo": {
         "samples": 4,
@@ -111,6 +120,12 @@ def test_single_knobs_can_be_overridden() -> None:
             ["algorithm=cispo", "algorithm.ratio=sequence", "algorithm.aggregation=sequence_mean"],
             ["cispo", "ratio=token"],
         ),
+        (
+            ["algorithm=gmpo", "algorithm.aggregation=token_mean"],
+            ["loss=gmpo", "one ratio", "aggregation=sequence_mean"],
+        ),
+        (["algorithm=gmpo", "algorithm.ratio=sequence"], ["loss=gmpo", "ratio=token"]),
+        (["algorithm=gmpo", "algorithm.dual_clip=3"], ["dual_clip", "loss=gmpo", "loss=clip"]),
         (["algorithm=cispo", "algorithm.dual_clip=3"], ["dual_clip", "loss=cispo", "loss=clip"]),
         (["algorithm=dapo", "algorithm.dual_clip=1.1"], ["dual_clip=1.1", "1.28"]),
         (["algorithm=rm_r1", "algorithm.clip_low=1.5"], ["clip_low=1.5"]),

@@ -143,3 +143,19 @@ def test_a_batch_that_is_given_up_is_cancelled() -> None:
         return cancelled.is_set()
 
     assert asyncio.run(run())
+
+
+def test_batches_that_are_still_held_at_the_end_are_cancelled() -> None:
+    cancelled: list[int] = []
+
+    class Begun:
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def cancel(self) -> None:
+            cancelled.append(self.step)
+
+    with RolloutBuffer(Begun, 0, 9, 2) as buffer:
+        buffer.published(0)
+        assert buffer.take().step == 0
+    assert cancelled == [1, 2]

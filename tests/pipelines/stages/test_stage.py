@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 
-from actors.learner.group import LearnerGroup
 from actors.messages import Order, Verdict
-from pipelines.config import Config, ConfigError
-from pipelines.config.compose import load_config
+from pipelines.config import ConfigError
 from pipelines.data.schema import Message, PreferencePair
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import JudgingTask
-from pipelines.stages.stage import Stage, open_stage
+from pipelines.stages.stage import Stage
 
+Open = Callable[..., AbstractContextManager[Stage]]
 ORDERS: tuple[Order, ...] = ("chosen_first", "chosen_second")
 PAIR = PreferencePair("p", "mine", "chat", (Message("user", "q"),), "good", "bad")
 TASK = JudgingTask({"p": PAIR}, (), cast(Any, None))
@@ -28,43 +25,6 @@ JUDGED = [
     JudgedComparison("p", order, label, "chat", Verdict("A", None), 3, "stop", "[[A]]")
     for order, label in zip(ORDERS, ("A", "B"), strict=True)
 ]
-Open = Callable[..., AbstractContextManager[Stage]]
-
-
-class Learners:
-    """Learners of which only the trainer's state is kept: a checkpoint is a folder with that state."""
-
-    def save(self, path: str, state: dict[str, Any]) -> None:
-        Path(path).mkdir(parents=True)
-        (Path(path) / "state.json").write_text(json.dumps(state))
-
-    def restore(self, path: str) -> dict[str, Any]:
-        return json.loads((Path(path) / "state.json").read_text())
-
-
-LEARNERS = cast(LearnerGroup, Learners())
-
-
-def config_of(run: RunDirectory, *overrides: str) -> Config:
-    return load_config(["recipe=tiny", "tracking=off", f"run={run.name}", f"output_root={run.path.parent}", *overrides])
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Any:
-    with RunDirectory(tmp_path, "tiny", "tiny") as folder:
-        yield folder
-
-
-@pytest.fixture
-def opened(run: RunDirectory) -> Open:
-    def open_with(*overrides: str, name: str = "rl", resumable: bool = True) -> AbstractContextManager[Stage]:
-        return open_stage(config_of(run, *overrides), run, name, resumable)
-
-    return open_with
-
-
-def steps_of(run: RunDirectory) -> list[int]:
-    return [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()]
 
 
 def test_a_stage_begun_with_other_settings_is_refused_and_says_which(opened: Open) -> None:
@@ -90,7 +50,7 @@ def test_only_settings_are_free_not_what_a_user_names_like_one(opened: Open) -> 
 
 def test_a_finished_stage_is_passed_over_until_it_is_started_over(opened: Open, run: RunDirectory) -> None:
     with opened() as stage:
-        stage.log(1, {"reward": 0.5})
+        stage.tracker.log(1, {"reward": 0.5})
         stage.finish("rl", JUDGED, TASK)
         assert stage.is_finished
     summary = run.summary()
@@ -111,7 +71,7 @@ def test_a_finished_stage_is_passed_over_until_it_is_started_over(opened: Open, 
 def test_a_stage_that_fails_is_not_finished_and_continues(opened: Open, run: RunDirectory) -> None:
     def fail() -> None:
         with opened() as stage:
-            stage.log(1, {"reward": 0.5})
+            stage.tracker.log(1, {"reward": 0.5})
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
@@ -119,52 +79,6 @@ def test_a_stage_that_fails_is_not_finished_and_continues(opened: Open, run: Run
     assert run.finished("rl") is None
     with opened() as stage:
         assert not stage.is_finished
-
-
-def test_restoring_brings_back_what_was_saved_and_forgets_what_came_after(opened: Open, run: RunDirectory) -> None:
-    with opened() as stage:
-        assert stage.restore(LEARNERS) == 0
-        for step in (1, 2, 3):
-            stage.log(step, {"reward": step / 10})
-            stage.log_traces(step, [{"step": step}])
-            stage.carried["kl_coefficient"] = step / 100
-            if step == 2:
-                stage.save(LEARNERS, step, 0.75)
-    with opened() as stage:
-        before = stage.seconds()
-        assert stage.restore(LEARNERS) == 2
-        assert stage.carried == {"kl_coefficient": 0.02}
-        assert stage.seconds() > before
-        assert steps_of(run) == [1, 2]
-        assert [file.name for file in sorted(run.traces.iterdir())] == [
-            "rl-rollouts-000001.parquet",
-            "rl-rollouts-000002.parquet",
-        ]
-        stage.log(3, {"reward": 0.9})
-    assert steps_of(run) == [1, 2, 3]
-
-
-def test_numbers_without_a_checkpoint_are_forgotten(opened: Open, run: RunDirectory) -> None:
-    with opened() as stage:
-        stage.log(1, {"reward": 0.5})
-        stage.log_traces(1, [{"step": 1}])
-    with opened() as stage:
-        assert stage.restore(LEARNERS) == 0
-    assert steps_of(run) == []
-    assert list(run.traces.iterdir()) == []
-
-
-def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opened: Open, run: RunDirectory) -> None:
-    keep = "rl.checkpoints.keep_last=2"
-    with opened(keep) as stage:
-        for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.6)):
-            stage.save(LEARNERS, step, accuracy)
-    with opened(keep) as stage:
-        assert stage.restore(LEARNERS) == 3
-        for step, accuracy in ((4, 0.8), (5, None), (6, 0.9)):
-            stage.save(LEARNERS, step, accuracy)
-    kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
-    assert kept == ["step-000002", "step-000005", "step-000006"]
 
 
 def test_a_recorded_evaluation_is_a_row_and_its_judgments(opened: Open, run: RunDirectory) -> None:
@@ -203,6 +117,6 @@ def test_starting_over_leaves_no_judgment_of_what_is_gone(
             for row in rows:
                 opened_stage.record(row, JUDGED, TASK)
             if name != "evaluate":
-                opened_stage.log_traces(1, [{"step": 1}])
+                run.write_parquet(run.trace_file(name, "rollouts", 1), [{"step": 1}])
     run.start_over(stage)
     assert sorted(file.stem for file in run.traces.iterdir()) == kept

@@ -1,0 +1,115 @@
+"""The steps of a stage that trains: where they continue, and what follows each of them: log, evaluate, save."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from actors.learner.group import LearnerGroup
+from actors.learner.manifest import checkpoint_path, latest, prune
+from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.evaluation.metrics import summarise
+from pipelines.reporting.console import StageProgress
+from pipelines.runs.catalogue import STAGES
+from pipelines.stages.stage import Stage
+
+Evaluate = Callable[[], Awaitable[Sequence[JudgedComparison]]]
+"""Judges held-out pairs with the weights as they are now."""
+
+
+class Training:
+    """The steps of one stage. Its section of the configuration says when to evaluate and when to save."""
+
+    def __init__(
+        self, stage: Stage, learners: LearnerGroup, total: int, state: Mapping[str, Any], progress: StageProgress
+    ) -> None:
+        """``total`` are the stage's steps; ``state`` is the checkpoint's that the learners come from, or empty."""
+        section = getattr(stage.config, STAGES[stage.name].section)
+        self.first: int = state.get("step", 0)
+        """Steps done before."""
+        self.steps = range(self.first, total)
+        """The steps, counted from 0, that are still to be taken."""
+        self.carried: dict[str, Any] = dict(state.get("carried", {}))
+        """What the loop has to remember besides: saved with every checkpoint, there again when it continues."""
+        self._stage = stage
+        self._learners = learners
+        self._progress = progress
+        self._evaluate_every: int = section.evaluate_every
+        self._checkpoints = section.checkpoints
+        self._best: Sequence[float] | None = state.get("best")
+        """Highest held-out accuracy on the way, and its step."""
+
+    def pauses_after(self, done: int) -> bool:
+        """Whether the weights after ``done`` steps are evaluated or saved before the next step may begin."""
+        return self._evaluates(done) or self._saves(done)
+
+    def _evaluates(self, done: int) -> bool:
+        return bool(self._evaluate_every) and done % self._evaluate_every == 0 and done < self.steps.stop
+
+    def _saves(self, done: int) -> bool:
+        return done % self._checkpoints.every == 0 or done == self.steps.stop
+
+    async def after_step(self, done: int, metrics: Mapping[str, float], evaluate: Evaluate) -> None:
+        """Evaluate if the schedule says so, log the step, save if the schedule says so.
+
+        Args:
+            done: steps done, this one included.
+            metrics: of the step.
+            evaluate: called if an evaluation is due.
+
+        """
+        logged = dict(metrics)
+        if self._evaluates(done):
+            started = time.monotonic()
+            logged |= _held_out(await evaluate(), self._stage.config.seed)
+            logged["time/evaluate"] = time.monotonic() - started
+        self._stage.tracker.log(done, logged)
+        self._progress.update(done, logged)
+        if self._saves(done):
+            await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"))
+
+    async def log_traces(self, done: int, rows: list[dict[str, Any]]) -> None:
+        """Keep all traces of the step on disk; W&B gets a table now and then."""
+        run, stage = self._stage.run, self._stage
+        await asyncio.to_thread(run.write_parquet, run.trace_file(stage.name, "rollouts", done), rows)
+        if done == 1 or done % 20 == 0:
+            await asyncio.to_thread(stage.tracker.log_traces, done, rows)
+
+    def _save(self, done: int, accuracy: float | None) -> None:
+        """Write a checkpoint, then remove those that are neither recent nor the best."""
+        if accuracy is not None and (self._best is None or accuracy > self._best[0]):
+            self._best = (accuracy, done)
+        state = {
+            "step": done,
+            "seconds": self._stage.seconds(),
+            "best": list(self._best) if self._best else None,
+            "weight_version": done,
+            "carried": self.carried,
+        }
+        root = self._stage.run.checkpoints(self._stage.name)
+        self._learners.save(str(checkpoint_path(root, done)), state)
+        prune(root, keep_last=self._checkpoints.keep_last, best_step=int(self._best[1]) if self._best else None)
+
+
+@contextmanager
+def open_training(stage: Stage, learners: LearnerGroup, total: int) -> Iterator[Training]:
+    """Take the learners to the stage's last whole checkpoint, if there is one, and show a progress bar from there."""
+    newest = latest(stage.run.checkpoints(stage.name))
+    state = learners.restore(str(newest)) if newest else {}
+    first = state.get("step", 0)
+    stage.run.rewind(stage.name, first)
+    if newest:
+        stage.seconds_before = state["seconds"]
+        stage.console.note(f"continues after step {first}, from {newest}")
+    with stage.progress(total, first) as progress:
+        yield Training(stage, learners, total, state, progress)
+
+
+def _held_out(judged: Sequence[JudgedComparison], seed: int) -> dict[str, float]:
+    """Held-out figures of a step."""
+    scores = summarise(judged, seed=seed, resamples=100)
+    names = ("accuracy", "consistent_accuracy", "flip_rate", "parse_rate", "mean_tokens")
+    return {f"eval/{name}": scores[name] for name in names if scores[name] is not None}

@@ -1,0 +1,110 @@
+"""The steps of a stage: continued from a checkpoint, logged, evaluated and saved by schedule, forgotten without one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+from actors.learner.group import LearnerGroup
+from actors.messages import Verdict
+from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.stage import Stage
+from pipelines.stages.training import Training, open_training
+
+Open = Callable[..., AbstractContextManager[Stage]]
+
+
+class Learners:
+    """Learners of which only the trainer's state is kept: a checkpoint is a folder with that state."""
+
+    def save(self, path: str, state: dict[str, Any]) -> None:
+        Path(path).mkdir(parents=True)
+        (Path(path) / "state.json").write_text(json.dumps(state))
+
+    def restore(self, path: str) -> dict[str, Any]:
+        return json.loads((Path(path) / "state.json").read_text())
+
+
+LEARNERS = cast(LearnerGroup, Learners())
+
+
+async def judged(right: int = 10) -> Sequence[JudgedComparison]:
+    """Twenty held-out judgments, the first ``right`` of them right."""
+    return [
+        JudgedComparison(f"p{n}", "chosen_first", "A", "chat", Verdict("A" if n < right else "B", None), 3, "stop", "")
+        for n in range(20)
+    ]
+
+
+def take(training: Training, stop: int, evaluate: Callable[[], Any] = judged) -> None:
+    """Steps of a loop up to ``stop``: traces, numbers, and what the loop has to remember."""
+    for done in range(training.first + 1, stop + 1):
+        asyncio.run(training.log_traces(done, [{"step": done}]))
+        training.carried["kl_coefficient"] = done / 100
+        asyncio.run(training.after_step(done, {"reward": done / 10}, evaluate))
+
+
+def steps_of(run: RunDirectory) -> list[int]:
+    return [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()]
+
+
+def test_continuing_brings_back_what_was_saved_and_forgets_what_came_after(opened: Open, run: RunDirectory) -> None:
+    every = ("rl.checkpoints.every=2", "rl.evaluate_every=0")
+    with opened(*every) as stage, open_training(stage, LEARNERS, 6) as training:
+        assert (training.first, list(training.steps)) == (0, [0, 1, 2, 3, 4, 5])
+        take(training, 3)
+    with opened(*every) as stage:
+        before = stage.seconds()
+        with open_training(stage, LEARNERS, 6) as training:
+            assert (training.first, list(training.steps)) == (2, [2, 3, 4, 5])
+            assert training.carried == {"kl_coefficient": 0.02}
+            assert stage.seconds() > before
+            assert steps_of(run) == [1, 2]
+            assert sorted(file.name for file in run.traces.iterdir()) == [
+                "rl-rollouts-000001.parquet",
+                "rl-rollouts-000002.parquet",
+            ]
+            take(training, 3)
+    assert steps_of(run) == [1, 2, 3]
+
+
+def test_numbers_without_a_checkpoint_are_forgotten(opened: Open, run: RunDirectory) -> None:
+    with opened("rl.evaluate_every=0") as stage, open_training(stage, LEARNERS, 6) as training:
+        take(training, 1)
+    with opened("rl.evaluate_every=0") as stage, open_training(stage, LEARNERS, 6) as training:
+        assert training.first == 0
+    assert steps_of(run) == []
+    assert list(run.traces.iterdir()) == []
+
+
+def test_evaluations_come_by_schedule_and_their_figures_are_the_steps(opened: Open, run: RunDirectory) -> None:
+    settings = ("rl.evaluate_every=2", "rl.checkpoints.every=3")
+    with opened(*settings) as stage, open_training(stage, LEARNERS, 4) as training:
+        assert [training.pauses_after(done) for done in (1, 2, 3, 4)] == [False, True, True, True]
+        take(training, 4)
+    lines = [json.loads(line)["metrics"] for line in run.metrics_file.read_text().splitlines()]
+    # Not after the last step, where the stage evaluates everything.
+    assert [line.get("eval/accuracy") for line in lines] == [None, 0.5, None, None]
+    assert lines[1]["time/evaluate"] >= 0
+    assert [path.name for path in sorted(run.checkpoints("rl").iterdir())] == ["step-000003", "step-000004"]
+
+
+def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opened: Open, run: RunDirectory) -> None:
+    settings = ("rl.checkpoints.keep_last=2", "rl.checkpoints.every=1", "rl.evaluate_every=1")
+    right = iter((5, 18, 12, 16, 18, 4))
+
+    async def evaluate() -> Sequence[JudgedComparison]:
+        return await judged(next(right))
+
+    with opened(*settings) as stage, open_training(stage, LEARNERS, 9) as training:
+        take(training, 3, evaluate)
+    with opened(*settings) as stage, open_training(stage, LEARNERS, 9) as training:
+        assert training.first == 3
+        take(training, 6, evaluate)
+    kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
+    assert kept == ["step-000002", "step-000005", "step-000006"]

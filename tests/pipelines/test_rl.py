@@ -1,0 +1,144 @@
+"""The RL loop with stand-ins for its actors: the order of a step, what runs beside what, and how it continues."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from pairs import many_pairs
+
+from actors.learner.settings import PolicySettings
+from actors.messages import Prompt, Sampling, ScoredTrace, Trace, TrainingSequence, Verdict, VerificationRequest
+from pipelines.config import Config
+from pipelines.config.compose import load_config
+from pipelines.data.prompts import DroppedPrompts
+from pipelines.rl import reinforce
+from pipelines.stages.inputs import JudgingTask
+from pipelines.stages.stage import open_run, open_stage
+
+PAIRS = {pair.id: pair for pair in many_pairs(8)}
+TASK = JudgingTask(
+    PAIRS,
+    tuple((Prompt(f"{name}/first", name, "chosen_first", "A", "chat", (1,)),) for name in PAIRS),
+    DroppedPrompts(0, 0, ()),
+)
+
+
+class Parts:
+    """Engines, verifier, learners and weight transfer in one; notes what is asked of them, in order."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.events: list[str] = []
+        self.coefficients: list[float] = []
+        self.handle = self
+        self._dies_at = dies_at
+        self.score = SimpleNamespace(remote=self._score)
+        self.full_round = 1 << 30
+
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace]]:
+        """Two tokens for every sample."""
+        self.events.append("judge" if sampling.temperature == 0 else "generate")
+        for prompt in prompts:
+            yield [
+                Trace(prompt.uid, sample, np.ones(2, np.int32), np.zeros(2, np.float32), "", "stop", np.zeros(2))
+                for sample in range(sampling.samples)
+            ]
+
+    async def _score(self, requests: Sequence[VerificationRequest]) -> list[ScoredTrace]:
+        return [ScoredTrace(item.trace, Verdict("A", None), float(item.trace.sample % 2)) for item in requests]
+
+    def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
+        if len(self.coefficients) == self._dies_at:
+            raise RuntimeError("the learner died")
+        self.events.append("learn")
+        self.coefficients.append(settings.kl_coefficient)
+        return {"kl": 1.0}
+
+    def publish(self, version: int) -> float:
+        self.events.append(f"publish {version}")
+        return 0.25
+
+    def save(self, directory: str, state: dict[str, Any]) -> None:
+        self.events.append(f"save {state['step']}")
+        Path(directory).mkdir(parents=True)
+        (Path(directory) / "state.json").write_text(json.dumps(state))
+
+    def restore(self, directory: str) -> dict[str, Any]:
+        return cast(dict[str, Any], json.loads((Path(directory) / "state.json").read_text()))
+
+
+def run_loop(folder: Path, parts: Parts, *overrides: str) -> list[dict[str, Any]]:
+    """The loop's part of an RL stage; returns the lines of metrics.jsonl."""
+    config: Config = load_config(
+        [
+            *("recipe=tiny", "run=loop", f"output_root={folder}", "tracking=off", "rl.policy=model"),
+            "data.orders=alternate",
+            *("rl.prompts_per_step=2", "rl.mini_batch_prompts=2", "rl.steps=4", "rl.evaluate_every=3"),
+            *("rl.checkpoints.every=2", "algorithm.kl_coefficient=1", "algorithm.kl_target=0.1"),
+            *overrides,
+        ]
+    )
+    with open_run(config) as run, open_stage(config, run, "rl") as stage:
+        session = SimpleNamespace(
+            run=run, rollouts=lambda *_: (parts, True), verifier=lambda: parts, weight_sync=lambda: parts
+        )
+        asyncio.run(reinforce(config, cast(Any, session), stage, cast(Any, parts), TASK, TASK.first(2)))
+        return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+
+
+def per_step(events: list[str]) -> Iterator[list[str]]:
+    """Events from one publish to the next."""
+    starts = [index for index, event in enumerate(events) if event.startswith("publish")]
+    for start, end in zip(starts, [*starts[1:], None], strict=True):
+        yield events[start:end]
+
+
+def test_a_step_generates_learns_publishes_begins_the_next_evaluates_and_saves(tmp_path: Path) -> None:
+    parts = Parts()
+    lines = run_loop(tmp_path, parts)
+    assert list(per_step(parts.events)) == [
+        ["publish 0", "generate", "learn"],
+        ["publish 1", "generate", "learn"],
+        ["publish 2", "generate", "save 2", "learn"],
+        ["publish 3", "generate", "judge", "learn"],
+        ["publish 4", "save 4"],
+    ]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    metrics = [line["metrics"] for line in lines]
+    assert [step["weight_version"] for step in metrics] == [1, 2, 3, 4]
+    assert ["eval/accuracy" in step for step in metrics] == [False, False, True, False]
+    for step in metrics:
+        spent = sum(step[f"time/{part}"] for part in ("generate", "verify", "wait", "learn", "publish"))
+        assert spent == pytest.approx(step["time/step"])
+        assert (step["publish_pause_seconds"], step["refill_rounds"]) == (0.25, 0.0)
+    assert sorted(path.name for path in (tmp_path / "loop" / "traces").glob("*.parquet")) == [
+        f"rl-rollouts-{step:06d}.parquet" for step in (1, 2, 3, 4)
+    ]
+
+
+def test_one_version_ahead_a_batch_is_always_under_way(tmp_path: Path) -> None:
+    parts = Parts()
+    run_loop(tmp_path, parts, "algorithm.max_staleness=1", "algorithm.correction=truncate", "rl.evaluate_every=0")
+    assert parts.events[:3] == ["publish 0", "generate", "generate"]
+    assert parts.events.count("generate") == 4, "none is begun beyond the last step"
+    assert parts.events[-2:] == ["publish 4", "save 4"]
+
+
+def test_a_loop_that_died_continues_with_its_coefficient_as_if_it_had_not(tmp_path: Path) -> None:
+    whole, died, continued = Parts(), Parts(dies_at=3), Parts()
+    run_loop(tmp_path / "whole", whole)
+    with contextlib.suppress(RuntimeError):
+        run_loop(tmp_path / "parts", died)
+    lines = run_loop(tmp_path / "parts", continued)
+    assert died.events[-1] != "save 4"
+    assert continued.events[0] == "publish 2"
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert whole.coefficients == pytest.approx([1.02**step for step in range(4)])
+    assert died.coefficients[:2] + continued.coefficients == whole.coefficients
