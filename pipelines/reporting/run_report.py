@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import write_text
+from actors.jsonl import lines_of, row_of
 from pipelines.reporting.report_traces import STAGES, select_traces
 from pipelines.reporting.tracking import plain_numbers
 
@@ -175,7 +176,7 @@ def _number(value: Any) -> float | None:
 def read_metrics(path: Path, notes: list[str]) -> Series:
     """Read ``metrics.jsonl``; where a step occurs again (a resumed stage), the later line counts.
 
-    Lines that are not whole and values that are not finite are left out and counted in ``notes``.
+    Lines that cannot be read and values that are not finite are left out and counted in ``notes``.
     """
     if not path.exists():
         notes.append("No learning curves yet: metrics.jsonl is not there.")
@@ -183,20 +184,19 @@ def read_metrics(path: Path, notes: list[str]) -> Series:
     values: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     broken = 0
     not_finite: dict[str, int] = defaultdict(int)
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                stage, step, metrics = str(entry["stage"]), int(entry["step"]), dict(entry["metrics"])
-            except (ValueError, KeyError, TypeError):
-                broken += 1
-                continue
-            for name, value in metrics.items():
-                number = _number(value)
-                if number is None:
-                    not_finite[f"{stage} {name}"] += 1
-                else:
-                    values[stage][name][step] = number
+    for _, line in lines_of(path):
+        try:
+            entry = row_of(line)
+            stage, step, metrics = str(entry["stage"]), int(entry["step"]), dict(entry["metrics"])
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+            continue
+        for name, value in metrics.items():
+            number = _number(value)
+            if number is None:
+                not_finite[f"{stage} {name}"] += 1
+            else:
+                values[stage][name][step] = number
     if broken:
         notes.append(f"metrics.jsonl: {broken} lines cannot be read and are left out.")
     for name, count in sorted(not_finite.items()):
