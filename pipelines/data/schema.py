@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from actors.errors import UserError
+from actors.files import atomic_path
 from actors.messages import Side
 from pipelines.data.text import first_fault, unicode_fault
 
@@ -243,15 +244,12 @@ def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> None:
         }
         for pair in pairs
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp-partial")
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        Dataset.from_list(rows).to_parquet(str(partial))
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            Dataset.from_list(rows).to_parquet(str(partial))
     finally:
-        partial.unlink(missing_ok=True)
         if not quiet:
             enable_progress_bars()
 
