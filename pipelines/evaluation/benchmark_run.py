@@ -216,6 +216,8 @@ def _finish(
     outcomes: list[dict[str, Any]] = []
     for name, (benchmark, _) in sets.items():
         figures[name] = results(benchmark, rows[name], as_published=settings.as_published, seed=config.seed)
+        if name != benchmark.name:  # A file of pairs goes by its own name.
+            figures[name]["title"] = name
         outcomes += [{**row, "set": name} for row in comparison_rows(benchmark, rows[name])]
     everything = [row for part in rows.values() for row in part]
     stored = [{**row, "engine": json.dumps(row["engine"])} for row in everything]

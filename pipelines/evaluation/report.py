@@ -12,7 +12,6 @@ from pipelines.benchmarks.benchmark import Comparison
 from pipelines.data.preference_file import rows_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.compare import compare
-from pipelines.evaluation.published import published
 from pipelines.evaluation.quotes import marks
 from pipelines.evaluation.tables import flat
 from pipelines.loop.records import question_text
@@ -103,7 +102,7 @@ def headline_table(name: str, own: Mapping[str, Any], others: Sequence[Mapping[s
         values, bounds = flat(result["official"]), flat(result["official_ci"])
         cells = [{"value": values.get(key), "ci": bounds.get(key)} for key in mine]
         rows.append({"name": evaluation["label"], "kind": kind, "cells": cells})
-    for model, figures in published(name).items():
+    for model, figures in own["benchmarks"][name]["published"].items():
         cells = [{"value": figures.get(key), "ci": None} for key in mine]
         rows.append({"name": model, "kind": "published", "cells": cells})
     return {"columns": [key.split(".")[-1].replace("_", " ") for key in mine], "rows": rows}
