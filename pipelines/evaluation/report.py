@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file, no network. Python selects; ``report.html`` beside this file draws."""
+"""The report of an evaluation: Python selects, and ``report.html.jinja`` beside this file draws."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipelines.evaluation.compare import compare
 from pipelines.evaluation.quotes import marks
 from pipelines.evaluation.tables import flat
 from pipelines.loop.records import question_text
+from pipelines.reporting.pages import write_page
 from pipelines.reporting.report_traces import TRACE_CHARACTERS
-from pipelines.reporting.run_report import page_template, write_page
 
 SHOWN = (
     *("benchmark", "subset", "category", "comparison", "order", "vote", "label", "verdict", "cause", "tokens"),
@@ -44,7 +44,7 @@ def write_evaluation_report(
 
     """
     data = report_data(folder, results, rows, comparisons, others, most=most)
-    return write_page(folder / "report.html", data, page_template("pipelines.evaluation", "report.html"))
+    return write_page(folder / "report.html", "evaluation/report.html.jinja", data)
 
 
 def report_data(

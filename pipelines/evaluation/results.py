@@ -31,8 +31,8 @@ def results(
     - ``modes``: accuracy and share of readable verdicts by each of the parser's rules.
     - ``calibration``: by ``verdict`` (probability of the verdict's token) and, with votes, by ``votes`` (share of the
       readable votes that agree with the majority).
-    - ``matrix``: of a benchmark with styles, their names ``styles``, ``cells`` (chosen styles down, rejected across; the
-      mean of ``domains``), and its own figures, each with ``<figure>_ci``.
+    - ``matrix``: of a benchmark with styles, their names ``styles``, ``cells`` (chosen styles down, rejected across;
+      the mean of ``domains``), and its own figures, each with ``<figure>_ci``.
     - ``items``: items judged, and ``whole``, those of the published set; ``published``: what published judges reach.
     """
     judged = [judged_of(row) for row in rows]
