@@ -21,7 +21,7 @@ from pipelines.benchmarks.benchmark import (
 )
 from pipelines.benchmarks.published import rm_r1_paper
 from pipelines.benchmarks.rows import Row, read
-from pipelines.data.schema import DataError, Message, PreferencePair, conversation_of, text_field
+from pipelines.data.schema import DataError, Message, PreferencePair, messages_of, text_field
 
 SETS = {
     "Pairwise_set/Helpfulness": "pairwise_helpfulness",
@@ -64,7 +64,7 @@ def _answer(row: Row, value: Any, field: str) -> str:
 
 
 def _conversation(row: Row) -> tuple[Message, ...]:
-    return conversation_of(row.fields["conversation_input"], row.place)
+    return messages_of(row.fields["conversation_input"], row.place, "conversation_input")
 
 
 def _category(path: str) -> str:
