@@ -27,6 +27,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
         self._file.truncate(sum(len(line) for _, line in lines_of(path) if line.endswith(b"\n")))
@@ -37,7 +38,7 @@ class JsonLines:
 
         Raises:
             ValueError: NaN or infinity, which JSON has no word for.
-            OSError: they could not be written, for example because the disk is full; none of them is there then.
+            OSError: they could not be written, for example because the disk is full; names the file. None is there then.
 
         """
         # ASCII only: a model's output may hold half of a surrogate pair, which UTF-8 cannot.
@@ -46,9 +47,9 @@ class JsonLines:
         try:
             while data:
                 data = data[self._file.write(data) :]
-        except OSError:
+        except OSError as error:
             self._file.truncate(before)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         # To the disk itself once a second: each time would hold up the writer for as long.
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(self._file.fileno())

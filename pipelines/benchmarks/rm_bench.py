@@ -49,7 +49,7 @@ def load(location: str | None) -> list[Comparison]:
 def _styles(row: Row, field: str) -> list[str]:
     texts = row.fields[field]
     if not isinstance(texts, list) or len(texts) != 3:
-        raise DataError(f"{row.place}, field {field!r}: must be a list of three texts, one a style")
+        raise DataError(f"{row.place}, field {field!r}: must be a list of three texts, one per style")
     return [text_field({field: text}, field, row.place) for text in texts]
 
 

@@ -35,7 +35,7 @@ def summarise(
     - ``parse_rate``: judgments whose verdict could be read by the mode it was read in; ``strict_parse_rate``: the
       same by the strict rule, read again from the text.
     - ``share_a``: verdicts for side A, of the verdicts that could be read. 0.5 is unbiased over both orders.
-    - ``mean_tokens``: generated tokens a judgment.
+    - ``mean_tokens``: generated tokens per judgment.
     - ``extras``: by name, the share of True of the judgments where the observation is not None.
     - ``parse_failures``: judgments by cause, only causes that occur.
     - ``by_domain``: the same keys, without this one, for each domain in alphabetical order.

@@ -82,7 +82,7 @@ def judged_of(row: Mapping[str, Any]) -> JudgedComparison:
 
 
 def comparison_rows(benchmark: Benchmark, rows: Rows) -> list[dict[str, Any]]:
-    """The per-comparison log: one row a pair and order, votes counted, which `rescore` reads."""
+    """The per-comparison log: one row per pair and order, votes counted, which `rescore` reads."""
     ballots: dict[tuple[str, Order], list[Mapping[str, Any]]] = {}
     for row in rows:
         ballots.setdefault((row["comparison"], row["order"]), []).append(row)

@@ -30,7 +30,7 @@ def shown_texts(prompts: Iterable[Prompt], pairs: Mapping[str, PreferencePair]) 
 def trace_rows(
     stage: str, step: int, groups: Iterable[ScoredGroup], pairs: Mapping[str, PreferencePair]
 ) -> list[dict[str, Any]]:
-    """One row a trace of a rollout batch."""
+    """One row per trace of a rollout batch."""
     return [
         {
             "stage": stage,
@@ -58,7 +58,7 @@ def trace_rows(
 def judgment_rows(
     stage: str, step: int, judged: Sequence[JudgedComparison], pairs: Mapping[str, PreferencePair]
 ) -> list[dict[str, Any]]:
-    """One row a held-out judgment; its reward is the paper's, +1 for the right verdict and -1 otherwise."""
+    """One row per held-out judgment; its reward is the paper's, +1 for the right verdict and -1 otherwise."""
     return [
         {
             "stage": stage,
