@@ -38,7 +38,8 @@ class JsonLines:
 
         Raises:
             ValueError: NaN or infinity, which JSON has no word for.
-            OSError: they could not be written, for example because the disk is full; names the file. None is there then.
+            OSError: they could not be written, for example because the disk is full, and none of them is there; names
+                the file.
 
         """
         # ASCII only: a model's output may hold half of a surrogate pair, which UTF-8 cannot.

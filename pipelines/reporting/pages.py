@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from actors.files import write_text
+from pipelines.reporting.cards import templates
 from pipelines.reporting.tracking import plain_numbers
 
 
@@ -25,12 +24,7 @@ def write_page(target: Path, template: str, data: Mapping[str, Any]) -> Path:
 
 def render_page(template: str, data: Mapping[str, Any]) -> str:
     """A template of ``pipelines/``, for example ``reporting/report.html.jinja``, with ``data`` in its JSON block."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
+    environment = templates(html=True)
     # ASCII only, which also keeps lone surrogates in a model's output from failing to encode.
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": True, "allow_nan": False, "separators": (",", ":")}
     return environment.get_template(template).render(data=plain_numbers(data))
