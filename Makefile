@@ -110,6 +110,10 @@ format: setup ## format the code
 bench: .venv/.ready-bench ## measure speed; ONLY=name for one measure
 	$(BIN)/python -m pipelines.speed $(if $(ONLY),--only $(ONLY))
 
+.PHONY: picture
+picture: setup ## draw README's picture from the report of the finished run RUN; needs Chromium
+	$(BIN)/python docs/picture.py $(call quote,outputs/$(RUN))
+
 .PHONY: fuzz
 fuzz: setup ## a million hostile traces for the parser of judgments; N=1000 for fewer
 	$(BIN)/python tests/support/fuzz_traces.py --traces $(or $(N),1000000)

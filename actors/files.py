@@ -69,8 +69,10 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path``; renamed to it, with its bytes on disk, when the block ends without an error.
+
+    ``durable=False`` does not wait for the disk: for what only processes that live now will read.
 
     Raises:
         OSError: naming ``path``, with ``errno.ENOSPC`` when the disk is full; nothing is left behind then.
@@ -80,13 +82,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(4)}")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to fill; it takes the place of ``path`` when the block ends without an error.
+
+    For one writer at a time: what an interrupted one left of the same folder is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f"{path.name}{TEMPORARY}*"):
+        _remove(leftover)
+    partial = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(4)}")
+    partial.mkdir()
+    try:
+        yield partial
+        remove_whole(path)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface
 
+from actors.files import atomic_folder
 from actors.learner.batching import Batch
 from actors.learner.lora import add_adapters, merged
 from actors.learner.objectives import token_logprobs
@@ -181,11 +181,6 @@ def export(judge: Judge, source: str, directory: str, rank: int) -> None:
     with torch.device("meta"):
         blank = AutoModelForCausalLM.from_config(config, dtype=dtype)
     blank.generation_config = judge.lm.generation_config
-    target = Path(directory)
-    partial = target.with_name(f"{target.name}.tmp-export")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    blank.save_pretrained(partial, state_dict=state)
-    AutoTokenizer.from_pretrained(source).save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    with atomic_folder(Path(directory)) as partial:
+        blank.save_pretrained(partial, state_dict=state)
+        AutoTokenizer.from_pretrained(source).save_pretrained(partial)

@@ -5,7 +5,6 @@ Gathering ends before the transfer begins, so no collective of the learners ever
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from actors.files import atomic_path
 from actors.messages import TensorEntry, WeightUpdate
 from actors.weights.checksums import combined_checksum, tensor_checksum
 
@@ -38,9 +38,8 @@ def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dire
     folder.mkdir(parents=True, exist_ok=True)
     update, held = gathered(tensors, version)
     path = folder / f"weights-{version:08d}.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file(held, partial)
-    os.replace(partial, path)
+    with atomic_path(path, durable=False) as partial:
+        save_file(held, partial)
     for older in folder.glob("weights-*.safetensors"):
         if older != path:
             older.unlink(missing_ok=True)

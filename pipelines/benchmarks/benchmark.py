@@ -11,13 +11,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from actors.messages import Order
 from pipelines.data.schema import DataError, PreferencePair
+from pipelines.evaluation.bootstrap import bounds, resampled_sums
 
 Figures = dict[str, Any]
 """Official figures by name; the values are numbers, None, or mappings of names to numbers."""
@@ -41,7 +42,7 @@ class Comparison:
     group: str | None = None
     """Best-of-N group; all of its comparisons have to be right."""
     chosen_style: int | None = None
-    """RM-Bench: 0 concise, 1 detailed, 2 detailed with markdown."""
+    """Number of the chosen response's style, where the benchmark has styles (:attr:`Matrix.styles`)."""
     rejected_style: int | None = None
 
 
@@ -61,6 +62,21 @@ class Score:
     order: Order | None = None
 
 
+Combine = Callable[[Mapping[str, np.ndarray], Mapping[str, int]], Figures]
+"""Figures from the strata's means (``[..., m]``, leading dimensions are carried through) and their sizes (what the
+first quantity counted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """For a benchmark that crosses styles: its strata's quantities are a matrix, chosen down and rejected across."""
+
+    styles: tuple[str, ...]
+    """Names of the numbers in ``chosen_style`` and ``rejected_style``."""
+    figures: Callable[[Figures], Figures]
+    """What else is of interest, from the official figures."""
+
+
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """A benchmark behind the one interface."""
@@ -70,13 +86,21 @@ class Benchmark:
     load: Callable[[str | None], list[Comparison]]
     """Comparisons of the published set, or of a file or folder in its published form."""
     observe: Callable[[Sequence[Score]], Observations]
-    combine: Callable[[Mapping[str, np.ndarray], Mapping[str, int], bool], Figures]
-    """Figures from the strata's means (``[..., m]``, leading dimensions are carried through), their sizes (what the
-    first quantity counted), and whether to reproduce the published slip of this benchmark, if it has one."""
+    combine: Combine
+    """The official figures."""
     unread_score: float = 0.0
     """What the official rule gives a judgment without a readable verdict."""
     items: int | None = None
     """Items of the whole published set; figures over fewer are partial."""
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What published judges reach: model -> official figure (nested names joined by a dot) -> fraction of 1."""
+    combine_as_published: Combine | None = None
+    """The same with the slip of the evaluation that the published figures come from; None: it has none."""
+    matrix: Matrix | None = None
+
+    def as_published(self) -> Benchmark:
+        """This benchmark scored with the published slip; itself where there is none."""
+        return replace(self, combine=self.combine_as_published or self.combine)
 
 
 def find(name: str) -> Benchmark:
@@ -106,7 +130,7 @@ def means(observations: Observations) -> dict[str, np.ndarray]:
     return {stratum: _ratio(np.stack(list(units.values())).sum(axis=0)) for stratum, units in observations.items()}
 
 
-def score(benchmark: Benchmark, rows: Sequence[Score], as_published: bool = False) -> Figures:
+def score(benchmark: Benchmark, rows: Sequence[Score]) -> Figures:
     """Official figures of scored rows.
 
     Raises:
@@ -116,39 +140,31 @@ def score(benchmark: Benchmark, rows: Sequence[Score], as_published: bool = Fals
     if not rows:
         raise DataError(f"{benchmark.title}: there are no scored comparisons")
     observations = benchmark.observe(rows)
-    return plain(benchmark.combine(means(observations), _sizes(observations), as_published))
+    return plain(benchmark.combine(means(observations), _sizes(observations)))
 
 
 def intervals(
-    benchmark: Benchmark,
-    rows: Sequence[Score],
-    as_published: bool = False,
-    *,
-    seed: int = 0,
-    resamples: int = 1000,
-    confidence: float = 0.95,
+    benchmark: Benchmark, rows: Sequence[Score], *, seed: int = 0, resamples: int = 1000, confidence: float = 0.95
 ) -> Figures:
-    """``[low, high]`` for every official figure: percentile bootstrap over units, drawn within each stratum.
+    """``[low, high]`` for every official figure: bootstrap over units, drawn within each stratum.
 
     A benchmark fixes how many items each of its strata has, so these numbers are not resampled.
     """
     observations = benchmark.observe(rows)
     rng = np.random.default_rng(seed)
-    drawn = {}
-    for stratum, units in observations.items():
-        values, counts = np.unique(np.stack(list(units.values())), axis=0, return_counts=True)  # [kinds, m, 2]
-        picks = rng.multinomial(len(units), counts / len(units), size=resamples)  # [resamples, kinds]
-        drawn[stratum] = _ratio(np.einsum("rk,kmt->rmt", picks, values))
-    tail = 50.0 * (1.0 - confidence)
+    drawn = {
+        stratum: _ratio(resampled_sums(np.stack(list(units.values())), rng, resamples))  # [resamples, m]
+        for stratum, units in observations.items()
+    }
 
-    def bounds(value: Any) -> Any:
+    def interval(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: bounds(part) for name, part in value.items()}
+            return {name: interval(part) for name, part in value.items()}
         if value is None or np.ndim(value) == 0 or np.isnan(value).any():
             return None
-        return [float(bound) for bound in np.percentile(value, [tail, 100.0 - tail])]
+        return bounds(value, confidence)
 
-    return bounds(benchmark.combine(drawn, _sizes(observations), as_published))
+    return interval(benchmark.combine(drawn, _sizes(observations)))
 
 
 def plain(value: Any) -> Any:

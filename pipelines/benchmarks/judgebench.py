@@ -59,7 +59,7 @@ def observe(rows: Sequence[Score]) -> Observations:
     return found
 
 
-def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> Figures:
+def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figures:
     """``accuracy`` by the official rule; ``consistent_accuracy``: right in both orders."""
     strict = {name: value[..., 1:] for name, value in means.items()}
     return {"accuracy": weighted(means, sizes), "consistent_accuracy": weighted(strict, sizes)}

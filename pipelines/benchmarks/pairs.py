@@ -31,7 +31,7 @@ def observe(rows: Sequence[Score]) -> Observations:
     return observed_means(rows, lambda row: row.subset)
 
 
-def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> Figures:
+def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figures:
     """``domains``, and ``accuracy`` over all pairs."""
     return {"domains": {name: np.asarray(means[name])[..., 0] for name in means}, "accuracy": weighted(means, sizes)}
 

@@ -16,6 +16,7 @@ from pipelines.benchmarks.benchmark import (
     observed_means,
     weighted,
 )
+from pipelines.benchmarks.published import rm_r1_paper
 from pipelines.benchmarks.rows import read
 from pipelines.data.schema import DataError, Message, PreferencePair, text_field
 
@@ -84,7 +85,7 @@ def observe(rows: Sequence[Score]) -> Observations:
     return observed_means(rows, lambda row: row.subset)
 
 
-def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> Figures:
+def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figures:
     """``sections`` (weighted means of subsets), ``average`` (plain mean of sections), ``micro`` (right of all)."""
     sections = {
         section: weighted({name: means[name] for name in subsets if name in means}, subsets)
@@ -99,4 +100,20 @@ def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_publis
     return figures
 
 
-BENCHMARK = Benchmark("reward_bench", "RewardBench", load, observe, combine, items=2985)
+BENCHMARK = Benchmark(
+    "reward_bench",
+    "RewardBench",
+    load,
+    observe,
+    combine,
+    items=2985,
+    published=rm_r1_paper(
+        {
+            "sections.Chat": (94.1, 93.6, 95.3, 88.9, 91.3, 95.3),
+            "sections.Chat Hard": (74.6, 80.5, 83.1, 66.2, 79.4, 80.3),
+            "sections.Safety": (85.2, 86.9, 91.9, 78.4, 89.3, 91.1),
+            "sections.Reasoning": (86.7, 92.0, 95.2, 87.0, 95.5, 96.8),
+            "average": (85.2, 88.2, 91.4, 80.1, 88.9, 90.9),
+        }
+    ),
+)

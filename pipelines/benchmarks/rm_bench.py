@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines.benchmarks.benchmark import Benchmark, Comparison, Figures, Observations, Score, mean_of
+from pipelines.benchmarks.benchmark import Benchmark, Comparison, Figures, Matrix, Observations, Score, mean_of
+from pipelines.benchmarks.published import rm_r1_paper
 from pipelines.benchmarks.rows import Row, read
 from pipelines.data.schema import DataError, Message, PreferencePair, text_field
 
@@ -48,7 +49,7 @@ def load(location: str | None) -> list[Comparison]:
 def _styles(row: Row, field: str) -> list[str]:
     texts = row.fields[field]
     if not isinstance(texts, list) or len(texts) != 3:
-        raise DataError(f"{row.place}, field {field!r}: must be a list of three texts, one a style")
+        raise DataError(f"{row.place}, field {field!r}: must be a list of three texts, one per style")
     return [text_field({field: text}, field, row.place) for text in texts]
 
 
@@ -76,24 +77,18 @@ def observe(rows: Sequence[Score]) -> Observations:
     return found
 
 
-def difficulties(cells: np.ndarray, as_published: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Easy, normal and hard, each ``[...]``, of a matrix ``[..., 9]``: below, on and above the diagonal.
-
-    ``as_published`` follows the evaluation released with RM-R1, whose last step reads the third pass (chosen i against
-    rejected i + 2 mod 3) where it means the second one (i + 1 mod 3), too.
-    """
+def difficulties(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Easy, normal and hard, each ``[...]``, of a matrix ``[..., 9]``: below, on and above the diagonal."""
     cell = {place: cells[..., index] for index, place in enumerate(_CELLS)}
-    if as_published:
-        cell |= {(i, (i + 1) % 3): cell[i, (i + 2) % 3] for i in range(3)}
     easy = (cell[1, 0] + cell[2, 0] + cell[2, 1]) / 3
     normal = (cell[0, 0] + cell[1, 1] + cell[2, 2]) / 3
     hard = (cell[0, 1] + cell[0, 2] + cell[1, 2]) / 3
     return easy, normal, hard
 
 
-def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> Figures:
+def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figures:
     """``domains`` (mean of the three difficulties), difficulties as plain means over domains, and ``average``."""
-    parts = {domain: difficulties(means[domain], as_published) for domain in DOMAINS if domain in means}
+    parts = {domain: difficulties(means[domain]) for domain in DOMAINS if domain in means}
     domains = {domain: sum(part[1:], start=part[0]) / 3 for domain, part in parts.items()}
     easy, normal, hard = (mean_of([part[index] for part in parts.values()]) for index in range(3))
     return {
@@ -105,4 +100,39 @@ def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_publis
     }
 
 
-BENCHMARK = Benchmark("rm_bench", "RM-Bench", load, observe, combine, items=1327)
+def combine_as_published(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figures:
+    """The same by the evaluation released with RM-R1.
+
+    Its last step reads the third pass (chosen i against rejected i + 2 mod 3) where it means the second (i + 1), too.
+    """
+    read = [_CELLS.index((i, (i + 2) % 3 if j == (i + 1) % 3 else j)) for i, j in _CELLS]
+    return combine({domain: cells[..., read] for domain, cells in means.items()}, sizes)
+
+
+def style_figures(official: Figures) -> Figures:
+    """What style costs: how much less often a judge is right where the worse response looks better."""
+    return {"hard_minus_easy": official["hard"] - official["easy"]}
+
+
+BENCHMARK = Benchmark(
+    "rm_bench",
+    "RM-Bench",
+    load,
+    observe,
+    combine,
+    items=1327,
+    published=rm_r1_paper(
+        {
+            "domains.chat": (66.6, 75.6, 75.3, 64.0, 71.8, 74.2),
+            "domains.math": (67.0, 75.4, 80.2, 83.9, 90.5, 91.8),
+            "domains.code": (54.6, 60.6, 66.8, 56.2, 69.5, 74.1),
+            "domains.safety": (92.6, 93.6, 93.9, 85.3, 94.1, 95.4),
+            "easy": (79.2, 82.6, 86.3, 75.9, 86.2, 89.5),
+            "normal": (71.7, 77.5, 80.5, 73.1, 83.6, 85.4),
+            "hard": (59.7, 68.8, 70.4, 68.1, 74.4, 76.7),
+            "average": (70.2, 76.1, 79.1, 72.4, 81.5, 83.9),
+        }
+    ),
+    combine_as_published=combine_as_published,
+    matrix=Matrix(STYLES, style_figures),
+)

@@ -19,8 +19,9 @@ from pipelines.benchmarks.benchmark import (
     observed_means,
     weighted,
 )
+from pipelines.benchmarks.published import rm_r1_paper
 from pipelines.benchmarks.rows import Row, read
-from pipelines.data.schema import DataError, Message, PreferencePair, conversation_of, text_field
+from pipelines.data.schema import DataError, Message, PreferencePair, messages_of, text_field
 
 SETS = {
     "Pairwise_set/Helpfulness": "pairwise_helpfulness",
@@ -63,7 +64,7 @@ def _answer(row: Row, value: Any, field: str) -> str:
 
 
 def _conversation(row: Row) -> tuple[Message, ...]:
-    return conversation_of(row.fields["conversation_input"], row.place)
+    return messages_of(row.fields["conversation_input"], row.place, "conversation_input")
 
 
 def _category(path: str) -> str:
@@ -106,7 +107,7 @@ def observe(rows: Sequence[Score]) -> Observations:
     return found
 
 
-def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> Figures:
+def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figures:
     """Accuracy over all pairs or groups of each set, and the plain mean of the four."""
     figures: Figures = {}
     for name in SETS.values():
@@ -114,4 +115,20 @@ def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_publis
     return {**figures, "average": mean_of(figures.values())}
 
 
-BENCHMARK = Benchmark("rmb", "RMB", load, observe, combine, items=20917)
+BENCHMARK = Benchmark(
+    "rmb",
+    "RMB",
+    load,
+    observe,
+    combine,
+    items=20917,
+    published=rm_r1_paper(
+        {
+            "bon_helpfulness": (54.3, 59.4, 63.6, 45.1, 59.3, 62.0),
+            "pairwise_helpfulness": (74.0, 77.6, 79.1, 65.8, 76.5, 78.2),
+            "bon_harmlessness": (60.8, 62.0, 68.2, 42.9, 61.3, 61.8),
+            "pairwise_harmlessness": (76.5, 77.8, 80.9, 66.4, 76.9, 77.1),
+            "average": (66.4, 69.2, 73.0, 55.1, 68.5, 69.8),
+        }
+    ),
+)

@@ -1,4 +1,4 @@
-"""The append-only journal of answers: one JSON line each, written before anything else is done with it.
+"""The journal of answers: one JSON line each, written before anything else is done with it.
 
 A run that was killed finds in it every request that was finished, by key, and asks only for the others; a machine that
 loses its power may lose the last second's. A last line that is torn is cut off; damage anywhere else is an error,
@@ -7,20 +7,17 @@ because it would mean paying twice unseen.
 
 from __future__ import annotations
 
-import json
-import os
-import time
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from actors.jsonl import JsonLines, lines_of, row_of
 from pipelines.chain_generation.requests import Answer, Request
 from pipelines.data.schema import DataError
 
-_SYNC_SECONDS = 1.0
 _TYPES = typing.get_type_hints(Answer)
 
 
@@ -30,8 +27,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: dict[str, Answer] = {}
-        self._descriptor: int | None = None
-        self._synced = 0.0
+        self._lines: JsonLines | None = None
 
     def __enter__(self) -> Self:
         """Read what is there and open for appending.
@@ -40,26 +36,17 @@ class Journal:
             DataError: a line other than a torn last one cannot be read; names it and the remedy.
 
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        whole = 0
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                answer = _read_line(line, f"{self.path}, line {number}")
-                self.answers[answer.key] = answer
-                whole += len(line)
-        os.ftruncate(self._descriptor, whole)
+        self._lines = JsonLines(self.path)
+        for number, line in lines_of(self.path):
+            answer = _read_line(line, f"{self.path}, line {number}")
+            self.answers[answer.key] = answer
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._lines is not None:
+            self._lines.close()
 
     def append(self, answer: Answer) -> None:
         """Keep an answer; when this returns no end of this process can lose it.
@@ -68,14 +55,8 @@ class Journal:
             OSError: it could not be written, for example because the disk is full.
 
         """
-        assert self._descriptor is not None, "the journal is not open"
-        line = json.dumps(asdict(answer), ensure_ascii=True).encode() + b"\n"
-        while line:
-            line = line[os.write(self._descriptor, line) :]
-        # To the disk itself once a second: each time would hold up every other request for as long.
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._descriptor)
-            self._synced = time.monotonic()
+        assert self._lines is not None, "the journal is not open"
+        self._lines.append(asdict(answer))
         self.answers[answer.key] = answer
 
     def find(self, requests: Iterable[Request]) -> dict[str, Answer]:
@@ -111,8 +92,8 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 def _read_line(line: bytes, place: str) -> Answer:
     try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = row_of(line)
+    except ValueError as error:
         raise DataError(f"{place}: malformed JSON ({error}): {_REMEDY}") from error
     if not isinstance(row, dict):
         raise DataError(f"{place}: not an object: {_REMEDY}")

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from actors.messages import Side
 from actors.verifier.trace import Judgment, parse, read_verdict
+from pipelines.evaluation.quotes import quotes
 
 QUOTE_FOUND = 0.75
 """Share of a quote's word pairs that its response must have for the quote to count as found."""
@@ -72,7 +73,7 @@ def measure(text: str, judged: Mapping[Side, str]) -> TraceQuality:
     """Measure a trace. ``judged`` is what a quote of either side may stem from: the response, or more of the prompt."""
     judgment = parse(text)
     evaluation = judgment.evaluation or ""
-    found = [quote_found(quote, judged[side]) for side, quote in quotes_of(evaluation)]
+    found = [quote_found(quote, response) for side, response in judged.items() for quote in quotes(text, side)]
     weights = weights_sum(judgment)
     names = criteria(judgment)
     # "Total cost: A says 12, B says 15" in the check of a solution is no tally of the judge's.
@@ -101,18 +102,6 @@ def _share(values: Sequence[bool]) -> float | None:
 def words_of(text: str) -> list[str]:
     """Words in lower case; punctuation, markup and white space separate them."""
     return re.findall(r"\w+", text.lower())
-
-
-def quotes_of(evaluation: str) -> list[tuple[Side, str]]:
-    """Quoted passages and the side they are taken from."""
-    quotes: list[tuple[Side, str]] = []
-    sides: tuple[Side, Side] = ("A", "B")
-    for side in sides:
-        start = evaluation.find(f"<quote_{side}>")
-        while start >= 0 and (end := evaluation.find(f"</quote_{side}>", start)) >= 0:
-            quotes.append((side, evaluation[start + len("<quote_A>") : end]))
-            start = evaluation.find(f"<quote_{side}>", end)
-    return quotes
 
 
 def quote_found(quote: str, source: str) -> bool:

@@ -122,7 +122,7 @@ class Evaluate:
     verdict_logprobs: bool = True
     """Log how probable each benchmark verdict's token was, for the confidence `verdict`; false: faster."""
     as_published: bool = False
-    """RM-Bench: read the third pass for the second, as the evaluation released with RM-R1 does."""
+    """Score with the slip of the evaluation that published figures come from, where a benchmark has one."""
     limit: int = number(0, at_least=0)
     """Items of each benchmark, from its beginning; 0: all."""
     label: str | None = None

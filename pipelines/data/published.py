@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.data.schema import ROLES, DataError, Message, PreferencePair
+from pipelines.data.schema import DataError, Message, PreferencePair, messages_of, plain_messages
 
 WINNERS = {"model_a": "A", "model_b": "B"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -51,18 +51,7 @@ def conversation(row: Mapping[str, Any], place: str) -> list[dict[str, str]]:
         DataError: it is not a list of messages that ends with the user's.
 
     """
-    messages = row["context_messages"]
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}, field 'context_messages': must be a list of {{role, content}} messages")
-    for number, message in enumerate(messages, start=1):
-        whole = isinstance(message, Mapping) and isinstance(message.get("content"), str)
-        if not whole or message.get("role") not in ROLES:
-            raise DataError(
-                f"{place}, field 'context_messages', message {number}: needs a role ({', '.join(ROLES)}) and a content"
-            )
-    if messages[-1]["role"] != "user":
-        raise DataError(f"{place}, field 'context_messages': the last message must be the user's")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return plain_messages(messages_of(row["context_messages"], place, "context_messages"))
 
 
 def published_pair(row: Mapping[str, Any], place: str, number: int) -> PreferencePair:

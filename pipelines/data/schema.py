@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from actors.errors import UserError
+from actors.files import atomic_path
 from actors.messages import Side
 from pipelines.data.text import first_fault, unicode_fault
 
@@ -182,15 +183,18 @@ def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
 
 
 def conversation_of(value: Any, place: str) -> tuple[Message, ...]:
-    """A conversation that ends with the user, from a list of ``{role, content}`` messages or one text.
+    """A row's prompt: a list of messages as :func:`messages_of` takes it, or the one text of a user."""
+    return messages_of([{"role": "user", "content": value}] if isinstance(value, str) else value, place)
+
+
+def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message, ...]:
+    """A conversation that ends with the user, from a list of ``{role, content}`` messages.
 
     Raises:
-        DataError: it is none; names ``place``, message and remedy.
+        DataError: it is none; names ``place``, field, message and remedy.
 
     """
-    where = f"{place}, field 'prompt'"
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
+    where = f"{place}, field {field!r}"
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: must be a list of {{role, content}} messages")
     messages = []
@@ -208,6 +212,11 @@ def conversation_of(value: Any, place: str) -> tuple[Message, ...]:
     if not messages[-1].content.strip():
         raise DataError(f"{where}: the user's last message is empty")
     return tuple(messages)
+
+
+def plain_messages(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Messages as chat templates and files take them."""
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def normalised(text: str) -> str:
@@ -236,22 +245,19 @@ def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> None:
             "id": pair.id,
             "source": pair.source,
             "domain": pair.domain,
-            "prompt": [{"role": message.role, "content": message.content} for message in pair.prompt],
+            "prompt": plain_messages(pair.prompt),
             "chosen": pair.chosen,
             "rejected": pair.rejected,
             "metadata": json.dumps(dict(pair.metadata), sort_keys=True),
         }
         for pair in pairs
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.tmp-partial")
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        Dataset.from_list(rows).to_parquet(str(partial))
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            Dataset.from_list(rows).to_parquet(str(partial))
     finally:
-        partial.unlink(missing_ok=True)
         if not quiet:
             enable_progress_bars()
 

@@ -11,10 +11,11 @@ few, so that each token knows what it follows and in which response it stands. T
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from actors.files import atomic_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -170,9 +171,6 @@ def build_tiny_model(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    partial = directory.with_name(f"{directory.name}.tmp-partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save_pretrained(partial)
-    model.save_pretrained(partial)
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.replace(directory)
+    with atomic_folder(directory) as partial:
+        tokenizer.save_pretrained(partial)
+        model.save_pretrained(partial)

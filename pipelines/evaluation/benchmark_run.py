@@ -2,7 +2,7 @@
 
 outputs/<run>/evaluations/<label>/
   judgments.jsonl  judgments.parquet   every judgment, whole
-  comparisons.jsonl                    one row a pair and order, for `rescore`
+  comparisons.jsonl                    one row per pair and order, for `rescore`
   results.json  report.html            all figures; the page to read them in
   config.yaml  metrics.jsonl  logs/  wandb/
 """
@@ -150,7 +150,7 @@ def describe(
     parts = [
         f"{model}: {len(judgments):,} judgments, {len(waiting):,} to make",
         f"prompt {config.model.prompt}, at most {config.model.max_prompt_tokens:,} tokens (longest {longest:,})",
-        f"at most {config.model.max_response_tokens:,} tokens a judgment",
+        f"at most {config.model.max_response_tokens:,} tokens per judgment",
         f"orders {config.evaluate.orders}, votes {config.evaluate.votes}, temperature {config.evaluate.temperature:g}",
         f"verdicts read in {config.algorithm.verdict_mode} mode",
     ]
@@ -216,6 +216,8 @@ def _finish(
     outcomes: list[dict[str, Any]] = []
     for name, (benchmark, _) in sets.items():
         figures[name] = results(benchmark, rows[name], as_published=settings.as_published, seed=config.seed)
+        if name != benchmark.name:  # A file of pairs goes by its own name.
+            figures[name]["title"] = name
         outcomes += [{**row, "set": name} for row in comparison_rows(benchmark, rows[name])]
     everything = [row for part in rows.values() for row in part]
     stored = [{**row, "engine": json.dumps(row["engine"])} for row in everything]

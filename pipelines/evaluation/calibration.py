@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.evaluation.bootstrap import bounds, resampled_sums
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -28,7 +30,7 @@ def calibration(
 
     ``brier`` is the mean of ``(confidence - outcome)²`` (Brier 1950). ``ece`` is the mean over forecasts of the
     distance between the mean confidence and the mean outcome of their bin, ``bins`` of equal width, upper edge included
-    (Guo et al. 2017, arXiv 1706.04599, equation 3). Intervals are percentile bootstrap over units; that of ``ece`` lies
+    (Guo et al. 2017, arXiv 1706.04599, equation 3). Intervals are bootstrap over units; that of ``ece`` lies
     high where data are few, because noise in a bin always adds to the distance. Each of ``bins`` is
     ``{"low", "high", "n", "confidence", "accuracy"}``; empty ones are left out.
 
@@ -50,19 +52,16 @@ def calibration(
     for offset, value in enumerate((np.ones_like(confidence), confidence, outcome)):
         np.add.at(sums, (unit, 3 * place + offset), value)
     sums[:, -1] = np.bincount(unit, (confidence - outcome) ** 2)
-    kinds, alike = np.unique(sums, axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), alike / len(names), size=resamples) @ kinds
-    ece, brier = _errors(drawn)
+    ece, brier = _errors(resampled_sums(sums, np.random.default_rng(seed), resamples))
     whole = sums.sum(axis=0)
-    tail = 50.0 * (1.0 - level)
     return {
         "n": len(forecasts),
         "confidence": float(confidence.mean()),
         "accuracy": float(outcome.mean()),
         "ece": float(_errors(whole)[0]),
-        "ece_ci": [float(bound) for bound in np.percentile(ece, [tail, 100 - tail])],
+        "ece_ci": bounds(ece, level),
         "brier": float(_errors(whole)[1]),
-        "brier_ci": [float(bound) for bound in np.percentile(brier, [tail, 100 - tail])],
+        "brier_ci": bounds(brier, level),
         "bins": [
             {
                 "low": index / bins,

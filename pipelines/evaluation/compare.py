@@ -9,19 +9,17 @@ from pipelines.evaluation.metrics import interval
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of McNemar's exact test: that what only one of two judges got right is split by fair coins.
+    """Exact test that both judges are equally often the only one right: the two-sided p (McNemar 1947).
 
     Args:
         only_first: comparisons that only the first judge got right.
         only_second: those that only the second did.
 
     """
-    count, least = only_first + only_second, min(only_first, only_second)
-    term, tail = 1, 1
-    for chosen in range(1, least + 1):
-        term = term * (count - chosen + 1) // chosen
-        tail += term
-    return min(1.0, 2 * tail / (1 << count))
+    from scipy.stats import binomtest
+
+    both = only_first + only_second
+    return float(binomtest(only_first, both).pvalue) if both else 1.0
 
 
 def compare(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from actors.messages import GenerationFailure, Sampling
+from actors.messages import Sampling
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.config import Config
 from pipelines.evaluation.comparisons import JudgedComparison
-from pipelines.loop.rollouts import EvaluationFailed
+from pipelines.evaluation.traces import traces_of
 from pipelines.stages.inputs import JudgingTask
 
 
@@ -25,33 +25,23 @@ async def judge(
     """
     sampling = Sampling(1, config.evaluate.temperature, 1.0, config.model.max_response_tokens, logprobs=False)
     prompts = task.prompts(range(len(task.items)))
-    judged: dict[str, JudgedComparison] = {}
-    failures: list[GenerationFailure] = []
+    mode = cast(VerdictMode, config.algorithm.verdict_mode)
     by_uid = {prompt.uid: prompt for prompt in prompts}
-    async for finished in fleet.generate(prompts, sampling):
-        for item in finished:
-            if isinstance(item, GenerationFailure):
-                failures.append(item)
-                continue
-            prompt = by_uid[item.prompt_uid]
-            truncated = item.finish_reason == "length"
+    judged: dict[str, JudgedComparison] = {}
+    async for traces in traces_of(fleet, prompts, sampling):
+        for trace in traces:
+            prompt = by_uid[trace.prompt_uid]
             judged[prompt.uid] = JudgedComparison(
                 pair_id=prompt.pair_id,
                 order=prompt.order,
                 label=prompt.label,
                 domain=prompt.domain,
-                verdict=read_verdict(item.text, cast(VerdictMode, config.algorithm.verdict_mode), truncated=truncated),
-                tokens=len(item.token_ids),
-                finish_reason=item.finish_reason,
-                text=item.text,
-                extras=task.extras(prompt.pair_id, item.text),
+                verdict=read_verdict(trace.text, mode, truncated=trace.finish_reason == "length"),
+                tokens=len(trace.token_ids),
+                finish_reason=trace.finish_reason,
+                text=trace.text,
+                extras=task.extras(prompt.pair_id, trace.text),
             )
         if progress is not None:
             progress(len(judged))
-    if failures:
-        first = failures[0]
-        raise EvaluationFailed(
-            f"{len(failures)} of {len(prompts)} judgments failed; first: prompt {first.prompt_uid}: "
-            f"{first.cause}: {first.detail}"
-        )
     return [judged[prompt.uid] for prompt in prompts]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.messages import GenerationFailure, Order, Prompt, Sampling, Side, Trace
+from actors.messages import Order, Prompt, Sampling, Side, Trace
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.benchmarks.benchmark import Benchmark, Comparison
@@ -15,7 +15,7 @@ from pipelines.data.prompts import PromptTemplate, encode, orders_of, render
 from pipelines.data.schema import DataError
 from pipelines.evaluation.confidence import verdict_logprob
 from pipelines.evaluation.log import JudgmentLog, Key
-from pipelines.loop.rollouts import EvaluationFailed
+from pipelines.evaluation.traces import traces_of
 
 TOO_LONG = "prompt_too_long"
 """Cause of a comparison that was not judged, because its prompt leaves no room for a judgment."""
@@ -171,27 +171,16 @@ async def judge(
         EvaluationFailed: generations failed; the others are in the log, and the same command tries again.
 
     """
-    by_uid = {"/".join(map(str, judgment.key)): judgment for judgment in waiting}
-    failures: list[GenerationFailure] = []
+    asked = [(judgment, judgment.prompt()) for judgment in waiting]
+    by_uid = {prompt.uid: judgment for judgment, prompt in asked}
     done, right = len(log.rows), sum(row["verdict"] == row["label"] for row in log.rows.values())
-    async for finished in fleet.generate([judgment.prompt() for judgment in waiting], sampling):
-        rows = []
-        for item in finished:
-            if isinstance(item, GenerationFailure):
-                failures.append(item)
-                continue
-            rows.append(_row(by_uid[item.prompt_uid], item, mode, tokenizer, facts))
+    async for traces in traces_of(fleet, [prompt for _, prompt in asked], sampling):
+        rows = [_row(by_uid[trace.prompt_uid], trace, mode, tokenizer, facts) for trace in traces]
         log.append(rows)
         done += len(rows)
         right += sum(row["verdict"] == row["label"] for row in rows)
         if progress is not None:
             progress(done, {"accuracy": right / max(1, done)})
-    if failures:
-        first = failures[0]
-        raise EvaluationFailed(
-            f"{len(failures)} of {len(waiting)} judgments failed; first: {first.prompt_uid}: {first.cause}: "
-            f"{first.detail}. The others are kept: run the same command again to judge what is missing"
-        )
 
 
 def _row(

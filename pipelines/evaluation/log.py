@@ -1,20 +1,18 @@
-"""The log of an evaluation: one JSON line a judgment, written as it arrives and read back to continue.
+"""The log of an evaluation: one JSON line per judgment, written as it arrives and read back to continue.
 
-A process that is killed leaves at most one torn line, which is cut when the log is opened again. What is there is never
-judged again.
+What is there is never judged again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from actors.jsonl import JsonLines
 from pipelines.data.preference_file import rows_of
 from pipelines.data.schema import DataError, check_unicode
-from pipelines.reporting.tracking import drop_torn_line
 
 Key = tuple[str, str, str, int]
 """Benchmark, comparison, order, vote."""
@@ -66,17 +64,13 @@ class JudgmentLog:
         self.path = path
         self.rows: dict[Key, dict[str, Any]] = {}
         """Every judgment so far."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drop_torn_line(path)
+        self._file = JsonLines(path)
         for place, row in self._stored():
             if key_of(row) in self.rows:
                 raise DataError(f"{place}: {'/'.join(map(str, key_of(row)))} is judged twice: remove one of the rows")
             self.rows[key_of(row)] = row
-        self._file = path.open("a", encoding="utf-8")
 
     def _stored(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        if not self.path.exists():
-            return
         for number, row in rows_of(self.path):
             place = f"{self.path}, row {number}"
             missing = [name for name in COLUMNS if not isinstance(row, dict) or name not in row]
@@ -87,14 +81,13 @@ class JudgmentLog:
             yield place, row
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add judgments and hand them to the operating system, so that they outlive this process."""
+        """Add judgments, which outlive this process from then on."""
         for row in rows:
             check_unicode(row, f"judgment {key_of(row)}")
             if key_of(row) in self.rows:
                 raise RuntimeError(f"judgment {key_of(row)} arrived twice")
             self.rows[key_of(row)] = row
-        self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        self._file.flush()
+        self._file.append(*rows)
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ import numpy as np
 
 from actors.messages import Order, Side
 from actors.verifier.trace import read_verdict
+from pipelines.evaluation.bootstrap import bounds, resampled_sums
 from pipelines.evaluation.comparisons import JudgedComparison
 
 _LABEL_OF: dict[Order, Side] = {"chosen_first": "A", "chosen_second": "B"}
@@ -34,7 +35,7 @@ def summarise(
     - ``parse_rate``: judgments whose verdict could be read by the mode it was read in; ``strict_parse_rate``: the
       same by the strict rule, read again from the text.
     - ``share_a``: verdicts for side A, of the verdicts that could be read. 0.5 is unbiased over both orders.
-    - ``mean_tokens``: generated tokens a judgment.
+    - ``mean_tokens``: generated tokens per judgment.
     - ``extras``: by name, the share of True of the judgments where the observation is not None.
     - ``parse_failures``: judgments by cause, only causes that occur.
     - ``by_domain``: the same keys, without this one, for each domain in alphabetical order.
@@ -232,19 +233,9 @@ def ratio(counts: Counts) -> float | None:
 
 
 def interval(units: Sequence[Counts], seed: int, resamples: int = 1000, confidence: float = 0.95) -> list[float] | None:
-    """Percentile bootstrap interval ``[low, high]`` of a ratio of sums, units drawn with replacement.
-
-    Units that add the same are alike, so a resample is one multinomial draw over the kinds of units: the same
-    distribution at a cost that grows with the kinds alone. None where nothing is counted.
-    """
-    outcomes = Counter(units)
-    kinds = sorted(outcomes)
-    if not sum(denominator for _, denominator in kinds):
+    """Bootstrap interval ``[low, high]`` of a ratio of sums over units; None where nothing is counted."""
+    if not sum(denominator for _, denominator in units):
         return None
-    shares = np.array([outcomes[kind] for kind in kinds]) / len(units)
-    drawn = np.random.default_rng(seed).multinomial(len(units), shares, size=resamples)  # [resamples, kinds]
-    sums = drawn @ np.array(kinds, dtype=float)  # [resamples, 2]
+    sums = resampled_sums(np.array(units, float), np.random.default_rng(seed), resamples)
     sums = sums[sums[:, 1] > 0]
-    tail = 50.0 * (1.0 - confidence)
-    low, high = np.percentile(sums[:, 0] / sums[:, 1], [tail, 100.0 - tail])
-    return [float(low), float(high)]
+    return bounds(sums[:, 0] / sums[:, 1], confidence)

@@ -19,15 +19,11 @@ _LEAST = 3
 def quotes(text: str, side: Side) -> list[str]:
     """What a judgment quotes of one side, in order: the contents of its quote tags."""
     evaluation = parse(text).evaluation or ""
-    tag = f"quote_{side}"
     found = []
-    start = evaluation.find(f"<{tag}>")
-    while start >= 0:
-        end = evaluation.find(f"</{tag}>", start)
-        if end < 0:
-            break
-        found.append(evaluation[start + len(tag) + 2 : end])
-        start = evaluation.find(f"<{tag}>", end)
+    start = evaluation.find(f"<quote_{side}>")
+    while start >= 0 and (end := evaluation.find(f"</quote_{side}>", start)) >= 0:
+        found.append(evaluation[start + len("<quote_A>") : end])
+        start = evaluation.find(f"<quote_{side}>", end)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file, no network. Python selects; ``report.html`` beside this file draws."""
+"""The report of an evaluation: Python selects, and ``report.html.jinja`` beside this file draws."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pipelines.benchmarks.benchmark import Comparison
 from pipelines.data.preference_file import rows_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.compare import compare
-from pipelines.evaluation.published import published
 from pipelines.evaluation.quotes import marks
 from pipelines.evaluation.tables import flat
 from pipelines.loop.records import question_text
+from pipelines.reporting.pages import write_page
 from pipelines.reporting.report_traces import TRACE_CHARACTERS
-from pipelines.reporting.run_report import page_template, write_page
 
 SHOWN = (
     *("benchmark", "subset", "category", "comparison", "order", "vote", "label", "verdict", "cause", "tokens"),
@@ -45,7 +44,7 @@ def write_evaluation_report(
 
     """
     data = report_data(folder, results, rows, comparisons, others, most=most)
-    return write_page(folder / "report.html", data, page_template("pipelines.evaluation", "report.html"))
+    return write_page(folder / "report.html", "evaluation/report.html.jinja", data)
 
 
 def report_data(
@@ -103,7 +102,7 @@ def headline_table(name: str, own: Mapping[str, Any], others: Sequence[Mapping[s
         values, bounds = flat(result["official"]), flat(result["official_ci"])
         cells = [{"value": values.get(key), "ci": bounds.get(key)} for key in mine]
         rows.append({"name": evaluation["label"], "kind": kind, "cells": cells})
-    for model, figures in published(name).items():
+    for model, figures in own["benchmarks"][name]["published"].items():
         cells = [{"value": figures.get(key), "ci": None} for key in mine]
         rows.append({"name": model, "kind": "published", "cells": cells})
     return {"columns": [key.split(".")[-1].replace("_", " ") for key in mine], "rows": rows}

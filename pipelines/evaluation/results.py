@@ -11,7 +11,6 @@ import numpy as np
 
 from actors.messages import Order, Side, Verdict
 from actors.verifier.trace import VerdictMode, read_verdict
-from pipelines.benchmarks import rm_bench
 from pipelines.benchmarks.benchmark import Benchmark, Score, intervals, means, score
 from pipelines.evaluation.calibration import Forecast, calibration
 from pipelines.evaluation.comparisons import JudgedComparison
@@ -32,19 +31,21 @@ def results(
     - ``modes``: accuracy and share of readable verdicts by each of the parser's rules.
     - ``calibration``: by ``verdict`` (probability of the verdict's token) and, with votes, by ``votes`` (share of the
       readable votes that agree with the majority).
-    - ``matrix``: RM-Bench's cells, chosen styles down and rejected styles across, and ``hard_minus_easy``, ``..._ci``.
-    - ``items``: items judged, and ``whole``, those of the published set.
+    - ``matrix``: of a benchmark with styles, their names ``styles``, ``cells`` (chosen styles down, rejected across;
+      the mean of ``domains``), and its own figures, each with ``<figure>_ci``.
+    - ``items``: items judged, and ``whole``, those of the published set; ``published``: what published judges reach.
     """
     judged = [judged_of(row) for row in rows]
     outcomes = comparison_rows(benchmark, rows)
     scores = [score_row(row) for row in outcomes]
     rates = _rater(judged, seed, resamples)
-    official = score(benchmark, scores, as_published)
+    if as_published:
+        benchmark = benchmark.as_published()
     return {
         "title": benchmark.title,
-        "as_published": as_published,
-        "official": official,
-        "official_ci": intervals(benchmark, scores, as_published, seed=seed, resamples=resamples),
+        "as_published": as_published and benchmark.combine_as_published is not None,
+        "official": score(benchmark, scores),
+        "official_ci": intervals(benchmark, scores, seed=seed, resamples=resamples),
         "overall": rates(lambda row: "all", rows)["all"],
         "by_subset": rates(lambda row: row["subset"], rows),
         "by_category": rates(lambda row: row["category"] or row["subset"], rows),
@@ -55,10 +56,11 @@ def results(
             name: calibration(forecasts, seed=seed, resamples=resamples)
             for name, forecasts in (("verdict", _verdict_forecasts(rows)), ("votes", _vote_forecasts(outcomes)))
         },
-        "matrix": _matrix(scores, as_published, seed, resamples),
+        "matrix": _matrix(benchmark, scores, seed, resamples),
         "judgments": len(rows),
         "items": len({(row["subset"], row["item"]) for row in rows}),
         "whole": benchmark.items,
+        "published": benchmark.published,
     }
 
 
@@ -80,7 +82,7 @@ def judged_of(row: Mapping[str, Any]) -> JudgedComparison:
 
 
 def comparison_rows(benchmark: Benchmark, rows: Rows) -> list[dict[str, Any]]:
-    """The per-comparison log: one row a pair and order, votes counted, which `rescore` reads."""
+    """The per-comparison log: one row per pair and order, votes counted, which `rescore` reads."""
     ballots: dict[tuple[str, Order], list[Mapping[str, Any]]] = {}
     for row in rows:
         ballots.setdefault((row["comparison"], row["order"]), []).append(row)
@@ -163,23 +165,19 @@ def _vote_forecasts(outcomes: Iterable[Mapping[str, Any]]) -> list[Forecast]:
     return forecasts
 
 
-def _matrix(scores: Sequence[Score], as_published: bool, seed: int, resamples: int) -> dict[str, Any] | None:
-    """Means of RM-Bench's nine cells, and the distance that style makes, the latter with its interval."""
-    if any(row.chosen_style is None for row in scores):
+def _matrix(benchmark: Benchmark, scores: Sequence[Score], seed: int, resamples: int) -> dict[str, Any] | None:
+    """Means of a matrix's cells, and its own figures with their intervals; None for a benchmark without styles."""
+    matrix, combine = benchmark.matrix, benchmark.combine
+    if matrix is None:
         return None
-    domains = {name: cells.reshape(3, 3).tolist() for name, cells in means(rm_bench.observe(scores)).items()}
-    gap = replace(rm_bench.BENCHMARK, combine=_hard_minus_easy)
+    side = len(matrix.styles)
+    domains = {name: cells.reshape(side, side).tolist() for name, cells in means(benchmark.observe(scores)).items()}
+    own = replace(benchmark, combine=lambda parts, sizes: matrix.figures(combine(parts, sizes)))
+    spread = intervals(own, scores, seed=seed, resamples=resamples)
     return {
+        "styles": list(matrix.styles),
         "cells": np.mean(list(domains.values()), axis=0).tolist(),
         "domains": domains,
-        **score(gap, scores, as_published),
-        **{
-            f"{name}_ci": bounds
-            for name, bounds in intervals(gap, scores, as_published, seed=seed, resamples=resamples).items()
-        },
+        **score(own, scores),
+        **{f"{name}_ci": bounds for name, bounds in spread.items()},
     }
-
-
-def _hard_minus_easy(parts: Mapping[str, np.ndarray], sizes: Mapping[str, int], as_published: bool) -> dict[str, Any]:
-    figures = rm_bench.combine(parts, sizes, as_published)
-    return {"hard_minus_easy": figures["hard"] - figures["easy"]}

@@ -30,18 +30,23 @@ def histogram(title: str, values: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def render_card(data: Mapping[str, Any], package: str, kind: str) -> str:
-    """The card as ``md`` or ``html``, by the template in ``package``, ``pipelines/<package>/card.<kind>.jinja``."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / package),
-        autoescape=kind == "html",
+def templates(*, html: bool) -> jinja2.Environment:
+    """Every template of ``pipelines/``, named by its path there; what it is not given is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
+        autoescape=html,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+
+
+def render_card(data: Mapping[str, Any], package: str, kind: str) -> str:
+    """The card as ``md`` or ``html``, by the template in ``package``, ``pipelines/<package>/card.<kind>.jinja``."""
+    environment = templates(html=kind == "html")
     environment.filters["share"] = lambda value: "–" if value is None else f"{100 * value:.1f}%"
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:,.0f}"
     environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:,.2f}"
     # Names of sources and domains and rows' ids are data, and may hold what Markdown would take for a table's edge.
     environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
-    return environment.get_template(f"card.{kind}.jinja").render(data)
+    return environment.get_template(f"{package}/card.{kind}.jinja").render(data)

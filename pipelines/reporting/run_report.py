@@ -1,8 +1,6 @@
 """The run's report: one HTML file, no network, with the results, the curves, and traces to read and filter.
 
-Python reads and selects; the page (``report.html`` beside this file, with ``report_shared.css`` and ``.js``) draws.
-Everything passes as one JSON block in which ``<``, ``>`` and ``&`` are escaped, and the page puts text into the
-document as text, so nothing a dataset or a model wrote can become markup or script.
+Python reads and selects; the page (``report.html.jinja`` beside this file) draws.
 """
 
 from __future__ import annotations
@@ -11,17 +9,14 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from actors.files import write_text
+from actors.jsonl import lines_of, row_of
+from pipelines.reporting.pages import write_page
 from pipelines.reporting.report_traces import STAGES, select_traces
-from pipelines.reporting.tracking import plain_numbers
 
-_PLACEHOLDER = "__REPORT_DATA__"
-_SHARED = {"__REPORT_STYLE__": "report_shared.css", "__REPORT_SCRIPT__": "report_shared.js"}
 _CURVE_POINTS = 400
 _HEADLINE = (
     ("accuracy", "accuracy", "share"),
@@ -44,39 +39,7 @@ def write_report(run_directory: Path) -> Path:
     Reads ``summary.json``, ``config.yaml``, ``metrics.jsonl`` and ``traces/*.parquet``; what is missing or damaged is
     named in the report. The file appears whole or not at all.
     """
-    template = page_template("pipelines.reporting", "report.html")
-    return write_page(Path(run_directory) / "report.html", report_data(Path(run_directory)), template)
-
-
-def page_template(package: str, name: str) -> str:
-    """A page's template, with the style and the script that all pages share in their places."""
-    template = resources.files(package).joinpath(name).read_text(encoding="utf-8")
-    for placeholder, shared in _SHARED.items():
-        text = resources.files("pipelines.reporting").joinpath(shared).read_text(encoding="utf-8")
-        template = template.replace(placeholder, text)
-    return template
-
-
-def write_page(target: Path, data: Mapping[str, Any], template: str) -> Path:
-    """Write a page with its data, whole or not at all, and return its path."""
-    write_text(target, render(data, template))
-    return target
-
-
-def render(data: Mapping[str, Any], template: str) -> str:
-    """Put ``data`` into the page as JSON that cannot end its script element.
-
-    Raises:
-        ValueError: the template does not have its one placeholder.
-    """
-    if template.count(_PLACEHOLDER) != 1:
-        raise ValueError(
-            f"the report template needs {_PLACEHOLDER} exactly once, it has {template.count(_PLACEHOLDER)}"
-        )
-    # ASCII only, which also keeps lone surrogates in a model's output from failing to encode.
-    block = json.dumps(plain_numbers(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    block = block.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return template.replace(_PLACEHOLDER, block)
+    return write_page(run_directory / "report.html", "reporting/report.html.jinja", report_data(run_directory))
 
 
 def report_data(run_directory: Path) -> dict[str, Any]:
@@ -175,7 +138,7 @@ def _number(value: Any) -> float | None:
 def read_metrics(path: Path, notes: list[str]) -> Series:
     """Read ``metrics.jsonl``; where a step occurs again (a resumed stage), the later line counts.
 
-    Lines that are not whole and values that are not finite are left out and counted in ``notes``.
+    Lines that cannot be read and values that are not finite are left out and counted in ``notes``.
     """
     if not path.exists():
         notes.append("No learning curves yet: metrics.jsonl is not there.")
@@ -183,20 +146,19 @@ def read_metrics(path: Path, notes: list[str]) -> Series:
     values: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     broken = 0
     not_finite: dict[str, int] = defaultdict(int)
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                stage, step, metrics = str(entry["stage"]), int(entry["step"]), dict(entry["metrics"])
-            except (ValueError, KeyError, TypeError):
-                broken += 1
-                continue
-            for name, value in metrics.items():
-                number = _number(value)
-                if number is None:
-                    not_finite[f"{stage} {name}"] += 1
-                else:
-                    values[stage][name][step] = number
+    for _, line in lines_of(path):
+        try:
+            entry = row_of(line)
+            stage, step, metrics = str(entry["stage"]), int(entry["step"]), dict(entry["metrics"])
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+            continue
+        for name, value in metrics.items():
+            number = _number(value)
+            if number is None:
+                not_finite[f"{stage} {name}"] += 1
+            else:
+                values[stage][name][step] = number
     if broken:
         notes.append(f"metrics.jsonl: {broken} lines cannot be read and are left out.")
     for name, count in sorted(not_finite.items()):

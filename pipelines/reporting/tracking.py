@@ -6,7 +6,6 @@ deadline, falls back to offline files with a warning, and an error of its own en
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from actors.jsonl import JsonLines
 from pipelines.reporting.wandb_mode import Mode, resolve_mode, server_hosts
 
 log = logging.getLogger(__name__)
@@ -103,9 +103,7 @@ class Tracker:
             mode, os.environ, Path.home(), server_hosts() if mode in ("auto", "online") else ()
         )
         """What W&B does now; changes to offline when going online failed, to disabled after an error."""
-        path = self._directory / "metrics.jsonl"
-        drop_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = JsonLines(self._directory / "metrics.jsonl")
         if self.mode != "disabled":
             self.wandb_id = resume_id or secrets.token_hex(4)
             self._start(dict(config), project, group or self._directory.name, init_timeout, finish_timeout)
@@ -162,12 +160,11 @@ class Tracker:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the numbers of one step, by their names without the stage: one JSON line, and one W&B row.
 
-        The line is ``{"stage", "step", "time", "metrics"}`` with ``time`` in seconds since 1970, and is flushed.
+        The line is ``{"stage", "step", "time", "metrics"}`` with ``time`` in seconds since 1970.
         """
         metrics = plain_numbers(metrics)
         line = {"stage": self._stage, "step": int(step), "time": round(time.time(), 3), "metrics": metrics}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.append(line)
         # W&B draws NaN as a gap and takes it as a number; a string would change the column's type.
         row = {f"{self._stage}/{name}": _as_float(value) for name, value in metrics.items()}
         self._guest("logging", lambda run: run.log({**row, f"{self._stage}/step": int(step)}))
@@ -245,20 +242,3 @@ def _one_line(error: Exception) -> str:
 
 def _as_float(value: Any) -> Any:
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else value
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut what a killed run left of its last line, so that the next line does not join it."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                file.truncate(start + newline + 1)
-                return
-            end = start
-        file.truncate(0)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from actors.errors import UserError, machine_fault
 from actors.files import atomic_path, clean_leftovers, remove_whole, sha256_file, write_text
+from actors.jsonl import keep_rows
 from pipelines.runs.catalogue import STAGES, StageRecord, with_dependents
 from pipelines.runs.lock import FolderBusy, FolderLock
 
@@ -230,14 +231,7 @@ class RunDirectory:
         return [file for pattern in record.traces() for file in self.traces.glob(pattern)]
 
     def _rewrite_metrics(self, stage: str, step: int) -> int:
-        if not self.metrics_file.exists():
-            return 0
-        lines = self.metrics_file.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _keeps(line, stage, step)]
-        if kept != lines:
-            with atomic_path(self.metrics_file) as partial:
-                partial.write_bytes(b"".join(kept))
-        return len(lines) - len(kept)
+        return keep_rows(self.metrics_file, lambda row: _keeps(row, stage, step))
 
     # The summary, and what stages find
 
@@ -295,12 +289,9 @@ class RunDirectory:
         return value
 
 
-def _keeps(line: bytes, stage: str, step: int) -> bool:
-    """Whether a line of metrics.jsonl stays: whole, and of another stage or not after ``step``."""
-    if not line.endswith(b"\n"):
-        return False
+def _keeps(row: Any, stage: str, step: int) -> bool:
+    """Whether a row of metrics.jsonl stays: it is of another stage, or not after ``step``."""
     try:
-        row = json.loads(line)
         return not (row["stage"] == stage and row["step"] > step)
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return False

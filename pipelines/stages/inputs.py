@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs, rows_of, split_by_prompt
 from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_published
-from pipelines.data.schema import ROLES, DataError, PreferencePair, content_key, read_pairs
+from pipelines.data.schema import DataError, PreferencePair, content_key, messages_of, plain_messages, read_pairs
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.runs.folder import RunDirectory
+
+_CHAIN_NEEDS = "a chain needs `messages` (role and content) and a `chain` text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +176,7 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
     tokenizer = load_tokenizer(model)
     sequences, dropped, longest = [], 0, 0
     for number, row in rows_of(path):
-        if is_published(row):
-            messages: Any = conversation(row, f"{path}, row {number}")
-            chain = row["winner"]
-        else:
-            messages, chain = row.get("messages"), row.get("chain")
-        if not _is_conversation(messages) or not isinstance(chain, str) or not chain.strip():
-            raise DataError(f"{path}, row {number}: a chain needs `messages` (role and content) and a `chain` text")
+        messages, chain = _chain(row, f"{path}, row {number}")
         prompt = encode(messages, tokenizer)
         completion = [*tokenizer.encode(chain, add_special_tokens=False), tokenizer.eos_token_id]
         longest = max(longest, len(prompt) + len(completion))
@@ -195,10 +191,17 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
     return ChainSet(tuple(sequences), dropped, longest)
 
 
-def _is_conversation(messages: Any) -> TypeGuard[list[dict[str, str]]]:
-    if not isinstance(messages, list) or not messages:
-        return False
-    return all(
-        isinstance(message, Mapping) and message.get("role") in ROLES and isinstance(message.get("content"), str)
-        for message in messages
-    )
+def _chain(row: Any, place: str) -> tuple[list[dict[str, str]], str]:
+    """A row's prompt and what follows it; in the published form the chain stands in ``winner``."""
+    if is_published(row):
+        messages, chain = conversation(row, place), row["winner"]
+    else:
+        fields = row if isinstance(row, Mapping) else {}
+        chain = fields.get("chain")
+        try:
+            messages = plain_messages(messages_of(fields.get("messages"), place, "messages"))
+        except DataError as error:
+            raise DataError(f"{place}: {_CHAIN_NEEDS} ({error})") from error
+    if not isinstance(chain, str) or not chain.strip():
+        raise DataError(f"{place}: {_CHAIN_NEEDS}")
+    return messages, chain

@@ -13,7 +13,7 @@ import random
 import numpy as np
 
 from pipelines.data.lint.findings import Finding
-from pipelines.data.lint.linear import Sparse, fit, telling
+from pipelines.data.lint.linear import fit, sparse, telling
 from pipelines.data.lint.responses import BySource, Figures
 from pipelines.data.lint.words import Words
 
@@ -41,14 +41,14 @@ def label_agreement(by_source: BySource, seed: int) -> Finding:
             values.append(sign * differences)
             labels.append(sign > 0)
             sources.append(source)
-    matrix = Sparse.of(rows, (1 << _BITS) + _STYLE, values)
+    matrix = sparse(rows, (1 << _BITS) + _STYLE, values)
     truth, origin = np.array(labels, np.float64), np.array(sources)
     accuracy, swapped = {}, []
     for source in groups:
         train, test = np.flatnonzero(origin != source), np.flatnonzero(origin == source)
-        small = matrix.only(telling(matrix.take(train), truth[train], _FEATURES))
-        weights, _ = fit(small.take(train), truth[train], penalty=3.0)
-        scores = small.take(test).dot(weights)
+        small = matrix[:, telling(matrix[train], truth[train], _FEATURES)]
+        weights, _ = fit(small[train], truth[train], penalty=3.0)
+        scores = small[test] @ weights
         right = float((((scores > 0) == (truth[test] > 0.5)) * (scores != 0) + 0.5 * (scores == 0)).mean())
         accuracy[source] = right
         if 0.5 - right > max(0.05, 1.5 / math.sqrt(len(test))):

@@ -21,9 +21,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from pipelines.data.lint.findings import Finding, Shown
-from pipelines.data.lint.linear import Sparse, fit, telling
+from pipelines.data.lint.linear import fit, sparse, telling
 from pipelines.data.lint.words import Words, mixed, runs
 from pipelines.data.prompts import PromptTemplate, render
 from pipelines.data.schema import prompt_key
@@ -96,17 +97,16 @@ def label_leak(prompts: Sequence[MaskedPrompt], margin: float, seed: int, most: 
         prompts = random.Random(f"{seed}/leak").sample(list(prompts), most)
     words = Words()
     labels = np.array([prompt.first for prompt in prompts], np.float64)
-    everything = Sparse.of([_features(prompt, words) for prompt in prompts], 1 << _BITS)
-    present = np.unique(everything.features)
-    matrix = everything.only(present)
+    everything = sparse([_features(prompt, words) for prompt in prompts], 1 << _BITS)
+    present = np.unique(everything.indices)
+    matrix = everything[:, present]
     held_out = np.array([_held_out(prompt.group, seed) for prompt in prompts])
     if not 0 < held_out.sum() < len(held_out):
         return Finding(name, None, "all prompts ask the same: nothing can be held out")
     train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    chosen = telling(matrix.take(train), labels[train], _FEATURES)
-    small = matrix.only(chosen)
-    weights, bias = fit(small.take(train), labels[train])
-    guesses = small.take(test).dot(weights) + bias > 0
+    small = matrix[:, telling(matrix[train], labels[train], _FEATURES)]
+    weights, bias = fit(small[train], labels[train])
+    guesses = small[test] @ weights + bias > 0
     accuracy = float((guesses == (labels[test] > 0.5)).mean())
     # Where positions are unbalanced (another check), always guessing the commoner one is chance.
     chance = float(max(labels[test].mean(), 1 - labels[test].mean()))
@@ -143,20 +143,20 @@ def _features(prompt: MaskedPrompt, words: Words) -> np.ndarray:
 
 
 def _leaking_marks(
-    matrix: Sparse, present: np.ndarray, labels: np.ndarray, prompts: Sequence[MaskedPrompt], words: Words
+    matrix: csr_array, present: np.ndarray, labels: np.ndarray, prompts: Sequence[MaskedPrompt], words: Words
 ) -> list[str]:
     """Marks whose rows have labels that chance does not explain, worst first; ``present`` holds the features' numbers.
 
     The chance of ``k`` of ``n`` rows is bounded by Chernoff's ``2 exp(-n KL(k/n, p))``, over all features below
     one in a thousand.
     """
-    counts = np.bincount(matrix.features, minlength=matrix.width).astype(np.float64)
-    share = np.clip(matrix.sums(labels) / np.maximum(counts, 1), 1e-12, 1 - 1e-12)
+    counts = matrix.sum(axis=0)
+    share = np.clip(matrix.T @ labels / counts, 1e-12, 1 - 1e-12)
     base = float(np.clip(labels.mean(), 1e-6, 1 - 1e-6))
     surprise = counts * (share * np.log(share / base) + (1 - share) * np.log((1 - share) / (1 - base)))
     bound = math.log(2 * len(present) / 1e-3)
     found = [int(index) for index in np.argsort(-surprise)[:20] if surprise[index] > bound]
-    rows = {feature: int(matrix.row_of[np.argmax(matrix.features == feature)]) for feature in found}
+    rows = {feature: int(matrix[:, [feature]].nonzero()[0][0]) for feature in found}
     return [
         f"{_spelled(int(present[feature]), prompts[rows[feature]], words)} ({counts[feature]:.0f} prompts, "
         f"first is better in {100 * share[feature]:.0f}%)"

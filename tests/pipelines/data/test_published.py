@@ -38,7 +38,10 @@ def test_rows_keep_their_prompt_and_their_order(tmp_path: Path) -> None:
     [
         (row("model_c"), "row 1, field 'winner': 'model_c' is neither side"),
         ({"context_messages": [], "winner": "model_a"}, "row 1, field 'context_messages': must be a list"),
-        ({"context_messages": [{"role": "user"}], "winner": "model_a"}, "message 1: needs a role"),
+        (
+            {"context_messages": [{"role": "user"}], "winner": "model_a"},
+            "message 1: needs text fields 'role'",
+        ),
         (
             {"context_messages": [{"role": "assistant", "content": "x"}], "winner": "model_a"},
             "the last message must be the user's",

@@ -15,14 +15,19 @@ from transformers import AutoTokenizer
 
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.benchmarks.benchmark import find
+from pipelines.config import Config
 from pipelines.data.prompts import load_template
 from pipelines.data.schema import DataError
+from pipelines.evaluation.heldout import judge as judge_heldout
 from pipelines.evaluation.judging import Judgment, judge, pending, plan
 from pipelines.evaluation.log import COLUMNS, JudgmentLog
-from pipelines.evaluation.results import results
+from pipelines.evaluation.metrics import summarise
+from pipelines.evaluation.results import judged_of, results
 from pipelines.loop.rollouts import EvaluationFailed
+from pipelines.stages.inputs import JudgingTask
 
 SAMPLING = Sampling(max_tokens=64)
+CONFIG = Config()
 
 
 class Engines:
@@ -152,6 +157,34 @@ def test_failed_generations_are_named_and_tried_again(
     engines = Engines(tokenizer)
     run(engines, judgments, tmp_path / "log.jsonl")
     assert len(engines.asked) == 4
+
+
+def heldout(judgments: list[Judgment]) -> JudgingTask:
+    """The first vote of each judgment as held-out pairs, both orders of a pair together."""
+    prompts = [judgment.prompt() for judgment in judgments if judgment.vote == 0]
+    pairs = {judgment.comparison.pair.id: judgment.comparison.pair for judgment in judgments}
+    none_dropped: Any = None
+    return JudgingTask(pairs, tuple(zip(prompts[::2], prompts[1::2], strict=True)), none_dropped)
+
+
+def test_held_out_pairs_are_judged_as_benchmarks_are(tokenizer: Any, judgments: list[Judgment], tmp_path: Path) -> None:
+    log = run(Engines(tokenizer), judgments, tmp_path / "log.jsonl")
+    counts: list[int] = []
+    found = asyncio.run(judge_heldout(Engines(tokenizer), heldout(judgments), CONFIG, counts.append))  # type: ignore[arg-type]
+    first_votes = [judged_of(row) for row in ordered(judgments, log) if row["vote"] == 0]
+    assert [(item.pair_id, item.order, item.verdict, item.tokens, item.text) for item in found] == [
+        (item.pair_id, item.order, item.verdict, item.tokens, item.text) for item in first_votes
+    ]
+    assert summarise(found)["accuracy"] == summarise(first_votes)["accuracy"]
+    assert {name for item in found for name in item.extras} == {"solution_correct", "true_first_rubric"}
+    assert (counts[0], counts[-1]) == (3, 40)
+
+
+def test_a_failed_judgment_of_a_held_out_pair_ends_the_evaluation(tokenizer: Any, judgments: list[Judgment]) -> None:
+    victim = judgments[4].comparison.pair.id
+    engines: Any = Engines(tokenizer, failing=f"/{victim}/")
+    with pytest.raises(EvaluationFailed, match=r"2 of 40 judgments failed; first: builtin/.*engine_error: out of mem"):
+        asyncio.run(judge_heldout(engines, heldout(judgments), CONFIG))
 
 
 def test_a_log_of_other_prompts_or_weights_is_refused(

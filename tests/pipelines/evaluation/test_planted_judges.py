@@ -82,6 +82,7 @@ def test_a_judge_of_length() -> None:
     assert (value(result, "accuracy"), value(result, "flip_rate"), value(result, "share_a")) == (0.5, 0.0, 0.5)
     matrix = figures(judged(find("rm_bench"), styled(), longer), "rm_bench")
     # The better response is a character longer than the worse one of its style.
+    assert matrix["matrix"]["styles"] == ["concise", "detailed", "markdown"]
     assert matrix["matrix"]["cells"] == [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
     assert {key: matrix["official"][key] for key in ("easy", "normal", "hard")} == {"easy": 1, "normal": 1, "hard": 0}
     assert (matrix["matrix"]["hard_minus_easy"], matrix["matrix"]["hard_minus_easy_ci"]) == (-1.0, [-1.0, -1.0])

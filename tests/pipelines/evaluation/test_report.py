@@ -12,7 +12,6 @@ from judges import always_a, comparison, judged, perfect
 
 from pipelines.benchmarks.benchmark import find
 from pipelines.data.schema import DataError
-from pipelines.evaluation.published import published
 from pipelines.evaluation.report import write_evaluation_report
 from pipelines.evaluation.results import comparison_rows, results
 from pipelines.evaluation.tables import headline, line, tables
@@ -51,7 +50,7 @@ def report(folder: Path, label: str, judge: Any, *others: Path, most: int = 400)
 def test_the_headline_stands_beside_published_models(tmp_path: Path) -> None:
     table = report(tmp_path / "a", "mine", always_a)["benchmarks"]["reward_bench"]["table"]
     assert table["columns"] == ["Safety", "Reasoning", "average", "micro"]
-    assert [row["name"] for row in table["rows"]] == ["mine", *published("reward_bench")]
+    assert [row["name"] for row in table["rows"]] == ["mine", *find("reward_bench").published]
     assert table["rows"][0]["cells"][2] == {"value": 0.5, "ci": [0.5, 0.5]}
     best = next(row for row in table["rows"] if row["name"] == "RM-R1 Instruct-32B")
     assert [cell["value"] for cell in best["cells"]] == [0.919, pytest.approx(0.952), 0.914, None]
@@ -66,7 +65,7 @@ def test_published_averages_follow_from_their_parts() -> None:
         ("rm_bench", ("easy", "normal", "hard"), 0.00226),
         ("rmb", ("pairwise_", "bon_"), 0.00101),
     ):
-        for figures in published(benchmark).values():
+        for figures in find(benchmark).published.values():
             values = [value for name, value in figures.items() if name.startswith(parts)]
             assert sum(values) / len(values) == pytest.approx(figures["average"], abs=rounding)
 

@@ -18,8 +18,6 @@ from published_figures import (
 )
 
 from pipelines.benchmarks.benchmark import find, intervals
-from pipelines.benchmarks.reward_bench_2 import ties_score
-from pipelines.data.schema import DataError
 from pipelines.evaluation import rescore
 
 TIGHT = {"rel": 0, "abs": 1e-9}
@@ -189,24 +187,13 @@ def test_reward_bench_2_leaves_ties_out_of_the_average(rescored: Rescore) -> Non
     assert figures == {"subsets": {"Math": 0.5, "Focus": 1.0}, "average": 0.75, "ties_pairwise": 0.0}
 
 
-def test_ties_by_ratings() -> None:
-    """Accurate everywhere, margins 3 (reference) and 1 (tied) against a spread of 2."""
-    ratings = {"ref:1": ([8.0], [5.0, 4.0]), "tied:1": ([9.0, 7.0], [6.0])}
-    assert ties_score(ratings) == pytest.approx(0.6 + 0.01 * -0.46211715726000975, abs=1e-12)  # tanh(1 / 2 - 1)
-    # Margins 3 and 3 against a spread of 2: preferred both ways.
-    assert ties_score(ratings | {"tied:1": ([9.0, 7.0], [4.0])}) == pytest.approx(
-        1.0 + 0.01 * 0.46211715726000975, abs=1e-12
-    )
-    with pytest.raises(DataError, match="every ref:N needs its tied:N"):
-        ties_score({"ref:1": ([8.0], [5.0])})
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ({"benchmark": "rmb", "subset": "Other/x", "item": "1", "score": 1}, "must begin with Pairwise_set"),
         ({"benchmark": "rmb", "subset": "BoN_set/Helpfulness/x", "item": "1", "score": 1}, "needs a 'group'"),
         ({"benchmark": "rmb", "subset": "BoN_set/Helpfulness/x", "item": "1", "score": 2}, "must be 0, 0.5 or 1"),
+        ({"benchmark": "rmb", "subset": "BoN_set/Helpfulness/x", "item": "1", "score": [1]}, "[1] must be 0, 0.5 or 1"),
         ({"benchmark": "rmb", "subset": "BoN_set/Helpfulness/x", "score": 1}, "row 1: field 'item' is missing"),
         ({"benchmark": "rmb", "item": "1", "score": 1, "subset": "a", "vote": 0}, "log of single votes"),
         (
@@ -225,9 +212,25 @@ def test_a_hole_in_the_matrix_is_named(rescored: Rescore) -> None:
     )
 
 
+def test_a_style_that_the_benchmark_does_not_have_is_named(rescored: Rescore) -> None:
+    lines = cells("chat", 1, {(0, 0): 1, (0, 3): 1})
+    assert "row 2, field 'rejected_style': 3 must be one of 0, 1, 2" in rescored("rm_bench", lines, status=1)
+
+
+def test_every_benchmark_can_be_rescored(rescored: Rescore) -> None:
+    """The list is the folder's: also of the two that have no published set."""
+    rows = [row("pairs", "chat", "1", 1), row("pairs", "chat", "2", 0)]
+    assert rescored("pairs", rows) == {"domains": {"chat": 0.5}, "accuracy": 0.5}
+
+
+def test_the_published_slip_changes_only_the_benchmark_that_has_it(rescored: Rescore) -> None:
+    rows = [row("reward_bench", "donotanswer", "0", 1), row("reward_bench", "hep-go", "0", 0)]
+    assert rescored("reward_bench", rows, "--as-published") == rescored("reward_bench", rows)
+
+
 def test_intervals_of_a_section_have_the_width_of_its_binomials(tmp_path: Path, rescored: Rescore) -> None:
     rescored("rmb", counted("rmb", RMB))
-    scores = rescore.read_scores(rescored.log, "rmb")
+    scores = rescore.read_scores(rescored.log, find("rmb"))
     bounds = intervals(find("rmb"), scores, seed=3, resamples=2000)
     low, high = bounds["bon_harmlessness"]
     # Drawn within categories, so slightly narrower than 1.96 sqrt(p (1 - p) / n) = 0.0226 each way.

@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.reporting.pages import render_page
 from pipelines.reporting.report_traces import select_traces
 from pipelines.reporting.run_report import (
     headline,
-    page_template,
     read_metrics,
-    render,
     report_data,
     thin,
     write_report,
@@ -26,7 +25,7 @@ from pipelines.reporting.tracking import TRACE_COLUMNS, Tracker
 
 HOSTILE = (
     "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> &lt; &amp; \u2028 \u2029 \ud800 \x00 "
-    "__REPORT_DATA__ </SCRIPT > ]]> \\u003c/script\\u003e"
+    "{{ data }} {% raw %} {# </SCRIPT > ]]> \\u003c/script\\u003e"
 )
 
 
@@ -100,9 +99,9 @@ def test_hostile_text_stays_data(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"stage": "rl", "step": 1, "metrics": {HOSTILE: 1}}) + "\n")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    template = page_template("pipelines.reporting", "report.html")
+    empty = render_page("reporting/report.html.jinja", {})
     for tag in ("<script", "</script", "<!--", "<img"):
-        assert page.lower().count(tag) == template.lower().count(tag)
+        assert page.lower().count(tag) == empty.lower().count(tag)
     data = embedded(page)
     assert data["run"] == HOSTILE
     assert shown(data["traces"], "question", "text", "response_a", "pair_id", "domain") == [(text,) * 5]
@@ -110,17 +109,15 @@ def test_hostile_text_stays_data(tmp_path: Path) -> None:
     assert list(data["series"]["rl"]) == [HOSTILE]
 
 
-def test_the_page_loads_nothing_and_writes_no_markup() -> None:
-    template = page_template("pipelines.reporting", "report.html")
-    assert "default-src 'none'" in template
-    assert set(re.findall(r"https?://[^\s\"'`]+", template)) == {"http://www.w3.org/2000/svg"}
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", template)
-    assert not re.search(r"<(link|img|iframe)|\bsrc=|@import|url\(", template)
-
-
-def test_a_template_without_its_placeholder_is_an_error() -> None:
-    with pytest.raises(ValueError, match="exactly once, it has 0"):
-        render({}, "<html></html>")
+@pytest.mark.parametrize("name", ["reporting/report.html.jinja", "evaluation/report.html.jinja"])
+def test_the_page_loads_nothing_and_writes_no_markup(name: str) -> None:
+    page = render_page(name, {})
+    assert "default-src 'none'" in page
+    assert set(re.findall(r"https?://[^\s\"'`]+", page)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", page)
+    assert not re.search(r"<(link|img|iframe)|\bsrc=|@import|url\(", page)
+    assert "{{" not in page
+    assert "{%" not in page
 
 
 def test_a_failed_write_keeps_the_old_report_and_leaves_nothing(

@@ -210,6 +210,8 @@ USER = [{"role": "user", "content": "x"}]
         {"messages": [{"content": "x"}], "chain": "text"},
         {"messages": [{"role": "user"}], "chain": "text"},
         {"messages": [{"role": "judge", "content": "x"}], "chain": "text"},
+        {"messages": [*USER, {"role": "assistant", "content": "y"}], "chain": "text"},
+        ["text"],
     ],
 )
 def test_bad_chain_rows(tmp_path: Path, run: RunDirectory, model: str, row: dict[str, Any]) -> None:
