@@ -11,6 +11,7 @@ from pipelines.config import Config
 from pipelines.data.order import batch_of, steps_for
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
+from pipelines.job.settings import optimizer_settings
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import ChainSet, JudgingTask, distillation_set, heldout_task
 from pipelines.stages.stage import Stage, open_stage, standalone
@@ -27,14 +28,10 @@ def distill(config: Config, session: Session) -> None:
         session.launch_rollouts(base)
         learners = session.learners()
         total = steps_for(len(chains.sequences), config.distill.epochs, config.distill.batch_size)
-        learners.load(
-            base, None, stage.optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout
-        )
+        learners.load(base, None, optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout)
         first = stage.restore(learners)
-        fleet, as_loaded = session.rollouts(base)
+        fleet = session.rollouts(base)
         if "before" not in session.run.summary():
-            if not as_loaded:
-                raise RuntimeError("the engines no longer hold the base model, so `before` cannot be judged")
             stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
         train(config, session, stage, learners, chains, heldout, first, total)
         learners.export(str(session.run.export_directory("distill")))
@@ -82,9 +79,8 @@ def train(
             metrics["epoch"] = done * settings.batch_size / count
             started = finished
             if evaluates(done):
-                fleet, _ = session.rollouts(session.run.base_model(config))
                 session.weight_sync().publish(done)
-                metrics |= stage.evaluation_metrics(asyncio.run(judge(fleet, heldout, config)))
+                metrics |= stage.evaluation_metrics(asyncio.run(judge(session.rollouts(), heldout, config)))
             stage.log(done, metrics)
             progress.update(done, metrics)
             if saves(done):

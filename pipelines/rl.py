@@ -15,8 +15,8 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from actors.deadlines import NamedActor
 from actors.learner.group import LearnerGroup
 from actors.messages import Sampling
 from actors.rollout.fleet import RolloutFleet
@@ -25,6 +25,7 @@ from pipelines.config import Config
 from pipelines.data.order import batch_of, refill_of, rounds_of, steps_for
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
+from pipelines.job.settings import optimizer_settings
 from pipelines.loop.batches import is_useful
 from pipelines.loop.buffer import RolloutBuffer, RolloutUnderWay
 from pipelines.loop.learning import BatchLearning, next_coefficient
@@ -49,7 +50,7 @@ def rl(config: Config, session: Session) -> None:
         learners.load(
             policy,
             reference_path=policy if config.algorithm.kl_coefficient else None,
-            optimizer=stage.optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
+            optimizer=optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
             seconds=config.cluster.start_timeout,
         )
         asyncio.run(reinforce(config, session, stage, learners, task, heldout))
@@ -79,8 +80,7 @@ async def reinforce(
     total = total_steps(config, task)
     first = stage.restore(learners)
     algorithm.kl_coefficient = stage.carried.get("kl_coefficient", algorithm.kl_coefficient)
-    fleet, _ = session.rollouts(session.run.starting_policy(config))
-    verifier = session.verifier()
+    fleet, verifier = session.rollouts(), session.verifier()
     # The engines get the learners' weights even before the first step: both sides start from the same checksum.
     weights = session.weight_sync()
     weights.publish(first)
@@ -138,7 +138,12 @@ async def reinforce(
 
 
 async def rollout_batch(
-    config: Config, fleet: RolloutFleet, verifier: Any, task: JudgingTask, step: int, arrived: Arrived | None = None
+    config: Config,
+    fleet: RolloutFleet,
+    verifier: NamedActor,
+    task: JudgingTask,
+    step: int,
+    arrived: Arrived | None = None,
 ) -> RolloutBatch:
     """The prompts of a step as scored groups; with `refill`, further ones in the place of groups of equal rewards.
 
