@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from actors.errors import UserError
+from actors.logs import write_stacks
 
 # When one rank dies, the others fail in their collectives, sometimes sooner: how long to wait for the better answer.
 _GRACE_SECONDS = 2.0
+# For the nodes to have late actors write their stacks; a node that does not answer is left out.
+_STACKS_SECONDS = 20.0
 
 
 class DeadlineExceeded(UserError, TimeoutError):
@@ -20,30 +25,40 @@ class ActorFailed(UserError, RuntimeError):
     """An actor raised or died; names it and the cause."""
 
 
-def get(references: Sequence[Any], seconds: float, what: str, names: Sequence[str] | None = None) -> list[Any]:
-    """Results of Ray references, in order, within ``seconds``; ``names`` says whose they are.
+@dataclass(frozen=True, slots=True)
+class NamedActor:
+    """A Ray actor, what messages call it, and where its output goes."""
+
+    handle: Any
+    name: str
+    log: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} (log: {self.log})" if self.log else self.name
+
+
+def get(references: Sequence[Any], seconds: float, what: str, actors: Sequence[NamedActor]) -> list[Any]:
+    """Results of Ray references, in order, within ``seconds``; each is of the actor in the same place.
 
     The first failure ends the wait: with collectives, the others would only wait for the one that failed. An actor's
     death goes before another's error, which it may have caused.
 
     Raises:
-        DeadlineExceeded: naming what, and those that had not answered.
+        DeadlineExceeded: naming what, and those that had not answered, whose logs then hold their stacks.
         ActorFailed: naming what, the actor and the cause.
 
     """
     import ray
     from ray.exceptions import RayActorError
 
-    names = names or [f"actor {index}" for index in range(len(references))]
-    owners = dict(zip(references, names, strict=True))
+    owners = dict(zip(references, actors, strict=True))
     waiting = list(references)
     answered: dict[Any, Any] = {}
     deadline = time.monotonic() + seconds
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            late = ", ".join(owners[reference] for reference in waiting)
-            raise DeadlineExceeded(f"waited {seconds:g} s for {what}; no answer from {late}")
+            raise exceeded(seconds, what, [owners[reference] for reference in waiting])
         answer = _answer(ready[0])
         if isinstance(answer, Exception):
             failed = {ready[0]: answer}
@@ -51,9 +66,56 @@ def get(references: Sequence[Any], seconds: float, what: str, names: Sequence[st
                 others, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS)
                 failed |= {other: error for other in others if isinstance(error := _answer(other), RayActorError)}
             culprit, error = list(failed.items())[-1]
-            raise ActorFailed(f"{what}: {owners[culprit]} {_reason(error)}") from error
+            raise failure(error, what, owners[culprit]) from error
         answered[ready[0]] = answer
     return [answered[reference] for reference in references]
+
+
+async def wait(answer: Awaitable[Any], seconds: float, what: str, actor: NamedActor) -> Any:
+    """One answer of an actor, in an event loop; errors as in :func:`get`, others pass as they are."""
+    from ray.exceptions import RayError
+
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except RayError as error:  # Before the next: an actor's own TimeoutError is both.
+        raise failure(error, what, actor) from error
+    except TimeoutError as error:
+        raise await asyncio.to_thread(exceeded, seconds, what, [actor]) from error
+
+
+def exceeded(seconds: float, what: str, actors: Sequence[NamedActor]) -> DeadlineExceeded:
+    """The error of a wait that ran out. Those waited for are told to write their stacks into their logs first."""
+    written = _stacks({actor.log for actor in actors if actor.log})
+    late = ", ".join(f"{actor}, now with its stacks" if actor.log in written else str(actor) for actor in actors)
+    return DeadlineExceeded(f"waited {seconds:g} s for {what}; no answer from {late}")
+
+
+def failure(error: Exception, what: str, actor: NamedActor) -> ActorFailed:
+    """The error of an actor that raised or died instead of an answer."""
+    return ActorFailed(f"{what}: {actor} {_reason(error)}")
+
+
+def _stacks(logs: set[str]) -> set[str]:
+    """The logs that their processes added their stacks to, on whichever node they run."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    written = set(write_stacks(sorted(logs)))
+    if not (elsewhere := sorted(logs - written)):
+        return written
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    task = ray.remote(num_cpus=0, max_retries=0)(write_stacks)
+    asked = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(elsewhere)
+        for node in nodes
+    ]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=_STACKS_SECONDS) if asked else ([], [])
+    for reference in answered:
+        if not isinstance(found := _answer(reference), RayError):
+            written.update(found)
+    return written
 
 
 def _answer(reference: Any) -> Any:

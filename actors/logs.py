@@ -1,11 +1,19 @@
-"""Where an actor's own output goes: a file of the run, not the driver's terminal."""
+"""Where an actor's own output goes: a file of the run, not the driver's terminal. On request also what it is doing."""
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
+import signal
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+
+_STACKS = signal.SIGUSR1
 
 
 def redirect_output(path: str | None) -> None:
@@ -22,6 +30,48 @@ def redirect_output(path: str | None) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+        answer_with_stacks()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+
+
+def answer_with_stacks() -> None:
+    """Let this process write the stacks of all its threads to its standard error whenever it gets SIGUSR1.
+
+    The handler is C code and needs no lock of the interpreter, so it answers where a thread is stuck in C too.
+    """
+    faulthandler.register(_STACKS, file=2, all_threads=True)
+
+
+def write_stacks(paths: Sequence[str], seconds: float = 5.0) -> list[str]:
+    """Have every process of this machine that logs to one of ``paths`` add its stacks; returns the logs that grew.
+
+    Only processes that called :func:`answer_with_stacks` are sent the signal: others would end by it.
+    """
+    sizes = {path: os.path.getsize(path) for path in paths if os.path.exists(path)}
+    writers = {path: list(_writers(path)) for path in sizes}
+    for process in chain.from_iterable(writers.values()):
+        with suppress(ProcessLookupError):
+            os.kill(process, _STACKS)
+    waiting = {path for path, processes in writers.items() if processes}
+    asked, seen, deadline = set(waiting), dict(sizes), time.monotonic() + seconds
+    while waiting and time.monotonic() < deadline:
+        time.sleep(0.05)
+        now = {path: os.path.getsize(path) for path in waiting}
+        # Until a log has grown and stopped: a process gets its signal when it next runs, which may be a moment later.
+        waiting = {path for path in waiting if now[path] == sizes[path] or now[path] != seen[path]}
+        seen |= now
+    return [path for path in sizes if path in asked and seen[path] > sizes[path]]
+
+
+def _writers(path: str) -> Iterator[int]:
+    """Processes whose standard error is ``path`` and that catch the signal, as Linux tells of them."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (process / "status").read_text(encoding="utf-8", errors="replace")
+            caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+            if caught >> (_STACKS - 1) & 1 and os.path.samefile(process / "fd" / "2", path):
+                yield int(process.name)
+        except (OSError, IndexError):
+            continue  # It has ended, or is another user's.

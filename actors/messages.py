@@ -190,3 +190,15 @@ class WeightUpdate:
     tensors: tuple[TensorEntry, ...]
     checksum: int
     """Of all tensors together; engines answer with the one they computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """What an engine says after a weight update."""
+
+    version: int
+    """Read back from the engine's process."""
+    checksum: int
+    """Of all tensors together, as they arrived."""
+    pause_seconds: float
+    """For which generation stood still."""

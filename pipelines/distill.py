@@ -12,6 +12,7 @@ from pipelines.data.order import batch_of, steps_for
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
+from pipelines.job.settings import optimizer_settings
 from pipelines.loop.clock import StepClock, step_metrics
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import ChainSet, JudgingTask, distillation_set, heldout_task
@@ -30,14 +31,10 @@ def distill(config: Config, session: Session) -> None:
         session.launch_rollouts(base)
         learners = session.learners()
         total = steps_for(len(chains.sequences), config.distill.epochs, config.distill.batch_size)
-        learners.load(
-            base, None, stage.optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout
-        )
+        learners.load(base, None, optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout)
         with open_training(stage, learners, total) as training:
-            fleet, as_loaded = session.rollouts(base)
+            fleet = session.rollouts(base)
             if "before" not in session.run.summary():
-                if not as_loaded:
-                    raise RuntimeError("the engines no longer hold the base model, so `before` cannot be judged")
                 stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
             train(config, session, training, learners, chains, heldout)
         learners.export(str(session.run.export_directory("distill")))
@@ -66,8 +63,7 @@ def train(
 
     async def evaluate(done: int) -> list[JudgedComparison]:
         session.weight_sync().publish(done)
-        fleet, _ = session.rollouts(session.run.base_model(config))
-        return await judge(fleet, heldout, config)
+        return await judge(session.rollouts(), heldout, config)
 
     following: Callable[[], dict[str, float]] | None = None
     clock = StepClock()

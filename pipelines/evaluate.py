@@ -22,7 +22,7 @@ def evaluate(config: Config, session: Session) -> None:
     with open_stage(config, session.run, "evaluate", resumable=False) as stage:
         task = heldout_task(config, session.run, model)
         stage.console.note(f"{model}: {task.describe()}")
-        fleet, _ = session.rollouts(model)
+        fleet = session.rollouts(model)
         with stage.progress(len(task.items) * task.prompts_per_item) as progress:
             judged = asyncio.run(judge(fleet, task, config, lambda done: progress.update(done)))
         stage.finish(name, judged, task)

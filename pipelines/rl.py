@@ -19,6 +19,7 @@ from pipelines.config import Config
 from pipelines.data.order import steps_for
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
+from pipelines.job.settings import optimizer_settings
 from pipelines.loop.buffer import RolloutBuffer
 from pipelines.loop.clock import StepClock, loop_metrics, step_metrics, time_shares
 from pipelines.loop.generation import Generation, items_per_step
@@ -44,7 +45,7 @@ def rl(config: Config, session: Session) -> None:
         learners.load(
             policy,
             reference_path=policy if config.algorithm.kl_coefficient else None,
-            optimizer=stage.optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
+            optimizer=optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
             seconds=config.cluster.start_timeout,
         )
         asyncio.run(reinforce(config, session, stage, learners, task, heldout))
@@ -52,8 +53,7 @@ def rl(config: Config, session: Session) -> None:
         shares = time_shares(session.run.metrics_file)
         session.run.update_summary({"time_share": shares})
         stage.console.note("time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
-        fleet, _ = session.rollouts(policy)
-        stage.finish("rl", asyncio.run(judge(fleet, heldout, config)), heldout)
+        stage.finish("rl", asyncio.run(judge(session.rollouts(), heldout, config)), heldout)
 
 
 def total_steps(config: Config, task: JudgingTask) -> int:
@@ -67,7 +67,7 @@ async def reinforce(
 ) -> None:
     """The RL loop, from the last checkpoint to the last step."""
     algorithm, total = replace(config.algorithm), total_steps(config, task)
-    fleet, _ = session.rollouts(session.run.starting_policy(config))
+    fleet = session.rollouts()
     generation, weights = Generation(config, fleet, session.verifier(), task), session.weight_sync()
     evaluate = partial(judge, fleet, heldout.first(config.rl.evaluate_pairs), config)
     with (

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Learner:
     """One rank. Made a Ray actor by the session, which knows the resources."""
 
-    def __init__(self, rank: int, world_size: int, settings: LearnerSettings) -> None:
-        if settings.log_path is not None:
-            redirect_output(settings.log_path)
+    def __init__(self, rank: int, world_size: int, settings: LearnerSettings, log_path: str | None = None) -> None:
+        if log_path is not None:
+            redirect_output(log_path)
         self.rank = rank
         self._world_size = world_size
         self._settings = settings
@@ -39,8 +39,8 @@ class Learner:
         self._store, address, port = open_store(self._settings.timeout)
         return address, port
 
-    def join(self, address: str, port: int) -> str | None:
-        """Meet the other ranks at rank 0's store; returns where this rank logs."""
+    def join(self, address: str, port: int) -> None:
+        """Meet the other ranks at rank 0's store."""
         import torch
         import torch.distributed as dist
         from torch.distributed.device_mesh import init_device_mesh
@@ -54,7 +54,6 @@ class Learner:
         backend = "cpu:gloo,cuda:nccl" if settings.device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self._world_size, timeout=timeout)
         self._mesh = init_device_mesh(settings.device, (self._world_size,))
-        return settings.log_path
 
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
         """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters.
@@ -152,7 +151,7 @@ class Learner:
 
         return kl_to_reference(self._trainer, micro_batches, estimator, temperature)
 
-    def publish(self, version: int, directory: str | None, dtype: str = "float32") -> WeightUpdate | None:
+    def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
         """Gather all weights and write them into ``directory``; rank 0 answers, the others take part.
 
         Without a directory rank 0 holds them until :meth:`send`.

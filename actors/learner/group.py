@@ -7,41 +7,41 @@ from typing import Any
 
 import numpy as np
 
-from actors.deadlines import get
+from actors.deadlines import NamedActor, get
 from actors.learner.planning import pack_prompts, plan
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence, WeightUpdate
 
 
 class LearnerGroup:
-    """Ray actor handles of :class:`actors.learner.actor.Learner`, one a rank, used as one."""
+    """Ray actors of :class:`actors.learner.actor.Learner`, one per rank, used as one."""
 
-    def __init__(self, handles: Sequence[Any], micro_batch_tokens: int, timeout: float, packing: bool = False) -> None:
-        self.handles = list(handles)
+    def __init__(self, actors: Sequence[NamedActor], micro_batch_tokens: int, timeout: float, packing: bool) -> None:
+        self.actors = list(actors)
+        """In the order of their ranks."""
         self._packing = packing
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout = timeout
-        self._names = [f"learner rank {rank}" for rank in range(len(self.handles))]
         self._added = (0, 0)
         """Completion tokens and traces whose gradients the ranks hold."""
 
     def _all(self, method: str, *arguments: Any, what: str, seconds: float | None = None) -> list[Any]:
         """Call every rank with the same arguments and wait for all answers."""
-        return self._each(method, [arguments] * len(self.handles), what, seconds)
+        return self._each(method, [arguments] * len(self.actors), what, seconds)
 
     def _each(
         self, method: str, arguments: Sequence[tuple[Any, ...]], what: str, seconds: float | None = None
     ) -> list[Any]:
-        return get(self._start(method, arguments), seconds or self._timeout, what, self._names)
+        return get(self._start(method, arguments), seconds or self._timeout, what, self.actors)
 
     def _start(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [getattr(handle, method).remote(*mine) for handle, mine in zip(self.handles, arguments, strict=True)]
+        return [getattr(each.handle, method).remote(*mine) for each, mine in zip(self.actors, arguments, strict=True)]
 
     def join(self, seconds: float) -> None:
         """Let the ranks meet."""
-        [(address, port)] = get([self.handles[0].rendezvous.remote()], seconds, "learners to start", self._names[:1])
-        logs = self._all("join", address, port, what="learner ranks to meet", seconds=seconds)
-        self._names = [f"{name} (log: {log})" if log else name for name, log in zip(self._names, logs, strict=True)]
+        meeting = [self.actors[0].handle.rendezvous.remote()]
+        [(address, port)] = get(meeting, seconds, "learners to start", self.actors[:1])
+        self._all("join", address, port, what="learner ranks to meet", seconds=seconds)
 
     def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
         """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""
@@ -54,10 +54,10 @@ class LearnerGroup:
         if not sequences:
             raise ValueError("a mini-batch needs at least one sequence: there is nothing to divide its loss by")
         if self._packing:
-            indices = pack_prompts(sequences, len(self.handles), self._micro_batch_tokens)
+            indices = pack_prompts(sequences, len(self.actors), self._micro_batch_tokens)
         else:
             lengths = [len(sequence.prompt_ids) + len(sequence.completion_ids) for sequence in sequences]
-            indices = plan(lengths, len(self.handles), self._micro_batch_tokens)
+            indices = plan(lengths, len(self.actors), self._micro_batch_tokens)
         parts = [[[sequences[index] for index in micro] for micro in rank] for rank in indices]
         return indices, parts, sum(len(sequence.completion_ids) for sequence in sequences)
 
@@ -72,12 +72,12 @@ class LearnerGroup:
         """
         _, parts, tokens = self._cut(sequences)
         references = self._start("supervised_step", [(part, tokens) for part in parts])
-        return lambda: get(references, self._timeout, "a supervised step", self._names)[0]
+        return lambda: get(references, self._timeout, "a supervised step", self.actors)[0]
 
     @property
     def full_round(self) -> int:
         """Tokens that fill one micro-batch of every rank: to work on fewer at a time takes longer for all together."""
-        return len(self.handles) * self._micro_batch_tokens
+        return len(self.actors) * self._micro_batch_tokens
 
     def add_policy_gradients(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> None:
         """Compute the gradients of some of a mini-batch's traces; :meth:`policy_step` takes the others and steps."""
@@ -91,7 +91,7 @@ class LearnerGroup:
         ``sequences`` may be empty where there are such. Metrics are of all traces and of all ranks.
         """
         tokens, count = self._added
-        parts: list[Any] = [[[]]] * len(self.handles)
+        parts: list[Any] = [[[]]] * len(self.actors)
         if sequences or not count:
             _, parts, more = self._cut(sequences)
             tokens, count = tokens + more, count + len(sequences)
@@ -122,7 +122,7 @@ class LearnerGroup:
                 found.update(zip(micro, arrays, strict=True))
         return [found[index] for index in range(len(sequences))]
 
-    def publish(self, version: int, directory: str | None, dtype: str = "float32") -> WeightUpdate:
+    def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate:
         """Gather the weights in ``dtype`` and write them, or hold them to be sent; the answer says what they are."""
         return self._all("publish", version, directory, dtype, what=f"weight version {version} to be gathered")[0]
 

@@ -61,18 +61,6 @@ def prune(root: str | Path, keep_last: int, best_step: int | None = None) -> lis
     return removed
 
 
-def verify(directory: str | Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against its manifest, and return the manifest.
-
-    Raises:
-        CheckpointError: naming the first file that is missing or damaged, and what to do.
-
-    """
-    manifest = read_manifest(Path(directory))
-    refuse(Path(directory), damage(Path(directory), manifest, list(manifest["files"])))
-    return manifest
-
-
 def describe(folder: Path, rank: int) -> dict[str, dict[str, Any]]:
     """Size and hash of the files that this rank wrote, while they are still in its node's memory."""
     names = sorted(file.name for file in folder.glob(f"__{rank}_*.distcp"))

@@ -1,4 +1,7 @@
-"""What a learner is told: plain records the driver can make without loading torch."""
+"""What a learner is told: plain records the driver can make without loading torch.
+
+Values come from the configuration, which has the only defaults.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ class ModelError(UserError, RuntimeError):
 class LoraSettings:
     """Low-rank adapters; see ``lora.py``."""
 
-    rank: int = 16
-    alpha: int = 32
+    rank: int
+    alpha: int
     """Adapters are added with the factor ``alpha / rank``."""
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: tuple[str, ...]
     """Names of linear layers, such as `q_proj`, or `all-linear`."""
 
 
@@ -26,67 +29,66 @@ class LoraSettings:
 class LearnerSettings:
     """How a rank computes."""
 
-    device: str = "cpu"
-    dtype: str = "float32"
-    seed: int = 0
-    activation_checkpointing: bool = False
-    reshard_after_forward: bool = True
-    offload: str = "none"
+    device: str
+    dtype: str
+    seed: int
+    activation_checkpointing: bool
+    reshard_after_forward: bool
+    offload: str
     """What lives in the machine's memory instead of the device's: `none`, the `reference`, or `all`."""
-    packing: bool = False
+    packing: bool
     """Sequences end to end, a prompt that several share once; otherwise padded rows."""
-    lora: LoraSettings | None = None
+    lora: LoraSettings | None
     """Train adapters of low rank and leave the model as it is; None: train all of it."""
-    threads: int = 1
-    timeout: float = 1800.0
+    threads: int
+    timeout: float
     """Seconds after which a collective that other ranks never join is an error."""
-    log_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
     """What a stage optimises with."""
 
-    name: str = "adamw"
-    learning_rate: float = 1e-6
+    name: str
+    learning_rate: float
     """AdamW's; with Muon, that of embeddings, norms and biases."""
-    muon_learning_rate: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
+    muon_learning_rate: float
+    betas: tuple[float, float]
+    weight_decay: float
+    gradient_clip: float
     """Global norm; 0 does not clip."""
-    total_steps: int = 1
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    final_fraction: float = 0.1
+    total_steps: int
+    warmup_steps: int
+    schedule: str
+    final_fraction: float
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     """The objective of a policy step; formulas are in ``objectives.py`` and ``corrections.py``."""
 
-    loss: str = "clip"
+    loss: str
     """A row of ``choices.LOSSES``; so are the names below of their tables."""
-    ratio: str = "token"
-    aggregation: str = "token_mean"
-    fixed_length: int = 1
+    ratio: str
+    aggregation: str
+    fixed_length: int
     """Tokens that `fixed_length` divides by."""
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 0.0
+    clip_low: float
+    clip_high: float
+    dual_clip: float
     """Bound of the ratio where the advantage is negative; 0: none."""
-    kl_coefficient: float = 1e-3
+    kl_coefficient: float
     """Of the KL in the loss; 0 where it is in the reward."""
-    kl_estimator: str = "k3"
-    entropy_coefficient: float = 0.0
-    correction: str = "none"
+    kl_estimator: str
+    entropy_coefficient: float
+    correction: str
     """How tokens are weighed by old policy / engine's policy."""
-    correction_level: str = "token"
-    correction_floor: float = 0.5
+    correction_level: str
+    correction_floor: float
     """Weights below are masked."""
-    correction_limit: float = 2.0
+    correction_limit: float
     """Weights above are truncated or masked."""
-    old_logprobs: str = "learner"
+    old_logprobs: str
     """Source of the old log-probabilities: `learner` or `rollout`."""
-    temperature: float = 1.0
+    temperature: float
     """That the traces were sampled at; log-probabilities are of the same distribution."""

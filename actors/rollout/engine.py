@@ -13,31 +13,34 @@ from typing import Any, cast
 
 import numpy as np
 
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One vLLM engine."""
+    """One vLLM engine. Values come from the configuration, which has the only defaults."""
 
     model: str
     """Directory or hub name in Hugging Face format."""
-    device: str = "cpu"
-    dtype: str = "float32"
-    tensor_parallel: int = 1
-    max_model_len: int = 12288
-    max_sequences: int = 128
+    device: str
+    """`cpu` or `cuda`."""
+    dtype: str
+    tensor_parallel: int
+    """Processes that share each layer, with a device each."""
+    max_model_len: int
+    """Tokens of a prompt and its answer together."""
+    max_sequences: int
     """Sequences in flight at once."""
-    max_batched_tokens: int = 8192
-    memory_gib: float = 1.0
+    max_batched_tokens: int
+    memory_gib: float
     """CPU: size of the key-value cache."""
-    memory_fraction: float = 0.85
+    memory_fraction: float
     """CUDA: share of the device's memory the engine may take."""
-    threads: int = 1
+    threads: int
     """CPU: OpenMP threads of the engine."""
-    enforce_eager: bool = True
-    prefix_caching: bool = True
-    seed: int = 0
+    enforce_eager: bool
+    prefix_caching: bool
+    seed: int
 
 
 class EngineError(RuntimeError):
@@ -181,13 +184,13 @@ class Engine:
         meeting = {"address": address, "port": port, "first_rank": first_rank, "size": size, "timeout": timeout}
         await self._llm.collective_rpc("join_weight_channel", args=(meeting,))
 
-    async def update(self, update: WeightUpdate) -> float:
+    async def update(self, update: WeightUpdate) -> LoadedWeights:
         """Load new weights while requests are in flight; they are frozen meanwhile and go on afterwards.
 
-        Returns the seconds for which generation stood still: from the end of the step that was under way to the next.
+        Generation stands still from the end of the step that was under way to the next.
 
         Raises:
-            EngineError: the weights could not be loaded, or the version read back is another one.
+            EngineError: the weights could not be loaded, or the engine's processes received different ones.
 
         """
         from actors.weights.receive import VerifiedUpdate
@@ -196,17 +199,16 @@ class Engine:
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         started = loop.time()
         try:
-            await self._llm.collective_rpc("replace_weights", args=(VerifiedUpdate.of(update),))
+            received = await self._llm.collective_rpc("replace_weights", args=(VerifiedUpdate.of(update),))
             await self._llm.update_weight_version(str(update.version))
         except Exception as error:
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error
         self._version = update.version
         await self._llm.resume_generation()
         stood_still = loop.time() - started
-        version = await self.version()
-        if version != update.version:
-            raise EngineError(f"the engine reports weight version {version} after version {update.version} was sent")
-        return stood_still
+        if len(set(received)) != 1:
+            raise EngineError(f"the engine's processes received different weights for version {update.version}")
+        return LoadedWeights(await self.version(), received[0], stood_still)
 
     async def version(self) -> int:
         """The version of the weights that are loaded, read back from the engine's process."""

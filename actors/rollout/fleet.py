@@ -6,16 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from actors.deadlines import ActorFailed, DeadlineExceeded, get
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
+from actors.deadlines import ActorFailed, NamedActor, get, wait
+from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+
+
+class WeightsDiffer(ActorFailed):
+    """An engine holds other weights than the learners published; names it and both versions and checksums."""
 
 
 class RolloutFleet:
-    """Ray actor handles of :class:`actors.rollout.worker.RolloutWorker`, used as one."""
+    """Ray actors of :class:`actors.rollout.worker.RolloutWorker`, used as one."""
 
-    def __init__(self, workers: Sequence[Any], timeout: float) -> None:
+    def __init__(self, workers: Sequence[NamedActor], timeout: float) -> None:
         self.workers = list(workers)
-        """Handles, in the order of their numbers."""
+        """In the order of their numbers."""
+        self.as_loaded = True
+        """Whether engines hold what they loaded when they started; False once they have been given other weights."""
         self._timeout = timeout
         self._in_flight = [0] * len(self.workers)
         """Traces each worker still owes."""
@@ -27,15 +33,20 @@ class RolloutFleet:
             DeadlineExceeded, ActorFailed: naming the worker.
 
         """
-        get([worker.start.remote(version) for worker in self.workers], seconds, "rollout engines to start")
+        self._all("start", version, what="rollout engines to start", seconds=seconds)
+
+    def _all(self, method: str, *arguments: Any, what: str, seconds: float) -> list[Any]:
+        """Call every worker with the same arguments and wait for all answers."""
+        references = [getattr(worker.handle, method).remote(*arguments) for worker in self.workers]
+        return get(references, seconds, what, self.workers)
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
     ) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """Stream the traces of all prompts from all workers, in lists as they finish.
 
-        A prompt goes to the worker that owes fewest traces, those of the same tokens to the same one, whose engine
-        computes them once.
+        Each prompt goes to the worker with the fewest unfinished traces; prompts of equal tokens go to the same one,
+        whose engine computes them once.
 
         Raises:
             DeadlineExceeded: no trace of a worker finished in time.
@@ -75,45 +86,52 @@ class RolloutFleet:
 
     async def _read(self, index: int, prompts: Sequence[Prompt], sampling: Sampling, merged: asyncio.Queue) -> None:
         """Move one worker's stream into ``merged``, each list with the worker's ``index``; ends with None, or with the
-        error that ended it.
+        error that ended it, whatever that is: the reader of ``merged`` waits for one of them.
         """
-        from ray.exceptions import RayError
-
-        stream = self.workers[index].generate.options(num_returns="streaming").remote(list(prompts), sampling)
+        worker, what = self.workers[index], f"a trace of {len(prompts)} prompts"
+        end: Exception | None = None
         try:
+            stream = worker.handle.generate.options(num_returns="streaming").remote(list(prompts), sampling)
             while True:
                 try:
-                    reference = await asyncio.wait_for(anext(stream), self._timeout)
-                    merged.put_nowait((index, await reference))
+                    reference = await wait(anext(stream), self._timeout, what, worker)
                 except StopAsyncIteration:
-                    merged.put_nowait(None)
-                    return
-        except TimeoutError:
-            merged.put_nowait(
-                DeadlineExceeded(f"rollout worker {index}: no trace of {len(prompts)} prompts in {self._timeout:g} s")
-            )
-        except RayError as error:
-            merged.put_nowait(ActorFailed(f"rollout worker {index} failed while generating: {error}"))
+                    break
+                merged.put_nowait((index, await wait(reference, self._timeout, what, worker)))
+        except Exception as error:
+            end = error
+        merged.put_nowait(end)
 
-    def update_weights(self, update: WeightUpdate, sending: Sequence[Any] = ()) -> float:
+    def update_weights(self, update: WeightUpdate, sending: Sequence[tuple[Any, NamedActor]] = ()) -> float:
         """Load new weights on every engine in flight; returns the longest pause in seconds.
 
-        ``sending`` are Ray references of those who send them meanwhile; their errors end the wait as well.
-        """
-        names = [f"rollout worker {index}" for index in range(len(self.workers))]
-        names += ["the learner that sends"] * len(sending)
-        references = [worker.update_weights.remote(update) for worker in self.workers]
-        what = f"engines to load weight version {update.version}"
-        answers = get([*references, *sending], self._timeout, what, names)
-        return max(answers[: len(references)])
+        ``sending`` are Ray references of those who send them meanwhile, and who that is; their errors end the wait too.
 
-    def weight_versions(self) -> list[int]:
-        """The version every engine reports."""
-        return get([worker.weight_version.remote() for worker in self.workers], self._timeout, "weight versions")
+        Raises:
+            DeadlineExceeded, ActorFailed: naming the worker or the sender.
+            WeightsDiffer: an engine says that it holds another version, or other bytes.
+
+        """
+        self.as_loaded = False
+        references = [worker.handle.update_weights.remote(update) for worker in self.workers]
+        answers = get(
+            [*references, *(reference for reference, _ in sending)],
+            self._timeout,
+            f"engines to load weight version {update.version}",
+            [*self.workers, *(sender for _, sender in sending)],
+        )
+        loaded: list[LoadedWeights] = answers[: len(references)]
+        for worker, held in zip(self.workers, loaded, strict=True):
+            if (held.version, held.checksum) != (update.version, update.checksum):
+                raise WeightsDiffer(
+                    f"{worker} holds weight version {held.version} with checksum {held.checksum:#010x}, the learners "
+                    f"published version {update.version} with {update.checksum:#010x}"
+                )
+        return max(held.pause_seconds for held in loaded)
 
     def stop(self, seconds: float = 30.0) -> None:
         """End the engines' processes."""
-        get([worker.stop.remote() for worker in self.workers], seconds, "rollout engines to stop")
+        self._all("stop", what="rollout engines to stop", seconds=seconds)
 
 
 def _shares(prompts: Sequence[Prompt], samples: int, in_flight: Sequence[int]) -> list[list[Prompt]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from actors.logs import redirect_output
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 from actors.rollout.engine import Engine, EngineSettings
 
 
@@ -16,10 +16,9 @@ class RolloutWorker:
         redirect_output(log_path)
         self._engine = Engine(settings)
 
-    async def start(self, version: int) -> int:
-        """Warm up and name the weights that were loaded; returns the version read back."""
+    async def start(self, version: int) -> None:
+        """Warm up and name the weights that were loaded."""
         await self._engine.start(version)
-        return await self._engine.version()
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
@@ -32,13 +31,9 @@ class RolloutWorker:
         """Join a weight channel with every process of the engine."""
         await self._engine.join_channel(address, port, first_rank, size, timeout)
 
-    async def update_weights(self, update: WeightUpdate) -> float:
-        """Load published weights in flight; returns the seconds for which generation stood still."""
+    async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
+        """Load published weights in flight; returns what the engine holds then."""
         return await self._engine.update(update)
-
-    async def weight_version(self) -> int:
-        """Version of the loaded weights, from the engine's process."""
-        return await self._engine.version()
 
     async def stop(self) -> None:
         """End the engine's process before the actor goes."""

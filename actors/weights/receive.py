@@ -23,9 +23,10 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.logs import answer_with_stacks
 from actors.messages import TensorEntry, WeightUpdate
 from actors.weights.channel import WeightChannel
-from actors.weights.checksums import tensor_checksum
+from actors.weights.checksums import combined_checksum, tensor_checksum
 
 BACKEND = "verified"
 
@@ -66,6 +67,8 @@ class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
 
     init_info_cls = ChannelInit
     update_info_cls = VerifiedUpdate
+    received: int | None = None
+    """Checksum of all tensors of the last update together, as they arrived."""
     _channel: WeightChannel | None = None
 
     def init_transfer_engine(self, init_info: ChannelInit) -> None:
@@ -88,9 +91,11 @@ class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
     def receive_weights(self, update_info: VerifiedUpdate) -> None:
         entries = [TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in update_info.tensors]
         expected = {entry.name: entry for entry in entries}
+        arrived: dict[str, TensorEntry] = {}
         for tensors in self._arriving(update_info.path, entries):
-            self._check(tensors, expected)
+            arrived |= self._checked(tensors, expected)
             cast(Any, self.model).load_weights(tensors.items())
+        self.received = combined_checksum(arrived[name] for name in expected)
 
     def _arriving(self, path: str | None, entries: Sequence[TensorEntry]) -> Iterator[Mapping[str, torch.Tensor]]:
         """A file's tensors at once, or the channel's bucket by bucket."""
@@ -105,19 +110,24 @@ class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
             raise WeightMismatch(f"weight file {path}: missing tensors {missing}, unexpected {extra}")
         yield received
 
-    def _check(self, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, TensorEntry]) -> None:
+    def _checked(
+        self, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, TensorEntry]
+    ) -> dict[str, TensorEntry]:
+        """What arrived, described as the learner described what it sent."""
         rows = self.model_config.hf_text_config.vocab_size
+        arrived = {}
         for name, tensor in tensors.items():
-            got = tensor_checksum(tensor)
-            if got != expected[name].checksum:
-                raise WeightMismatch(
-                    f"tensor {name!r} has checksum {got:#010x}, the learner sent {expected[name].checksum:#010x}"
-                )
+            dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+            arrived[name] = TensorEntry(name, dtype, shape, tensor_checksum(tensor))
+            got, sent = arrived[name].checksum, expected[name].checksum
+            if got != sent:
+                raise WeightMismatch(f"tensor {name!r} has checksum {got:#010x}, the learner sent {sent:#010x}")
             if name.endswith(_BY_VOCABULARY) and len(tensor) != rows:
                 raise WeightMismatch(
                     f"tensor {name!r} is for a vocabulary of {len(tensor):,}, the engine was started with one of "
                     f"{rows:,}: start engines and learners from the same model"
                 )
+        return arrived
 
     def finish_weight_update(self) -> None:
         """Prepack again and move the new weights to where the kernels read them."""
@@ -140,8 +150,8 @@ class WeightReplacement:
         """Meet the other members of a weight channel; ``meeting`` has the fields of :class:`ChannelInit`."""
         self.init_weight_transfer_engine(meeting)
 
-    def replace_weights(self: Any, update_info: dict[str, Any]) -> None:
-        """Load the weights that ``update_info`` names (see :meth:`VerifiedUpdate.of`).
+    def replace_weights(self: Any, update_info: dict[str, Any]) -> int:
+        """Load the weights that ``update_info`` names (see :meth:`VerifiedUpdate.of`); returns their checksum.
 
         Raises:
             WeightMismatch: they are not what was sent.
@@ -150,9 +160,11 @@ class WeightReplacement:
         self.start_weight_update()
         self.update_weights(update_info)
         self.finish_weight_update()
+        return self.weight_transfer_engine.received
 
 
 def register() -> None:
-    """Make the backend known to vLLM; called once in every engine process, harmless when called again."""
+    """Make the backend known to vLLM; called in every engine process, harmless when called again."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, VerifiedWeightEngine)
+    answer_with_stacks()

@@ -19,9 +19,9 @@ class WeightSync:
         learners: LearnerGroup,
         fleet: RolloutFleet,
         directory: str | None,
-        dtype: str = "float32",
-        processes: int = 1,
-        timeout: float = 600.0,
+        dtype: str,
+        processes: int,
+        timeout: float,
     ) -> None:
         """``dtype`` is what engines keep weights in, ``processes`` how many an engine has (its tensor parallelism)."""
         self._learners = learners
@@ -37,22 +37,24 @@ class WeightSync:
 
         Raises:
             DeadlineExceeded, ActorFailed: naming who did not send or load them, and why.
+            WeightsDiffer: an engine holds other weights than were published.
 
         """
         if not self._connected:
             self._connect()
         update = self._learners.publish(version, self._directory, self._dtype)
-        sending = [self._learners.handles[0].send.remote()] if self._directory is None else []
+        sender = self._learners.actors[0]
+        sending = [(sender.handle.send.remote(), sender)] if self._directory is None else []
         return self._fleet.update_weights(update, sending)
 
     def _connect(self) -> None:
-        sender = self._learners.handles[0]
-        [(address, port)] = get([sender.open_channel.remote()], self._timeout, "a weight channel to open")
-        size = 1 + len(self._fleet.workers) * self._processes
-        joining = [sender.join_channel.remote(size)]
-        for index, worker in enumerate(self._fleet.workers):
+        sender, workers = self._learners.actors[0], self._fleet.workers
+        opening = [sender.handle.open_channel.remote()]
+        [(address, port)] = get(opening, self._timeout, "a weight channel to open", [sender])
+        size = 1 + len(workers) * self._processes
+        joining = [sender.handle.join_channel.remote(size)]
+        for index, worker in enumerate(workers):
             first_rank = 1 + index * self._processes
-            joining.append(worker.join_channel.remote(address, port, first_rank, size, self._timeout))
-        names = ["learner rank 0", *(f"rollout worker {index}" for index in range(len(self._fleet.workers)))]
-        get(joining, self._timeout, "learners and engines to meet for weights", names)
+            joining.append(worker.handle.join_channel.remote(address, port, first_rank, size, self._timeout))
+        get(joining, self._timeout, "learners and engines to meet for weights", [sender, *workers])
         self._connected = True

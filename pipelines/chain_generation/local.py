@@ -42,7 +42,7 @@ class LocalTeacher:
     async def __aenter__(self) -> Self:
         self._session.__enter__()
         try:
-            self._fleet, _ = self._session.rollouts(self._model)
+            self._fleet = self._session.rollouts(self._model)
         except BaseException:
             self._session.close()
             raise

@@ -69,7 +69,9 @@ class Distill:
     """Longer prompt-and-chain sequences are filtered out and counted."""
     evaluate_every: int = number(0, at_least=0)
     """Steps between evaluations on held-out pairs; 0: only at the end."""
-    optimizer: Optimizer = field(default_factory=Optimizer)
+    optimizer: Optimizer = field(
+        default_factory=lambda: Optimizer(learning_rate=5e-6, warmup_fraction=0.03, schedule="cosine")
+    )
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
 
@@ -92,12 +94,12 @@ class Rl:
     learn_early: bool = True
     """Begin to learn on complete groups while others are being written, where that changes nothing: gradients where a
     rollout batch is one mini-batch, else old log-probabilities."""
-    evaluate_every: int = number(20, at_least=0)
+    evaluate_every: int = number(10, at_least=0)
     """Steps between evaluations on held-out pairs; 0: only at the end."""
     evaluate_pairs: int = number(0, at_least=0)
     """Held-out pairs of the evaluations on the way; 0: all."""
     optimizer: Optimizer = field(default_factory=Optimizer)
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(every=10))
 
 
 @dataclass

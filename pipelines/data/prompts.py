@@ -47,7 +47,6 @@ class DroppedPrompts:
     count: int
     longest: int
     """Tokens of the longest prompt seen, dropped or not."""
-    uids: tuple[str, ...]
 
 
 def load_template(name: str) -> PromptTemplate:
@@ -195,16 +194,14 @@ def tokenise(
 ) -> tuple[list[Prompt], DroppedPrompts]:
     """Prompts of at most ``max_prompt_tokens`` tokens, in order. Longer ones are counted, never cut."""
     prompts: list[Prompt] = []
-    dropped: list[str] = []
-    longest = 0
+    dropped = longest = 0
     ordered = list(ordered)
     encoded = encode_all((render(pair, order, template) for pair, order in ordered), tokenizer)
     for (pair, order), token_ids in zip(ordered, encoded, strict=True):
         longest = max(longest, len(token_ids))
-        uid = f"{pair.id}/{order}"
         if len(token_ids) > max_prompt_tokens:
-            dropped.append(uid)
+            dropped += 1
             continue
         label: Side = "A" if order == "chosen_first" else "B"
-        prompts.append(Prompt(uid, pair.id, order, label, pair.domain, tuple(token_ids)))
-    return prompts, DroppedPrompts(len(dropped), longest, tuple(dropped))
+        prompts.append(Prompt(f"{pair.id}/{order}", pair.id, order, label, pair.domain, tuple(token_ids)))
+    return prompts, DroppedPrompts(dropped, longest)

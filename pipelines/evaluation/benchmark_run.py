@@ -135,7 +135,7 @@ def _judge(
                 logprobs=settings.verdict_logprobs,
             )
             mode = cast(VerdictMode, config.algorithm.verdict_mode)
-            fleet, _ = session.rollouts(model)
+            fleet = session.rollouts(model)
             with stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
                 asyncio.run(judge(fleet, waiting, sampling, mode, tokenizer, facts, log, progress.update))
     return judgments

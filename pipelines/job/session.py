@@ -11,28 +11,21 @@ import hashlib
 import logging
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
-from actors.deadlines import get
+from actors.deadlines import NamedActor, get
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
-from actors.learner.settings import LearnerSettings, LoraSettings
-from actors.placement import ClusterShape, reserve
-from actors.rollout.engine import EngineSettings
+from actors.placement import Placement, reserve
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.worker import RolloutWorker
 from actors.verifier.actor import RewardVerifier
-from actors.verifier.functions import RewardFunction
-from actors.verifier.rewards import RewardRule
-from actors.verifier.trace import VerdictMode
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
+from pipelines.job.settings import engine_settings, learner_settings, reward_functions, reward_rule, roles
 from pipelines.runs.folder import RunDirectory
-
-log = logging.getLogger(__name__)
 
 # What an actor's process needs of the driver's environment; set for each actor, because Ray's own workers start before.
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_DEBUG")
@@ -45,11 +38,12 @@ class Session:
         self.config = config
         self.run = run
         self._started_ray = False
-        self._placement: Any = None
-        self._workers: list[Any] = []
-        self._engine_model: str | None = None
+        self._placement: Placement | None = None
+        self._workers: list[NamedActor] = []
+        self._model: str | None = None
+        """What the workers were started on."""
         self._fleet: RolloutFleet | None = None
-        self._verifier: Any = None
+        self._verifier: NamedActor | None = None
         self._learners: LearnerGroup | None = None
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
@@ -79,130 +73,98 @@ class Session:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         self._started_ray = True
 
-    def _options(self, bundle: int, resources: dict[str, float]) -> dict[str, Any]:
-        """Ray options that put an actor into its bundle of the placement group."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        settings = self.config
-        threads = settings.rollout.threads if bundle < settings.rollout.workers else settings.learner.threads
-        environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        return {
-            "num_cpus": resources.get("CPU", 0),
-            "num_gpus": resources.get("GPU", 0),
-            "max_restarts": 0,
-            "runtime_env": {"env_vars": environment},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._reserved(), bundle),
-        }
-
-    def shape(self) -> ClusterShape:
-        """Resources this configuration asks for."""
-        cluster, cuda = self.config.cluster, self.config.cluster.device == "cuda"
-        return ClusterShape(
-            rollout_workers=self.config.rollout.workers,
-            rollout_cpus=cluster.rollout_cpus,
-            rollout_gpus=self.config.rollout.tensor_parallel if cuda else 0,
-            learners=self.config.learner.ranks,
-            learner_cpus=cluster.learner_cpus,
-            learner_gpus=1 if cuda else 0,
-        )
-
-    def _reserved(self) -> Any:
+    def _reserved(self) -> Placement:
         if self._placement is None:
             self._connect()
-            self._placement = reserve(self.shape(), self.config.cluster.ready_timeout)
+            self._placement = reserve(roles(self.config), self.config.cluster.ready_timeout)
         return self._placement
 
-    def _log_path(self, name: str) -> str:
-        return str(self.run.logs / f"{name}.log")
+    def _start(
+        self, kind: type, role: str, member: int, name: str, *arguments: Any, log: str, threads: int = 0, calls: int = 0
+    ) -> NamedActor:
+        """Start a member of a role where it belongs, without waiting for it; its last argument is where it logs.
+
+        ``threads`` are OpenMP's, ``calls`` those that it works on at the same time; 0: what Ray takes.
+        """
+        import ray
+
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment |= {"TOKENIZERS_PARALLELISM": "false"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
+        actor = ray.remote(kind).options(max_restarts=0, runtime_env={"env_vars": environment}, **options)
+        path = str(self.run.logs / f"{log}.log")
+        return NamedActor(actor.remote(*arguments, path), name, path)
 
     def launch_rollouts(self, model: str) -> None:
-        """Begin to start the engines on ``model`` without waiting, so that other parts start meanwhile."""
-        import ray
+        """Begin to start the engines on ``model`` without waiting, so that other parts start meanwhile.
 
+        Engines that run already are left as they are.
+        """
         if self._workers:
             return
-        settings = self.config
-        self._engine_model = model
-        for index in range(settings.rollout.workers):
-            engine = EngineSettings(
-                model=model,
-                device=settings.cluster.device,
-                dtype=settings.rollout.dtype,
-                tensor_parallel=settings.rollout.tensor_parallel,
-                max_model_len=settings.model.max_prompt_tokens + settings.model.max_response_tokens,
-                max_sequences=settings.rollout.max_sequences,
-                max_batched_tokens=settings.rollout.max_batched_tokens,
-                memory_gib=settings.rollout.memory_gib,
-                memory_fraction=settings.rollout.memory_fraction,
-                threads=settings.rollout.threads,
-                enforce_eager=settings.rollout.enforce_eager,
-                prefix_caching=settings.rollout.prefix_caching,
-                seed=settings.seed + index,
+        self._model = model
+        for index in range(self.config.rollout.workers):
+            engine = engine_settings(self.config, model, index)
+            name, log = f"rollout worker {index}", f"rollout-{index}"
+            worker = self._start(
+                RolloutWorker, "rollout", index, name, engine, log=log, threads=engine.threads, calls=1000
             )
-            options = self._options(index, self.shape().rollout_bundle())
-            worker = ray.remote(RolloutWorker).options(max_concurrency=1000, **options)
-            self._workers.append(worker.remote(engine, self._log_path(f"rollout-{index}")))
+            self._workers.append(worker)
 
-    def rollouts(self, model: str) -> tuple[RolloutFleet, bool]:
-        """The engines, and whether they hold ``model`` as loaded from disk (False: they need a publish first)."""
-        if self._fleet is None:
+    def rollouts(self, model: str | None = None) -> RolloutFleet:
+        """The engines, warm.
+
+        Args:
+            model: what they must hold, as loaded from disk; engines that hold something else are started anew. None:
+                those that were launched, whatever they hold: for weights to be published to, or to judge with what was.
+
+        Raises:
+            RuntimeError: no model was given and no engines were launched.
+
+        """
+        if model is not None:
+            if self._workers and not (self._model == model and (self._fleet is None or self._fleet.as_loaded)):
+                self._end_rollouts()
             self.launch_rollouts(model)
-            self._fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout)
-            self._fleet.start(0, self.config.cluster.start_timeout)
-            return self._fleet, self._engine_model == model
-        return self._fleet, False
+        if not self._workers:
+            raise RuntimeError("no engines were launched, and no model was given to launch them with")
+        if self._fleet is None:
+            fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout)
+            fleet.start(0, self.config.cluster.start_timeout)
+            self._fleet = fleet
+        return self._fleet
 
-    def verifier(self) -> Any:
-        """The reward verifier's Ray handle."""
-        import ray
-
+    def verifier(self) -> NamedActor:
+        """The reward verifier."""
         if self._verifier is None:
-            self._reserved()
-            actor = ray.remote(RewardVerifier).options(num_cpus=self.config.cluster.verifier_cpus, max_restarts=0)
-            rule = RewardRule(
-                weights=dict(self.config.algorithm.reward),
-                mode=cast(VerdictMode, self.config.algorithm.verdict_mode),
-                max_tokens=self.config.model.max_response_tokens,
-                overlong_buffer=self.config.algorithm.overlong_buffer,
+            rule, functions = reward_rule(self.config), reward_functions(self.config)
+            verifier = self._start(
+                RewardVerifier, "verifier", 0, "the reward verifier", rule, functions, log="verifier"
             )
-            functions = {
-                name: RewardFunction(**asdict(function)) for name, function in self.config.verifier.functions.items()
-            }
-            self._verifier = actor.remote(rule, functions, self._log_path("verifier"))
-            get([self._verifier.ready.remote()], self.config.cluster.start_timeout, "the reward verifier to start")
+            self._verifier = verifier
+            get([verifier.handle.ready.remote()], self.config.cluster.start_timeout, "a reward verifier", [verifier])
         return self._verifier
 
     def learners(self) -> LearnerGroup:
         """Learner ranks, joined; a stage loads its own model into those of the stage before."""
-        import ray
-
-        if self._learners is not None:
-            return self._learners
-        settings, lora = self.config, self.config.learner.lora
-        handles = []
-        for rank in range(settings.learner.ranks):
-            learner = LearnerSettings(
-                device=settings.cluster.device,
-                dtype=settings.learner.dtype,
-                seed=settings.seed,
-                activation_checkpointing=settings.learner.activation_checkpointing,
-                reshard_after_forward=settings.learner.reshard_after_forward,
-                offload=settings.learner.offload,
-                packing=settings.learner.packing,
-                lora=LoraSettings(lora.rank, lora.alpha, tuple(lora.targets)) if lora.rank else None,
-                threads=settings.learner.threads,
-                timeout=settings.cluster.step_timeout,
-                log_path=self._log_path(f"learner-{rank}"),
-            )
-            options = self._options(settings.rollout.workers + rank, self.shape().learner_bundle())
-            handles.append(ray.remote(Learner).options(**options).remote(rank, settings.learner.ranks, learner))
-        group = LearnerGroup(
-            handles, settings.learner.micro_batch_tokens, settings.cluster.step_timeout, settings.learner.packing
-        )
-        group.join(settings.cluster.start_timeout)
-        self._learners = group
-        return group
+        if self._learners is None:
+            ranks, settings, cluster = self.config.learner.ranks, learner_settings(self.config), self.config.cluster
+            actors = [
+                self._start(
+                    Learner,
+                    "learner",
+                    rank,
+                    f"learner rank {rank}",
+                    *(rank, ranks, settings),
+                    log=f"learner-{rank}",
+                    threads=settings.threads,
+                )
+                for rank in range(ranks)
+            ]
+            micro_batch_tokens = self.config.learner.micro_batch_tokens
+            self._learners = LearnerGroup(actors, micro_batch_tokens, cluster.step_timeout, settings.packing)
+            self._learners.join(cluster.start_timeout)
+        return self._learners
 
     def weight_sync(self) -> WeightSync:
         """The way of new weights from the learners to the engines, both of which have been started."""
@@ -218,34 +180,40 @@ class Session:
 
     def release_learners(self) -> None:
         """End the learner ranks and free what they hold."""
-        import ray
-
         if self._learners is not None:
-            for handle in self._learners.handles:
-                ray.kill(handle)
+            _end(self._learners.actors)
             self._learners = self._weight_sync = None
 
-    def close(self) -> None:
-        """End every actor, and the Ray cluster if it is ours."""
-        import ray
-
-        if not ray.is_initialized():
-            return
+    def _end_rollouts(self) -> None:
         if self._fleet is not None:
             with contextlib.suppress(Exception):
                 self._fleet.stop()
-        self.release_learners()
-        for handle in [*self._workers, *([self._verifier] if self._verifier is not None else [])]:
-            with contextlib.suppress(Exception):
-                ray.kill(handle)
-        self._workers, self._fleet, self._verifier = [], None, None
-        if self._placement is not None:
-            from ray.util.placement_group import remove_placement_group
+        _end(self._workers)
+        self._workers, self._fleet, self._weight_sync = [], None, None
 
-            with contextlib.suppress(Exception):
-                remove_placement_group(self._placement)
-            self._placement = None
-        if self._started_ray:
-            ray.shutdown()
-            self._started_ray = False
+    def close(self) -> None:
+        """End every actor of this session, and the Ray cluster if it is ours."""
+        import ray
+
+        if ray.is_initialized():
+            self._end_rollouts()
+            self.release_learners()
+            if self._verifier is not None:
+                _end([self._verifier])
+                self._verifier = None
+            if self._placement is not None:
+                with contextlib.suppress(Exception):
+                    self._placement.release()
+                self._placement = None
+            if self._started_ray:
+                ray.shutdown()
+                self._started_ray = False
         shutil.rmtree(self.weights_directory, ignore_errors=True)
+
+
+def _end(actors: list[NamedActor]) -> None:
+    import ray
+
+    for actor in actors:
+        with contextlib.suppress(Exception):
+            ray.kill(actor.handle)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from actors.deadlines import NamedActor
 from actors.messages import Sampling
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.rewards import compares_traces
@@ -24,7 +23,7 @@ def items_per_step(config: Config, task: JudgingTask) -> int:
 class Generation:
     """Begins rollout batches. What they have in common is given once; a batch is a function of its step."""
 
-    def __init__(self, config: Config, fleet: RolloutFleet, verifier: Any, task: JudgingTask) -> None:
+    def __init__(self, config: Config, fleet: RolloutFleet, verifier: NamedActor, task: JudgingTask) -> None:
         algorithm = config.algorithm
         self._config = config
         self._fleet = fleet

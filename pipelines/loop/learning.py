@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import ScoredGroup, TrainingSequence
 from pipelines.config import Algorithm, Config
+from pipelines.job.settings import policy_settings
 from pipelines.loop.batches import PolicyBatch, policy_batch
 from pipelines.loop.rollouts import RolloutBatch
 
@@ -114,15 +114,6 @@ class BatchLearning:
 
 def _kl_in_reward(config: Config) -> bool:
     return config.algorithm.kl_in == "reward" and config.algorithm.kl_coefficient > 0
-
-
-def policy_settings(config: Config, algorithm: Algorithm) -> PolicySettings:
-    """The learners' form of the objective."""
-    shared = {item.name for item in fields(PolicySettings)} & {item.name for item in fields(algorithm)}
-    values = {name: getattr(algorithm, name) for name in shared}
-    if algorithm.kl_in == "reward":
-        values["kl_coefficient"] = 0.0
-    return PolicySettings(fixed_length=config.model.max_response_tokens, **values)
 
 
 def next_coefficient(algorithm: Algorithm, metrics: Mapping[str, float]) -> float:

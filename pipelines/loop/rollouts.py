@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.deadlines import ActorFailed, DeadlineExceeded
+from actors.deadlines import NamedActor, wait
 from actors.errors import UserError
 from actors.messages import (
     GenerationFailure,
@@ -105,7 +105,7 @@ class Assembly:
 
 async def collect(
     fleet: RolloutFleet,
-    verifier: Any,
+    verifier: NamedActor,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     timeout: float = 600.0,
@@ -117,7 +117,7 @@ async def collect(
 
     Args:
         fleet: writes the traces.
-        verifier: the Ray handle of a reward verifier.
+        verifier: scores them.
         prompts: each once, with both orders of a pair where there are two.
         sampling: how many traces of each, and how.
         timeout: seconds that verification may take after the last trace was written.
@@ -140,7 +140,7 @@ async def collect(
         for item in items:
             groups = assembly.add(item)
             if groups and comparing:
-                groups = await verifier.compare.remote(groups, [texts.get(group.prompt.uid) for group in groups])
+                groups = await verifier.handle.compare.remote(groups, [texts.get(group.prompt.uid) for group in groups])
             done.update({group.prompt.uid: group for group in groups})
             if arrived is not None:
                 for group in groups:
@@ -152,7 +152,7 @@ async def collect(
             VerificationRequest(trace, prompt.label, prompt.pair_id, prompt.order, prompt.domain, texts.get(prompt.uid))
             for trace, prompt in zip(traces, prompts, strict=True)
         ]
-        await add(await verifier.score.remote(requests))
+        await add(await verifier.handle.score.remote(requests))
 
     verifying: list[asyncio.Task[None]] = []
     try:
@@ -164,7 +164,7 @@ async def collect(
             if traces:
                 verifying.append(asyncio.create_task(verify(traces)))
         generated = time.monotonic()
-        await _all(verifying, timeout)
+        await wait(asyncio.gather(*verifying), timeout, "rewards after the last trace", verifier)
     finally:
         for task in verifying:
             task.cancel()
@@ -191,19 +191,6 @@ async def together(collections: Sequence[Coroutine[Any, Any, RolloutBatch]]) -> 
         max((batch.generate_seconds for batch in batches), default=0.0),
         max((batch.verify_seconds for batch in batches), default=0.0),
     )
-
-
-async def _all(tasks: Sequence[asyncio.Task[None]], timeout: float) -> None:
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        async with asyncio.timeout(timeout):
-            await asyncio.gather(*tasks)
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"waited {timeout:g} s for the reward verifier after the last trace") from error
-    except RayError as error:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        raise ActorFailed(f"the reward verifier failed: {cause!r}") from error
 
 
 def _refuse_without_rewards(groups: Sequence[ScoredGroup]) -> None:

@@ -80,8 +80,10 @@ def driver() -> dict[str, Any]:
 def _hosts(seconds: float) -> list[Any]:
     import ray
 
+    from actors.deadlines import NamedActor
+
     actor = ray.remote(SimulatedEngines).options(num_cpus=0, max_concurrency=1000)
-    return [actor.remote(seconds) for _ in range(HOSTS)]
+    return [NamedActor(actor.remote(seconds), f"simulated engines {host}") for host in range(HOSTS)]
 
 
 async def _steps(hosts: Sequence[Any], verifier: Any, engines: int, steps: int) -> list[float]:

@@ -47,7 +47,7 @@ def judging() -> dict[str, float]:
         ):
             from vllm import SamplingParams
 
-            fleet, _ = session.rollouts(model)
+            fleet = session.rollouts(model)
             numbers = itertools.count()
             prompts: Any = [{"prompt_token_ids": list(judgment.token_ids)} for judgment in waiting]
 

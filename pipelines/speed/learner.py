@@ -64,18 +64,20 @@ def _learner_group(model: Path, folder: str, rows: list[tuple[list[int], list[in
     """Median seconds of a step through the Ray actors."""
     import numpy as np
 
-    from actors.learner.settings import OptimizerSettings
     from actors.messages import TrainingSequence
     from pipelines.config.compose import load_config
     from pipelines.job.session import Session
+    from pipelines.job.settings import optimizer_settings
     from pipelines.runs.folder import RunDirectory
 
     sequences = [TrainingSequence(np.array(prompt, np.int32), np.array(text, np.int32)) for prompt, text in rows]
-    config = load_config([f"output_root={folder}", "run=bench", "tracking=off", f"learner.ranks={RANKS}", *settings])
+    optimizer = ("distill.optimizer.name=adamw", "distill.optimizer.learning_rate=0")
+    config = load_config(
+        [f"output_root={folder}", "run=bench", "tracking=off", f"learner.ranks={RANKS}", *optimizer, *settings]
+    )
     with RunDirectory(folder, "bench") as run, Session(config, run) as session:
         group = session.learners()
-        optimizer = OptimizerSettings(name="adamw", learning_rate=0.0, total_steps=100)
-        group.load(str(model), None, optimizer, config.cluster.start_timeout)
+        group.load(str(model), None, optimizer_settings(config.distill.optimizer, 100), config.cluster.start_timeout)
         times = []
         for _ in range(ROUNDS + 2):
             started = time.perf_counter()

@@ -33,7 +33,7 @@ def publish() -> dict[str, Any]:
         with RunDirectory(folder, "bench") as run, Session(config, run) as session:
             from safetensors.torch import load_file
 
-            fleet, _ = session.rollouts(str(model))
+            fleet = session.rollouts(str(model))
             weights = load_file(model / "model.safetensors")
 
             async def pauses() -> list[float]:

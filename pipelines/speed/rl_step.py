@@ -95,6 +95,7 @@ def run_loop(
     from pipelines.data.prompts import DroppedPrompts
     from pipelines.data.schema import Message, PreferencePair
     from pipelines.job.session import Session
+    from pipelines.job.settings import optimizer_settings
     from pipelines.rl import reinforce, total_steps
     from pipelines.stages.inputs import JudgingTask
     from pipelines.stages.stage import open_run, open_stage
@@ -132,11 +133,11 @@ def run_loop(
         )
         for index in range(count)
     )
-    task = JudgingTask(pairs, items, DroppedPrompts(0, 64, ()))
+    task = JudgingTask(pairs, items, DroppedPrompts(0, 64))
     with open_run(config) as run, Session(config, run) as session, open_stage(config, run, "rl") as stage:
         session.launch_rollouts(str(model))
         learners = session.learners()
-        optimizer = stage.optimizer_settings(config.rl.optimizer, total_steps(config, task))
+        optimizer = optimizer_settings(config.rl.optimizer, total_steps(config, task))
         learners.load(str(model), None, optimizer, config.cluster.start_timeout)
         asyncio.run(reinforce(config, session, stage, learners, task, task.first(1)))
         lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]

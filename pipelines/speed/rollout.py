@@ -40,7 +40,7 @@ def rollout() -> dict[str, Any]:
             from vllm import SamplingParams
             from vllm.inputs import TokensPrompt
 
-            fleet, _ = session.rollouts(model)
+            fleet = session.rollouts(model)
 
             async def stream() -> None:
                 tokens = 0

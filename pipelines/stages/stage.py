@@ -12,8 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from actors.files import write_text
-from actors.learner.settings import OptimizerSettings
-from pipelines.config import Config, ConfigError, Optimizer
+from pipelines.config import Config, ConfigError
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
 from pipelines.job.session import Session
@@ -58,22 +57,6 @@ class Stage:
             )
             self.run.note(self.name, wandb_id=self._tracker.wandb_id)
         return self._tracker
-
-    def optimizer_settings(self, optimizer: Optimizer, total_steps: int) -> OptimizerSettings:
-        """The learners' form of a stage's optimiser section."""
-        warmup = optimizer.warmup_steps or round(optimizer.warmup_fraction * total_steps)
-        return OptimizerSettings(
-            name=optimizer.name,
-            learning_rate=optimizer.learning_rate,
-            muon_learning_rate=optimizer.muon_learning_rate,
-            betas=(optimizer.betas[0], optimizer.betas[1]),
-            weight_decay=optimizer.weight_decay,
-            gradient_clip=optimizer.gradient_clip,
-            total_steps=total_steps,
-            warmup_steps=warmup,
-            schedule=optimizer.schedule,
-            final_fraction=optimizer.final_fraction,
-        )
 
     def seconds(self) -> float:
         """Time spent on this stage, that of earlier, interrupted runs included."""

@@ -1,21 +1,30 @@
-"""Waits: results in order, and errors that say for what and on whom."""
+"""Waits: results in order, and errors that say for what and on whom, and leave in the log what it was doing."""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.deadlines import ActorFailed, DeadlineExceeded, get
+from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, get, wait
+from actors.logs import redirect_output, write_stacks
 
 pytestmark = pytest.mark.ray
 
 
 class Worker:
     """An actor that answers, raises, dies or waits as it is told."""
+
+    def __init__(self, log: str) -> None:
+        redirect_output(log)
 
     def answer(self, value: int) -> int:
         return value
@@ -26,48 +35,83 @@ class Worker:
     def die(self) -> None:
         os._exit(1)
 
-    def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def run_late(self) -> None:
+        raise TimeoutError("its own")
 
+    def wait_for_ever(self) -> None:
+        time.sleep(1e6)
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    def hold_the_interpreter(self) -> None:
+        # Unlike `ctypes.CDLL`, this keeps the interpreter's lock: no other thread of the process runs Python.
+        ctypes.PyDLL(None).sleep(1000)
 
 
 @pytest.fixture
-def workers(ray: Any) -> Iterator[list[Any]]:
+def workers(cluster: None, tmp_path: Path) -> Iterator[list[NamedActor]]:
     """Two actors that have started: deadlines below are for their answers, not for the start of processes."""
-    handles = [ray.remote(Worker).options(num_cpus=0).remote() for _ in range(2)]
-    ray.get([handle.answer.remote(0) for handle in handles], timeout=120)
-    yield handles
-    for handle in handles:
-        ray.kill(handle)
+    import ray
+
+    made = []
+    for name in ("first", "second"):
+        log = str(tmp_path / f"{name}.log")
+        made.append(NamedActor(ray.remote(Worker).options(num_cpus=0).remote(log), name, log))
+    ray.get([worker.handle.answer.remote(0) for worker in made], timeout=120)
+    yield made
+    for worker in made:
+        ray.kill(worker.handle)
 
 
-def test_answers_come_in_the_order_of_the_references(workers: list[Any]) -> None:
-    references = [workers[index % 2].answer.remote(index) for index in range(5)]
-    assert get(references, 60, "answers") == [0, 1, 2, 3, 4]
-    assert get([], 1, "nothing") == []
+def test_answers_come_in_the_order_of_the_references(workers: list[NamedActor]) -> None:
+    asked = [workers[index % 2] for index in range(5)]
+    references = [worker.handle.answer.remote(index) for index, worker in enumerate(asked)]
+    assert get(references, 60, "answers", asked) == [0, 1, 2, 3, 4]
+    assert get([], 1, "nothing", []) == []
 
 
-def test_error_names_the_wait_the_actor_and_the_cause(workers: list[Any]) -> None:
-    references = [workers[0].wait.remote(60), workers[1].refuse.remote()]
-    with pytest.raises(ActorFailed, match=r"a book: second failed: KeyError\('no such shelf'\)"):
-        get(references, 50, "a book", ["first", "second"])
+def test_error_names_the_wait_the_actor_its_log_and_the_cause(workers: list[NamedActor]) -> None:
+    references = [workers[0].handle.wait_for_ever.remote(), workers[1].handle.refuse.remote()]
+    with pytest.raises(ActorFailed, match=r"a book: second \(log: .*second\.log\) failed: KeyError\('no such shelf'\)"):
+        get(references, 50, "a book", workers)
 
 
-def test_death_goes_before_the_errors_it_causes(workers: list[Any]) -> None:
-    references = [workers[0].refuse.remote(), workers[1].die.remote()]
-    with pytest.raises(ActorFailed, match="a book: second died"):
-        get(references, 60, "a book", ["first", "second"])
+def test_death_goes_before_the_errors_it_causes(workers: list[NamedActor]) -> None:
+    references = [workers[0].handle.refuse.remote(), workers[1].handle.die.remote()]
+    with pytest.raises(ActorFailed, match=r"a book: second \(log: .*\) died"):
+        get(references, 60, "a book", workers)
 
 
-def test_deadline_names_what_and_who_is_late(workers: list[Any]) -> None:
-    references = [workers[0].answer.remote(1), workers[1].wait.remote(60)]
-    with pytest.raises(DeadlineExceeded, match=r"waited 2 s for a book; no answer from second$"):
-        get(references, 2, "a book", ["first", "second"])
+def test_a_late_actor_is_named_and_its_log_says_what_it_was_doing(workers: list[NamedActor]) -> None:
+    references = [workers[0].handle.answer.remote(1), workers[1].handle.wait_for_ever.remote()]
+    with pytest.raises(DeadlineExceeded) as error:
+        get(references, 2, "a book", workers)
+    assert str(error.value) == f"waited 2 s for a book; no answer from {workers[1]}, now with its stacks"
+    assert "second.log" in str(error.value)
+    assert "in wait_for_ever" in Path(str(workers[1].log)).read_text()
+    assert "wait_for_ever" not in Path(str(workers[0].log)).read_text(), "only those waited for"
+
+
+def test_stacks_are_written_where_no_thread_can_run_python(workers: list[NamedActor]) -> None:
+    with pytest.raises(DeadlineExceeded, match="now with its stacks"):
+        get([workers[0].handle.hold_the_interpreter.remote()], 2, "a book", workers[:1])
+    assert "in hold_the_interpreter" in Path(str(workers[0].log)).read_text()
+
+
+def test_one_answer_is_waited_for_in_an_event_loop_with_the_same_errors(workers: list[NamedActor]) -> None:
+    async def of(reference: Any, seconds: float) -> Any:
+        return await wait(reference, seconds, "a book", workers[0])
+
+    handle = workers[0].handle
+    assert asyncio.run(of(handle.answer.remote(7), 60)) == 7
+    with pytest.raises(ActorFailed, match=r"a book: first \(log: .*\) failed: TimeoutError\('its own'\)"):
+        asyncio.run(of(handle.run_late.remote(), 60))
+    with pytest.raises(DeadlineExceeded, match=r"waited 2 s for a book; no answer from first .*now with its stacks"):
+        asyncio.run(of(handle.wait_for_ever.remote(), 2))
+
+
+def test_processes_that_would_end_by_the_signal_are_not_sent_it(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    with log.open("w") as file:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=file)
+    assert write_stacks([str(log), str(tmp_path / "none.log")]) == []
+    child.communicate(b"\n", timeout=60)
+    assert child.returncode == 0

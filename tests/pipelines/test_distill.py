@@ -21,9 +21,7 @@ from pipelines.stages.stage import open_run, open_stage
 from pipelines.stages.training import open_training
 
 [PAIR] = many_pairs(1)
-HELDOUT = JudgingTask(
-    {PAIR.id: PAIR}, ((Prompt("p", PAIR.id, "chosen_first", "A", "d", (1,)),),), DroppedPrompts(0, 0, ())
-)
+HELDOUT = JudgingTask({PAIR.id: PAIR}, ((Prompt("p", PAIR.id, "chosen_first", "A", "d", (1,)),),), DroppedPrompts(0, 0))
 CHAINS = ChainSet(tuple(TrainingSequence(np.ones(1, np.int32), np.ones(2, np.int32)) for _ in range(12)), 0, 3)
 
 
@@ -65,7 +63,7 @@ def test_a_step_is_started_before_the_last_one_is_waited_for_unless_its_weights_
             *("distill.epochs=1", "distill.checkpoints.every=4", "distill.evaluate_every=3"),
         ]
     )
-    session: Any = SimpleNamespace(rollouts=lambda *_: (parts, True), weight_sync=lambda: parts)
+    session: Any = SimpleNamespace(rollouts=lambda *_: parts, weight_sync=lambda: parts)
     with open_run(config) as run, open_stage(config, run, "distill") as stage:
         session.run = SimpleNamespace(base_model=lambda _: "model")
         with open_training(stage, cast(Any, parts), 6) as training:

@@ -15,21 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from small_settings import small_learner, small_lora, small_optimizer, small_policy
 
 from actors.learner.actor import Learner
 from actors.learner.planning import pack_prompts, plan
-from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
+from actors.learner.settings import PolicySettings
 from actors.messages import TrainingSequence
 
 VOCABULARY = 61
 BUDGET = 64
 """Padded tokens a micro-batch: small enough that every step has several, and a rank of two an empty one."""
-POLICY = PolicySettings(clip_low=0.2, clip_high=0.2, kl_coefficient=0.1, temperature=0.9)
+POLICY = small_policy(clip_low=0.2, clip_high=0.2, kl_coefficient=0.1, temperature=0.9)
 OPTIMIZERS = {
-    "adamw": OptimizerSettings(name="adamw", learning_rate=1e-3, weight_decay=0.1, total_steps=10, warmup_steps=2),
-    "muon": OptimizerSettings(name="muon", learning_rate=1e-3, muon_learning_rate=0.01, total_steps=10),
+    "adamw": small_optimizer(name="adamw", learning_rate=1e-3, weight_decay=0.1, total_steps=10, warmup_steps=2),
+    "muon": small_optimizer(name="muon", learning_rate=1e-3, muon_learning_rate=0.01, total_steps=10),
 }
-LORA = LoraSettings(rank=3, alpha=6)
+LORA = small_lora(rank=3, alpha=6)
 
 
 def build_model(directory: Path, seed: int = 0, tied: bool = True, **changes: Any) -> str:
@@ -139,7 +140,7 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
         steps.append(policy(learner, sequences(9, 7, old=True), POLICY, ranks, budget))
         seen[name] = {"metrics": steps, "weights": weights(learner)}
     learner.export(str(folder / f"exported-{ranks}"))
-    seen["update"] = learner.publish(5, str(folder / f"published-{ranks}"))
+    seen["update"] = learner.publish(5, str(folder / f"published-{ranks}"), "float32")
     learner.save(str(folder / f"step-{ranks:06d}"), {"step": 4})
     before = weights(learner)
     after_save = learner.supervised_step(*cut(sequences(9, 11), learner.rank, ranks, budget))
@@ -175,7 +176,7 @@ def on_groups(
 ) -> dict[str, Any]:
     """Supervised and policy steps on groups of traces of the same prompts, in packed or in padded rows."""
     other = copy.copy(learner)
-    other._settings = LearnerSettings(packing=packed, **settings)
+    other._settings = small_learner(packing=packed, **settings)
     other.load(model, model, OPTIMIZERS["adamw"])
     items = groups(3, 4, seed=5, old=True)
     steps = [
@@ -189,7 +190,7 @@ def on_groups(
 def reduced_once(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
     """Eight supervised steps and a policy step that reduce gradients once each; in some, one rank of two ends empty."""
     other = copy.copy(learner)
-    other._settings = LearnerSettings(reshard_after_forward=False)
+    other._settings = small_learner(reshard_after_forward=False)
     seen = {}
     for name, optimizer in OPTIMIZERS.items():
         other.load(model, model, optimizer)
@@ -205,7 +206,7 @@ def poisoned(learner: Learner, ranks: int, model: str) -> dict[str, Any]:
     before = weights(learner)
     items = sequences(4, 12)
     items[0] = dataclasses.replace(items[0], advantage=float("nan"))
-    skipped = policy(learner, items, PolicySettings(kl_coefficient=0.0), ranks)
+    skipped = policy(learner, items, small_policy(kl_coefficient=0.0), ranks)
     unchanged = all(torch.equal(before[name], tensor) for name, tensor in weights(learner).items())
     sound = learner.supervised_step(*cut(sequences(4, 12), learner.rank, ranks))
     return {"skipped": skipped, "unchanged": unchanged, "sound": sound, "weights": weights(learner)}
@@ -234,7 +235,7 @@ def play_on_two_ranks(model: str, folder: Path) -> dict[str, Any]:
 
 
 def _rank(model: str, folder: Path, rank: int) -> None:
-    learner = Learner(rank, 2, LearnerSettings(reshard_after_forward=True, timeout=60.0))
+    learner = Learner(rank, 2, small_learner(reshard_after_forward=True, timeout=60.0))
     if rank == 0:
         address, port = learner.rendezvous()
         print(address, port, flush=True)

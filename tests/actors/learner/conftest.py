@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from small_settings import small_learner
 
 from actors.learner.actor import Learner
-from actors.learner.settings import LearnerSettings
 
 
 @pytest.fixture(scope="module")
 def learner() -> Iterator[Learner]:
     """One rank in this process."""
     threads = torch.get_num_threads()
-    alone = Learner(0, 1, LearnerSettings(reshard_after_forward=False, timeout=60.0))
+    alone = Learner(0, 1, small_learner(reshard_after_forward=False, timeout=60.0))
     alone.join(*alone.rendezvous())
     yield alone
     torch.distributed.destroy_process_group()

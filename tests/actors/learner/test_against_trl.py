@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from judge_ranks import build_model, policy, sequences
+from small_settings import small_optimizer
 
 from actors.learner.actor import Learner
-from actors.learner.settings import OptimizerSettings
 from actors.messages import TrainingSequence
 from pipelines.config.compose import load_config
-from pipelines.loop.learning import policy_settings
+from pipelines.job.settings import policy_settings
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +133,7 @@ def test_the_same_objective_is_the_same_number(learner: Learner, models: tuple[s
     overrides, kind, arguments = CASES[case]
     config = load_config([*overrides, f"model.max_response_tokens={LIMIT}"])
     # Old policies near enough for ratios on both sides of every bound.
-    learner.load(*models, OptimizerSettings(learning_rate=1e-3, gradient_clip=0.0))
+    learner.load(*models, small_optimizer(learning_rate=1e-3, gradient_clip=0.0))
     items = sequences(ITEMS, 7)
     rng, spread = np.random.default_rng(3), 1.2 if case == "cispo" else 0.4
     items = [

@@ -13,12 +13,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judge_ranks import build_model, cut, policy, sequences, weights
+from small_settings import small_optimizer, small_policy
 
 from actors.learner.actor import Learner
-from actors.learner.settings import OptimizerSettings, PolicySettings
+from actors.learner.settings import PolicySettings
 from actors.messages import TrainingSequence
 from pipelines.config.compose import load_config
-from pipelines.loop.learning import policy_settings
+from pipelines.job.settings import policy_settings
 
 BUNDLES = ("rm_r1", "dr_grpo", "dapo", "gspo", "gmpo", "cispo", "rloo", "reinforce_pp")
 # Wide enough that some tokens are clipped and some are not, and that every term has a part in the gradient.
@@ -37,7 +38,7 @@ CASES = {
         "algorithm.kl_estimator=k2",
     ),
 }
-PLAIN = OptimizerSettings(name="adamw", learning_rate=1e-3, gradient_clip=0.0)
+PLAIN = small_optimizer(name="adamw", learning_rate=1e-3, gradient_clip=0.0)
 ITEMS = 9
 
 
@@ -172,7 +173,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(
 
 def test_effective_sample_sizes_by_hand(learner: Learner, models: tuple[str, str]) -> None:
     learner.load(*models, PLAIN)
-    want = PolicySettings(kl_coefficient=0.0)
+    want = small_policy(kl_coefficient=0.0)
     exact = [
         dataclasses.replace(item, rollout_logprobs=logprobs, old_logprobs=None)
         for item, logprobs in zip(items(), learner.logprobs([items()], 1.0)[0], strict=True)
@@ -198,7 +199,7 @@ def test_masked_tokens_teach_nothing_and_are_counted(learner: Learner, models: t
     learner.load(models[0], None, PLAIN)
     before = weights(learner)
     far = [dataclasses.replace(item, rollout_logprobs=np.asarray(item.old_logprobs) - 3) for item in items()]
-    want = PolicySettings(kl_coefficient=0.0, correction="mask", correction_limit=2.0)
+    want = small_policy(kl_coefficient=0.0, correction="mask", correction_limit=2.0)
     metrics = policy(learner, far, want)
     assert (metrics["correction_limited"], metrics["correction_weight"], metrics["policy_loss"]) == (1, 0, 0)
     assert metrics["grad_norm"] == 0

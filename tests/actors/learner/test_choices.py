@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_settings import small_policy
 
 from actors.learner import choices
 from actors.learner.advantages import group_advantages
@@ -54,7 +55,7 @@ ADVANTAGES = {
 @pytest.mark.parametrize("name", choices.LOSSES)
 def test_losses(name: str) -> None:
     logprobs = torch.tensor([-1.0, -2.0])
-    settings = PolicySettings(loss=name, clip_low=0.2, clip_high=0.3)
+    settings = small_policy(loss=name, clip_low=0.2, clip_high=0.3)
     old = logprobs - torch.tensor([1.5, 0.5]).log()
     policy = policy_loss(logprobs, old, torch.tensor([2.0, -1.0]), [2], settings)
     assert policy.losses.tolist() == pytest.approx(LOSSES[name], rel=1e-5)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from judge_ranks import build_model, sequences
+from small_settings import small_learner, small_optimizer, small_policy
 
-from actors.deadlines import ActorFailed
+from actors.deadlines import ActorFailed, NamedActor
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
 from actors.learner.planning import SequenceTooLong
-from actors.learner.settings import LearnerSettings, OptimizerSettings, PolicySettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -31,15 +31,14 @@ def group(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Lear
 
     logs = tmp_path_factory.mktemp("logs")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    handles = [
-        ray.remote(Learner)
-        .options(num_cpus=1)
-        .remote(rank, 2, LearnerSettings(timeout=60.0, log_path=str(logs / f"rank-{rank}.log")))
-        for rank in range(2)
-    ]
-    ranks = LearnerGroup(handles, micro_batch_tokens=64, timeout=120.0)
+    actors = []
+    for rank in range(2):
+        log = str(logs / f"rank-{rank}.log")
+        handle = ray.remote(Learner).options(num_cpus=1).remote(rank, 2, small_learner(), log)
+        actors.append(NamedActor(handle, f"learner rank {rank}", log))
+    ranks = LearnerGroup(actors, micro_batch_tokens=64, timeout=120.0, packing=False)
     ranks.join(120.0)
-    count = ranks.load(model, model, OptimizerSettings(learning_rate=1e-3, total_steps=10), 120.0)
+    count = ranks.load(model, model, small_optimizer(learning_rate=1e-3, total_steps=10), 120.0)
     assert count == sum(parameter.numel() for parameter in plain(model).parameters())
     yield ranks
     ray.shutdown()
@@ -76,13 +75,13 @@ def test_steps_of_two_ranks_are_steps_of_the_whole_batch(group: LearnerGroup, mo
     assert metrics["tokens"] == sum(len(item.completion_ids) for item in items)
 
     assert group.restore(str(tmp_path / "step-000000")) == {"step": 0}
-    metrics = group.policy_step(items, PolicySettings())
+    metrics = group.policy_step(items, small_policy())
     weighted = sum(item.advantage * len(item.completion_ids) for item in items)
     assert metrics["loss"] == pytest.approx(-weighted / metrics["tokens"], abs=1e-6)
     assert group.restore(str(tmp_path / "step-000000")) == {"step": 0}
-    group.add_policy_gradients(items[:3], PolicySettings())
-    group.add_policy_gradients(items[3:7], PolicySettings())
-    assert group.policy_step(items[7:], PolicySettings()) == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    group.add_policy_gradients(items[:3], small_policy())
+    group.add_policy_gradients(items[3:7], small_policy())
+    assert group.policy_step(items[7:], small_policy()) == pytest.approx(metrics, rel=1e-5, abs=1e-6)
 
     difference = np.abs(np.concatenate(plain_logprobs(model, items)) + 4.0)
     assert metrics["logprob_difference"] == pytest.approx(difference.mean(), rel=1e-5)
@@ -93,7 +92,7 @@ def test_published_weights_are_the_exported_ones(group: LearnerGroup, tmp_path: 
     from safetensors.torch import load_file
 
     group.export(str(tmp_path / "hf"))
-    update = group.publish(3, str(tmp_path / "weights"))
+    update = group.publish(3, str(tmp_path / "weights"), "float32")
     assert update.version == 3
     exported, published = load_file(tmp_path / "hf" / "model.safetensors"), load_file(update.path)
     assert exported.keys() == published.keys() == {entry.name for entry in update.tensors}
@@ -104,8 +103,8 @@ def test_batches_that_cannot_be_cut_are_refused_before_any_rank_works(group: Lea
     with pytest.raises(ValueError, match="at least one sequence"):
         group.supervised_step([])
     with pytest.raises(ValueError, match="at least one sequence"):
-        group.policy_step([], PolicySettings())
-    small = LearnerGroup(group.handles, micro_batch_tokens=4, timeout=10.0)
+        group.policy_step([], small_policy())
+    small = LearnerGroup(group.actors, micro_batch_tokens=4, timeout=10.0, packing=False)
     with pytest.raises(SequenceTooLong, match=r"learner\.micro_batch_tokens=4"):
         small.supervised_step(sequences(2, 1))
 
@@ -114,6 +113,6 @@ def test_a_dead_rank_is_named_with_its_log(group: LearnerGroup) -> None:
     """Last: the group is of no use afterwards."""
     import ray
 
-    ray.kill(group.handles[1])
+    ray.kill(group.actors[1].handle)
     with pytest.raises(ActorFailed, match=r"a supervised step: learner rank 1 \(log: .*rank-1\.log\) died"):
         group.supervised_step(sequences(6, 1))

@@ -11,13 +11,14 @@ import pytest
 import torch
 from judge_ranks import LORA, OPTIMIZERS, POLICY, adapted, build_model, cut, policy, sequences, weights
 from safetensors.torch import load_file
+from small_settings import small_learner, small_lora, small_optimizer, small_policy
 
 from actors.learner.actor import Learner
 from actors.learner.lora import add_adapters
-from actors.learner.settings import LearnerSettings, LoraSettings, ModelError, OptimizerSettings, PolicySettings
+from actors.learner.settings import ModelError
 from actors.messages import TrainingSequence
 
-PLAIN = OptimizerSettings(name="adamw", learning_rate=1e-2, gradient_clip=0.0)
+PLAIN = small_optimizer(name="adamw", learning_rate=1e-2, gradient_clip=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def adapting(learner: Learner) -> Learner:
 
 def with_settings(learner: Learner, **settings: Any) -> Learner:
     other = copy.copy(learner)
-    other._settings = LearnerSettings(**settings)
+    other._settings = small_learner(**settings)
     return other
 
 
@@ -80,7 +81,7 @@ def test_steps_equal_plain_peft(adapting: Learner, model: str) -> None:
 
 
 def test_only_the_targets_change(learner: Learner, model: str) -> None:
-    adapting = with_settings(learner, lora=LoraSettings(rank=3, targets=("q_proj", "mlp.down_proj")))
+    adapting = with_settings(learner, lora=small_lora(rank=3, targets=("q_proj", "mlp.down_proj")))
     adapting.load(model, None, PLAIN)
     before = weights(adapting)
     adapting.supervised_step(*cut(sequences(5, 3), 0, 1))
@@ -115,7 +116,7 @@ def test_what_is_published_and_exported_is_merged(adapting: Learner, model: str,
     for _ in range(3):
         adapting.supervised_step(*cut(items, 0, 1))
     adapting.export(str(tmp_path / "exported"))
-    update = adapting.publish(1, str(tmp_path))
+    update = adapting.publish(1, str(tmp_path), "float32")
     assert update is not None
     lm = plain_model(str(tmp_path / "exported"))
     published = load_file(update.path)
@@ -172,18 +173,18 @@ def test_bfloat16_keeps_the_frozen_layers_in_it(learner: Learner, model: str) ->
     adapting.load(model, model, PLAIN)
     kept = {".lora_" in name: p.dtype for name, p in adapting._trainer.judge.named_parameters()}
     assert kept == {True: torch.float32, False: torch.bfloat16}
-    first = policy(adapting, sequences(4, 2), PolicySettings())
+    first = policy(adapting, sequences(4, 2), small_policy())
     assert first["kl"] == pytest.approx(0.0, abs=1e-6)
     assert first["grad_norm"] > 0
 
 
 def test_a_target_that_matches_no_layer_is_named(learner: Learner, model: str) -> None:
-    adapting = with_settings(learner, lora=LoraSettings(targets=("q_proj", "query")))
+    adapting = with_settings(learner, lora=small_lora(targets=("q_proj", "query")))
     with pytest.raises(ModelError, match=r"learner\.lora\.targets: 'query' .* there are .*q_proj"):
         adapting.load(model, None, PLAIN)
     # The output embedding is used outside its layer, where no adapter would be seen.
     with pytest.raises(ModelError, match="'lm_head'"):
-        with_settings(learner, lora=LoraSettings(targets=("lm_head",))).load(model, None, PLAIN)
+        with_settings(learner, lora=small_lora(targets=("lm_head",))).load(model, None, PLAIN)
 
 
 def test_another_reference_is_refused(adapting: Learner, model: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_settings import small_optimizer
 from torch import nn
 
 from actors.learner.optimizers import (
@@ -13,13 +14,12 @@ from actors.learner.optimizers import (
     learning_rate_factor,
     scale_learning_rates,
 )
-from actors.learner.settings import OptimizerSettings
 from actors.learner.sharding import shard_rows
 
 
 def test_schedules_by_hand() -> None:
     def factors(schedule: str, steps: list[int]) -> list[float]:
-        settings = OptimizerSettings(total_steps=11, warmup_steps=4, schedule=schedule, final_fraction=0.1)
+        settings = small_optimizer(total_steps=11, warmup_steps=4, schedule=schedule, final_fraction=0.1)
         return [learning_rate_factor(settings, step) for step in steps]
 
     assert factors("constant", [0, 1, 3, 4, 10]) == [0.25, 0.5, 1.0, 1.0, 1.0]
@@ -61,7 +61,7 @@ class Small(nn.Module):
 
 def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
     model = Small()
-    settings = OptimizerSettings(name="muon", learning_rate=3e-3, muon_learning_rate=0.02, weight_decay=0.01)
+    settings = small_optimizer(name="muon", learning_rate=3e-3, muon_learning_rate=0.02, weight_decay=0.01)
     adamw, muon = build_optimizers(model, settings)
     assert [id(parameter) for group in muon.param_groups for parameter in group["params"]] == [id(model.mlp.weight)]
     assert {group["lr"] for group in muon.param_groups} == {0.02}
@@ -73,10 +73,10 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest() -> None:
 
 def test_adamw_alone_holds_everything_and_an_unknown_name_is_refused() -> None:
     model = Small()
-    (adamw,) = build_optimizers(model, OptimizerSettings(name="adamw"))
+    (adamw,) = build_optimizers(model, small_optimizer(name="adamw"))
     assert sum(len(group["params"]) for group in adamw.param_groups) == len(list(model.parameters()))
     with pytest.raises(ValueError, match="adamww"):
-        build_optimizers(model, OptimizerSettings(name="adamww"))
+        build_optimizers(model, small_optimizer(name="adamww"))
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_adamw_in_8_bits_goes_where_adamw_goes_with_a_quarter_of_the_state() -> 
     def train(name: str) -> tuple[list[float], int, torch.Tensor]:
         torch.manual_seed(1)
         model = nn.Linear(128, 64, bias=False)
-        [optimizer] = build_optimizers(model, OptimizerSettings(name=name, learning_rate=1e-2))
+        [optimizer] = build_optimizers(model, small_optimizer(name=name, learning_rate=1e-2))
         losses = []
         for step in range(12):
             scale_learning_rates([optimizer], 1.0 if step < 10 else 0.0)

@@ -23,13 +23,14 @@ from judge_ranks import (
     weights,
 )
 from safetensors.torch import load_file
+from small_settings import small_learner, small_optimizer, small_policy
 
 from actors.learner.actor import Learner
-from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
+from actors.learner.settings import ModelError
 from actors.messages import TrainingSequence
 from actors.weights.checksums import tensor_checksum
 
-PLAIN = OptimizerSettings(name="adamw", learning_rate=1e-3, gradient_clip=0.0)
+PLAIN = small_optimizer(name="adamw", learning_rate=1e-3, gradient_clip=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_policy_step_on_its_own_traces_by_hand(learner: Learner, model: str) -> 
     """With the policy as its own reference and old policy, ratio is 1, KL 0, and the loss minus the mean advantage."""
     items = sequences(4, 5)
     learner.load(model, model, PLAIN)
-    metrics = policy(learner, items, PolicySettings(kl_coefficient=0.5))
+    metrics = policy(learner, items, small_policy(kl_coefficient=0.5))
     tokens = sum(len(item.completion_ids) for item in items)
     expected = -sum(item.advantage * len(item.completion_ids) for item in items) / tokens
     assert metrics["loss"] == pytest.approx(expected, abs=1e-6)
@@ -306,7 +307,7 @@ def test_activation_checkpointing_changes_nothing(learner: Learner, model: str) 
     results = []
     for recompute in (False, True):
         other = copy.copy(learner)
-        other._settings = LearnerSettings(activation_checkpointing=recompute, reshard_after_forward=recompute)
+        other._settings = small_learner(activation_checkpointing=recompute, reshard_after_forward=recompute)
         other.load(model, None, PLAIN)
         results.append((other.supervised_step(*cut(sequences(6, 1), 0, 1)), weights(other)))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
@@ -322,9 +323,9 @@ def test_offloading_changes_nothing(learner: Learner, model: str, offload: str) 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_weights(learner: Learner, model: str) -> None:
     other = copy.copy(learner)
-    other._settings = LearnerSettings(dtype="bfloat16")
-    other.load(model, model, OptimizerSettings(name="adamw", learning_rate=1e-5, gradient_clip=0.0))
-    metrics = policy(other, sequences(4, 2), PolicySettings())
+    other._settings = small_learner(dtype="bfloat16")
+    other.load(model, model, small_optimizer(name="adamw", learning_rate=1e-5, gradient_clip=0.0))
+    metrics = policy(other, sequences(4, 2), small_policy())
     # The frozen reference is kept in bfloat16, the policy gathered in it: the same weights, the same log-probabilities.
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
     start = plain_model(model).state_dict()
@@ -337,7 +338,7 @@ def test_gradient_that_is_not_finite_skips_the_step_and_is_counted(learner: Lear
     learner.load(model, None, PLAIN)
     before = weights(learner)
     items = [TrainingSequence(np.array([3]), np.array([4]), advantage=float("nan"))]
-    metrics = policy(learner, items, PolicySettings(kl_coefficient=0.0))
+    metrics = policy(learner, items, small_policy(kl_coefficient=0.0))
     assert not np.isfinite(metrics["grad_norm"])
     assert metrics["skipped_steps"] == 1.0
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(learner).items())

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_settings import small_engine
 from transformers import AutoModelForCausalLM
 
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace, WeightUpdate
-from actors.rollout.engine import Engine, EngineError, EngineSettings
+from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.rollout.engine import Engine, EngineError
 from actors.weights.channel import WeightChannel, open_store
 from actors.weights.send import gathered, write_update
 from pipelines.data.tiny_model import build_tiny_model
@@ -36,7 +37,7 @@ class Host:
         self.engine = self.run(self._start())
 
     async def _start(self) -> Engine:
-        engine = Engine(EngineSettings(model=str(self.model), max_model_len=256, max_sequences=32))
+        engine = Engine(small_engine(str(self.model)))
         await engine.start(0)
         return engine
 
@@ -147,8 +148,9 @@ def test_published_weights_are_the_ones_that_are_sampled_from(host: Host, tmp_pa
     prompts = [prompt(index) for index in range(8)]
     for version in (1, 2):
         weights = changed(host, seed=version)
-        host.run(host.engine.update(host.publish(weights, version, tmp_path)))
-        assert host.run(host.engine.version()) == version
+        update = host.publish(weights, version, tmp_path)
+        loaded = host.run(host.engine.update(update))
+        assert (loaded.version, loaded.checksum) == (version, update.checksum)
         traces = host.generate(prompts, Sampling(samples=2, max_tokens=24))
         assert {trace.min_version for trace in traces} == {version}
         assert differences(host, weights, prompts, traces).max() < 1e-5
@@ -159,9 +161,9 @@ def test_published_weights_are_the_ones_that_are_sampled_from(host: Host, tmp_pa
 def test_weights_over_the_network_are_the_ones_that_are_sampled_from(host: Host) -> None:
     store, address, port = open_store(60.0)
 
-    async def over_the_network(update: WeightUpdate, tensors: dict[str, torch.Tensor]) -> None:
+    async def over_the_network(update: WeightUpdate, tensors: dict[str, torch.Tensor]) -> LoadedWeights:
         sending = asyncio.to_thread(channel.send, update.tensors, tensors)
-        await asyncio.gather(host.engine.update(update), sending)
+        return (await asyncio.gather(host.engine.update(update), sending))[0]
 
     async def meet() -> WeightChannel:
         joining = host.engine.join_channel(address, port, 1, 2, 60.0)
@@ -170,7 +172,7 @@ def test_weights_over_the_network_are_the_ones_that_are_sampled_from(host: Host)
     channel = host.run(meet())
     weights = changed(host, seed=2)
     update, tensors = gathered(weights.items(), 2)
-    host.run(over_the_network(update, tensors))
+    assert host.run(over_the_network(update, tensors)).checksum == update.checksum
     prompts = [prompt(index) for index in range(4)]
     traces = host.generate(prompts, Sampling(samples=2, max_tokens=24))
     assert {int(version) for trace in traces for version in trace.versions} == {2}

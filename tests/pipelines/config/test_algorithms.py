@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from small_settings import small_policy
 
-from actors.learner.settings import PolicySettings
 from pipelines.config import Algorithm, ConfigError
 from pipelines.config.compose import CONF, load_config
-from pipelines.loop.learning import next_coefficient, policy_settings
+from pipelines.job.settings import policy_settings
+from pipelines.loop.learning import next_coefficient
 
 # What makes each bundle what it is; the papers are named in its file.
 BUNDLES: dict[str, dict[str, Any]] = {
@@ -168,7 +169,7 @@ def test_functions_of_your_own_are_read_with_their_bounds() -> None:
 
 def test_the_objective_reaches_the_learner() -> None:
     config = load_config(["algorithm=gspo", "algorithm.correction=mask", "algorithm.entropy_coefficient=0.01"])
-    assert policy_settings(config, config.algorithm) == PolicySettings(
+    assert policy_settings(config, config.algorithm) == small_policy(
         ratio="sequence_mean",
         aggregation="sequence_mean",
         clip_low=3e-4,

@@ -29,7 +29,7 @@ TASK = JudgingTask(
         )
         for name in NAMES
     ),
-    DroppedPrompts(0, 0, ()),
+    DroppedPrompts(0, 0),
 )
 
 

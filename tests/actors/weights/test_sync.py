@@ -1,0 +1,50 @@
+"""The way from learners to engines: through a file, or over a channel that everyone joins once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rollout_actors import ranks, workers
+
+from actors.deadlines import ActorFailed
+from actors.learner.group import LearnerGroup
+from actors.rollout.fleet import RolloutFleet
+from actors.weights.sync import WeightSync
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def sync(folder: Path, directory: str | None, *faults: str) -> WeightSync:
+    """Two ranks, a worker per fault, and the way between them; engines have two processes each."""
+    learners = LearnerGroup(ranks(folder, 2), micro_batch_tokens=8, timeout=120.0, packing=False)
+    return WeightSync(learners, RolloutFleet(workers(folder, *faults), 120.0), directory, "bfloat16", 2, 120.0)
+
+
+def said(folder: Path, name: str) -> list[str]:
+    return (folder / f"{name}.log").read_text().splitlines()[1:]
+
+
+def test_through_a_file_nobody_meets(tmp_path: Path) -> None:
+    weights = sync(tmp_path, "folder", "", "")
+    assert weights.publish(3) == 0.25
+    assert said(tmp_path, "learner-0") == said(tmp_path, "learner-1") == ["published 3 as bfloat16"]
+    assert said(tmp_path, "rollout-1") == []
+
+
+def test_over_the_network_every_process_joins_once_and_rank_0_sends_each_time(tmp_path: Path) -> None:
+    weights = sync(tmp_path, None, "", "")
+    for version in (1, 2):
+        weights.publish(version)
+    assert said(tmp_path, "learner-0") == [
+        "joined as 0 of 5",
+        *("published 1 as bfloat16", "sent", "published 2 as bfloat16", "sent"),
+    ]
+    assert said(tmp_path, "rollout-0") == ["joined there:2 as 1 of 5"]
+    assert said(tmp_path, "rollout-1") == ["joined there:2 as 3 of 5"]
+
+
+def test_what_goes_wrong_names_who_and_what_for(tmp_path: Path) -> None:
+    weights = sync(tmp_path, "folder", "", "other bytes")
+    with pytest.raises(ActorFailed, match=r"rollout worker 1 \(log: .*\) holds weight version 4 with checksum"):
+        weights.publish(4)

@@ -1,0 +1,134 @@
+"""A session starts what is asked for when it is asked for, and ends all of it and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rollout_actors import UPDATE, RankWithoutModel, StreamingWorker, workers
+
+from actors.deadlines import ActorFailed, NamedActor
+from pipelines.config.compose import load_config
+from pipelines.job import session as module
+from pipelines.job.session import Session
+from pipelines.runs.folder import RunDirectory
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """Workers and ranks without models, so that only their starting and ending is left; a real verifier."""
+    monkeypatch.setattr(module, "RolloutWorker", StreamingWorker)
+    monkeypatch.setattr(module, "Learner", RankWithoutModel)
+    config = load_config([f"output_root={tmp_path}", "run=job", f"cluster.weights_directory={tmp_path}"])
+    with RunDirectory(tmp_path, "job") as run:
+        yield Session(config, run)
+
+
+def logs(session: Session) -> set[str]:
+    return {file.name for file in session.run.logs.iterdir()}
+
+
+def block(actor: Any) -> None:
+    threading.Event().wait()
+
+
+def has_ended(actor: NamedActor) -> bool:
+    """Whether a call that no living actor would answer ends with the actor's death, which takes a moment."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    try:
+        ray.get(actor.handle.__ray_call__.remote(block), timeout=60)
+    except RayActorError:
+        return True
+    except GetTimeoutError:
+        return False
+    raise AssertionError
+
+
+def test_parts_start_when_they_are_asked_for_and_once(session: Session) -> None:
+    with session:
+        assert logs(session) == set()
+        fleet = session.rollouts("model")
+        assert logs(session) == {"rollout-0.log"}
+        assert session.rollouts("model") is session.rollouts() is fleet
+        group = session.learners()
+        assert session.learners() is group
+        assert [str(actor) for actor in group.actors] == [
+            f"learner rank {rank} (log: {session.run.logs / f'learner-{rank}.log'})" for rank in range(2)
+        ]
+        assert session.verifier() is session.verifier()
+        assert session.weight_sync() is session.weight_sync()
+        assert logs(session) == {"rollout-0.log", "learner-0.log", "learner-1.log", "verifier.log"}
+
+
+def test_all_of_it_ends_with_the_session_also_where_a_stage_fails(session: Session, tmp_path: Path) -> None:
+    import ray
+    from ray.util import placement_group_table
+
+    [foreign] = workers(tmp_path, "")
+    started: list[NamedActor] = []
+
+    def stage() -> None:
+        with session:
+            started.extend([*session.rollouts("model").workers, *session.learners().actors, session.verifier()])
+            session.weights_directory.mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        stage()
+    assert [has_ended(actor) for actor in started] == [True] * 4
+    assert "stopped" in (session.run.logs / "rollout-0.log").read_text(), "engines end before their actor does"
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+    assert not session.weights_directory.exists()
+    assert ray.is_initialized(), "the cluster is not this session's"
+    ray.get(foreign.handle.start.remote(0), timeout=60)
+
+
+def test_what_never_came_up_ends_too(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(self: Any, *_: Any) -> None:
+        raise ConnectionError("nobody meets here")
+
+    monkeypatch.setattr(RankWithoutModel, "join", refuses)
+    with session:
+        with pytest.raises(ActorFailed, match=r"learner rank 0 .* failed: ConnectionError"):
+            session.learners()
+        assert session._learners is not None
+        actors = session._learners.actors
+    assert [has_ended(actor) for actor in actors] == [True, True]
+
+
+def test_engines_hold_the_model_that_is_asked_for(session: Session) -> None:
+    def starts() -> list[str]:
+        lines = (session.run.logs / "rollout-0.log").read_text().splitlines()
+        return [line.removeprefix("started on ") for line in lines if line.startswith("started on ")]
+
+    with session:
+        with pytest.raises(RuntimeError, match="no engines were launched"):
+            session.rollouts()
+        session.launch_rollouts("one")
+        first = session.rollouts("one")
+        first.update_weights(UPDATE)
+        assert session.rollouts() is first, "whatever they hold"
+        again = session.rollouts("one")
+        assert again is not first
+        assert has_ended(first.workers[0])
+        session.rollouts("two")
+        assert starts() == ["one", "one", "two"]
+
+
+def test_only_the_learners_are_released(session: Session) -> None:
+    with session:
+        fleet, learners = session.rollouts("model"), session.learners()
+        session.weight_sync()
+        session.release_learners()
+        assert [has_ended(actor) for actor in learners.actors] == [True, True]
+        assert session.rollouts() is fleet
+        with pytest.raises(RuntimeError, match="start both first"):
+            session.weight_sync()
+        assert session.learners() is not learners

@@ -1,0 +1,123 @@
+"""Ray actors in the place of rollout workers and learner ranks, for tests of what calls them: no engine, no model."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.cloudpickle
+
+from actors.deadlines import NamedActor
+from actors.logs import redirect_output
+from actors.messages import LoadedWeights, Prompt, Sampling, TensorEntry, Trace, WeightUpdate
+
+# Processes of the cluster do not find this folder: send them the classes, not their names.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+UPDATE = WeightUpdate(1, "somewhere", (TensorEntry("head", "float32", (2,), 7),), checksum=11)
+
+
+def trace(prompt: Prompt, sample: int) -> Trace:
+    """One token, the number of the sample."""
+    return Trace(
+        prompt.uid,
+        sample,
+        np.array([sample], np.int32),
+        np.zeros(1, np.float32),
+        "",
+        "stop",
+        np.zeros(1, np.int32),
+    )
+
+
+class StreamingWorker:
+    """Has the interface of a rollout worker. ``fault`` says what goes wrong while it generates or loads weights."""
+
+    def __init__(self, settings: Any, log_path: str | None = None, fault: str = "") -> None:
+        if log_path is not None:
+            redirect_output(log_path)
+            print(f"started on {getattr(settings, 'model', settings)}", flush=True)
+        self._fault = fault
+
+    async def start(self, version: int) -> None:
+        """Ready at once."""
+
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace]]:
+        """One list per prompt; the fault comes after the first."""
+        for prompt in prompts:
+            yield [trace(prompt, sample) for sample in range(sampling.samples)]
+            if self._fault == "raise":
+                raise ValueError("no more ink")
+            if self._fault == "hang":
+                await self.hang_in_generation()
+
+    async def hang_in_generation(self) -> None:
+        """For ever."""
+        await asyncio.Event().wait()
+
+    async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
+        """What it was sent, unless the fault is in what it says it holds."""
+        version = update.version - (self._fault == "old version")
+        return LoadedWeights(version, update.checksum + (self._fault == "other bytes"), 0.25)
+
+    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
+        """Say where it was told to meet."""
+        print(f"joined {address}:{port} as {first_rank} of {size}", flush=True)
+
+    async def stop(self) -> None:
+        """Say so."""
+        print("stopped", flush=True)
+
+
+class RankWithoutModel:
+    """Has the part of a learner rank's interface that needs no model."""
+
+    def __init__(self, rank: int, world_size: int, settings: Any, log_path: str | None = None) -> None:
+        if log_path is not None:
+            redirect_output(log_path)
+            print(f"rank {rank} of {world_size}", flush=True)
+        self._rank = rank
+
+    def rendezvous(self) -> tuple[str, int]:
+        return "here", 1
+
+    def join(self, address: str, port: int) -> None:
+        if address != "here":
+            raise ConnectionError(f"nobody meets at {address}:{port}")
+
+    def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
+        print(f"published {version} as {dtype}", flush=True)
+        return WeightUpdate(version, directory, UPDATE.tensors, UPDATE.checksum) if self._rank == 0 else None
+
+    def open_channel(self) -> tuple[str, int]:
+        return "there", 2
+
+    def join_channel(self, size: int) -> None:
+        print(f"joined as 0 of {size}", flush=True)
+
+    def send(self) -> None:
+        print("sent", flush=True)
+
+
+def workers(folder: Path, *faults: str) -> list[NamedActor]:
+    """A worker per fault (empty: none), with its log in ``folder``."""
+    made = []
+    for index, fault in enumerate(faults):
+        log = str(folder / f"rollout-{index}.log")
+        handle: Any = ray.remote(StreamingWorker).options(num_cpus=0, max_concurrency=10)
+        made.append(NamedActor(handle.remote("model", log, fault), f"rollout worker {index}", log))
+    return made
+
+
+def ranks(folder: Path, count: int) -> list[NamedActor]:
+    """Learner ranks, with their logs in ``folder``."""
+    made = []
+    for rank in range(count):
+        log = str(folder / f"learner-{rank}.log")
+        handle: Any = ray.remote(RankWithoutModel).options(num_cpus=0)
+        made.append(NamedActor(handle.remote(rank, count, None, log), f"learner rank {rank}", log))
+    return made
