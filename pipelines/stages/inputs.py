@@ -16,9 +16,10 @@ from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs, rows_of, split_by_prompt
-from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
+from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_published
 from pipelines.data.schema import ROLES, DataError, PreferencePair, content_key, read_pairs
+from pipelines.data.tokens import chat_tokenizer
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.runs.folder import RunDirectory
 
@@ -172,6 +173,7 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
     """
     path = config.data.chains or str(run.require(run.data / "chains.parquet", "reasoning chains", "prepare"))
     tokenizer = load_tokenizer(model)
+    chat = chat_tokenizer(tokenizer)
     sequences, dropped, longest = [], 0, 0
     for number, row in rows_of(path):
         if is_published(row):
@@ -181,8 +183,9 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
             messages, chain = row.get("messages"), row.get("chain")
         if not _is_conversation(messages) or not isinstance(chain, str) or not chain.strip():
             raise DataError(f"{path}, row {number}: a chain needs `messages` (role and content) and a `chain` text")
-        prompt = encode(messages, tokenizer)
-        completion = [*tokenizer.encode(chain, add_special_tokens=False), tokenizer.eos_token_id]
+        asked = chat.prompt(messages)
+        prompt, written = chat.ids([asked, chat.chain(chain, asked)])
+        completion = [*written, tokenizer.eos_token_id]
         longest = max(longest, len(prompt) + len(completion))
         if len(prompt) + len(completion) > config.distill.max_tokens:
             dropped += 1
