@@ -42,14 +42,15 @@ class ChatTokenizer:
         longest_first = sorted(self._names, key=len, reverse=True)
         self._controls = re.compile("|".join(map(self._pattern, longest_first))) if self._names else None
         spelled = {marker for text in self._probes() for marker in _SHAPES.findall(text)} - self._names.keys()
-        self._spelled = re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))) if spelled else None
+        self._spelled = (
+            re.compile("|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))) if spelled else None
+        )
         self._written: dict[str, str] = {}
 
     def _renamed(self) -> Any:
         """The copy of the tokenizer; fills ``_names`` with the added tokens that text must not become.
 
-        Blank ones, single characters and the bytes that stand for unknown characters are no markers, and some text
-        could not be written without them.
+        Blank ones and single characters are no markers, and some text could not be written without them.
         """
         from tokenizers import AddedToken, Tokenizer
 
@@ -61,10 +62,12 @@ class ChatTokenizer:
             )
         state = json.loads(backend.to_str())
         state |= {"truncation": None, "padding": None, "post_processor": None}
+        # The bytes of characters unknown to the vocabulary are found without being added tokens.
+        state["added_tokens"] = [token for token in state["added_tokens"] if not _BYTE.fullmatch(token["content"])]
         self._single = {token["content"] for token in state["added_tokens"] if token["single_word"]}
         for token in state["added_tokens"]:
             content = token["content"]
-            if len(content.strip(_BLANK)) > 1 and not _BYTE.fullmatch(content):
+            if len(content.strip(_BLANK)) > 1:
                 self._names[content] = f"<{self._nonce}:{token['id']}>"
                 token |= {"content": self._names[content], "single_word": False}
         _rename(state["model"], self._names)
@@ -129,7 +132,7 @@ class ChatTokenizer:
                 pass
         return DataError(
             f"the chat template of {self._tokenizer.name_or_path!r} refuses messages with the roles {roles}: "
-            f"{kind}{error}; {remedy}"
+            f"{kind}{' '.join(str(error).split())}; {remedy}"
         )
 
     def _check_whole(self, messages: Sequence[Mapping[str, str]], rendered: str) -> None:
