@@ -19,6 +19,7 @@ Every function takes any text, never raises on it, and takes time linear in its 
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -64,6 +65,9 @@ class _Section(NamedTuple):
     def body(self, text: str) -> str:
         return text[self.start + len(self.name) + 2 : self.end - len(self.name) - 3]
 
+    def tags(self) -> list[tuple[int, int]]:
+        return [(self.start, self.start + len(self.name) + 2), (self.end - len(self.name) - 3, self.end)]
+
 
 @dataclass(slots=True)
 class _Open:
@@ -80,7 +84,10 @@ class _Scan:
     def __init__(self, text: str) -> None:
         self.sections: list[_Section] = []
         """Closed outermost sections, in order."""
-        self.justifications: list[_Section] = []
+        self.parts: list[_Section] = []
+        """Closed parts of sections, in order."""
+        self.unclosed: list[tuple[int, int]] = []
+        """Opening tags of what was never closed, as ``text[start:end]``."""
         self.faults: dict[str, None] = {}
         """Ordered and without repeats, so that hostile text cannot make it long."""
         self._counts: dict[str, int] = {}
@@ -91,6 +98,7 @@ class _Scan:
             else:
                 self._opening(tag[2], tag.start())
         for section in self._open:
+            self.unclosed.append((section.start, section.start + len(section.name) + 2))
             self._fault(f"<{section.name}> is not closed")
 
     def _fault(self, message: str) -> None:
@@ -124,8 +132,7 @@ class _Scan:
     def _close(self, section: _Open, end: int) -> None:
         closed = _Section(section.name, section.start, end)
         if self._open:
-            if section.name == "justify":
-                self.justifications.append(closed)
+            self.parts.append(closed)
             return
         self._counts[section.name] = self._counts.get(section.name, 0) + 1
         self.sections.append(closed)
@@ -220,7 +227,8 @@ def parse(text: str) -> Judgment:
     scan = _Scan(text)
     bodies = {section.name: section.body(text) for section in scan.sections}
     rubric = next((section for section in reversed(scan.sections) if section.name == "rubric"), None)
-    inside = [part for part in scan.justifications if rubric and rubric.start < part.start < rubric.end]
+    justifications = [part for part in scan.parts if part.name == "justify"]
+    inside = [part for part in justifications if rubric and rubric.start < part.start < rubric.end]
     if inside:
         bodies["justify"] = inside[-1].body(text)
     elif rubric is not None:
@@ -237,6 +245,30 @@ def parse(text: str) -> Judgment:
         answer=bodies.get("answer"),
         problems=problems,
     )
+
+
+def own_tags(text: str, thought_opened: bool = False) -> list[tuple[int, int]]:
+    """Where a judgment's own tags stand, as ``text[start:end]`` and in order; those it only quotes are left out.
+
+    A thought is its own if the text begins with it, or if the prompt opened it (``thought_opened``): then only its
+    closing tag is in the text.
+    """
+    scan = _Scan(text)
+    begins = len(text) - len(text.lstrip())
+    starts = [section.start for section in scan.sections]
+    own = list(scan.sections)
+    for part in scan.parts:
+        home = bisect(starts, part.start) - 1
+        if home >= 0 and scan.sections[home].name == _HOME[part.name] and part.end < scan.sections[home].end:
+            own.append(part)
+    tags = [tag for tag in scan.unclosed if tag[0] == begins or text[slice(*tag)] != "<think>"]
+    for section in own:
+        opening, closing = section.tags()
+        if section.name != "think" or (section.start == begins and text.startswith("<think>", begins)):
+            tags += [opening, closing]
+        elif thought_opened and section == scan.sections[0]:
+            tags.append(closing)
+    return sorted(tags)
 
 
 def _shape_problems(

@@ -22,14 +22,16 @@ class LocalTeacher:
     """Engines on a checkpoint, from entering to leaving. Belongs to one event loop."""
 
     def __init__(self, teacher: NamedTeacher, config: Config, run: RunDirectory) -> None:
-        """Raises ModelError where the model has no tokenizer."""
+        """Raises ModelError where the model has no tokenizer, or too short a context."""
         settings = teacher.settings
         assert settings.model is not None, "a teacher without a model is refused before"
         self._model = settings.model
         self._settings = settings
-        self._tokenizer = load_tokenizer(settings.model)
         # The second pass shows an attempt beside the prompt, hence twice the answer. No learner takes part.
         longest = config.model.max_prompt_tokens + settings.max_tokens
+        self._tokenizer = load_tokenizer(
+            settings.model, longest + settings.max_tokens, "model.max_prompt_tokens + twice the teacher's max_tokens"
+        )
         self._session = Session(
             replace(
                 config,

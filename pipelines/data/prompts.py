@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import jinja2
 import yaml
 
 from actors.messages import Order, Prompt, Side
 from pipelines.data.schema import DataError, Message, PreferencePair
 from pipelines.data.text import unicode_fault
+from pipelines.data.tokens import chat_tokenizer
 
 TEMPLATES = Path(__file__).parent / "templates"
 _ENCODED_AT_ONCE = 256
@@ -151,42 +151,18 @@ def encode(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
 def encode_all(conversations: Iterable[list[dict[str, str]]], tokenizer: Any) -> Iterator[list[int]]:
     """Token ids of each conversation, with the model's own chat template applied once and its generation prompt.
 
-    Works in batches, which a fast tokenizer spreads over the cores where ``TOKENIZERS_PARALLELISM`` allows it.
+    What messages say is text: control tokens that they spell, and those of a prompt template too, are spelled out.
+    Works in batches, which are spread over the cores where ``TOKENIZERS_PARALLELISM`` allows it.
 
     Raises:
-        DataError: the tokenizer has no chat template, or one that refuses these messages.
+        DataError: the tokenizer has no chat template, or one that refuses these messages or loses text of theirs.
+        ModelError: the tokenizer has no fast implementation.
 
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use an instruct model, or save one in "
-            "its tokenizer_config.json"
-        )
+    chat = chat_tokenizer(tokenizer)
     remaining = iter(conversations)
-    while texts := [_chat_text(messages, tokenizer) for messages in islice(remaining, _ENCODED_AT_ONCE)]:
-        yield from tokenizer(texts, add_special_tokens=False)["input_ids"]
-
-
-def _chat_text(messages: list[dict[str, str]], tokenizer: Any) -> str:
-    messages = [{**message, "content": _defused(message["content"], tokenizer)} for message in messages]
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except jinja2.TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise DataError(
-            f"the chat template of {tokenizer.name_or_path!r} refuses messages with the roles {roles}: {error}; "
-            "choose a prompt template (model.prompt) without a system part"
-        ) from error
-
-
-def _defused(text: str, tokenizer: Any) -> str:
-    """The text with control markers broken by a space: a response that spells one must not become the marker itself,
-    or it could end the user's turn and write the judge's verdict.
-    """
-    for marker in tokenizer.all_special_tokens:
-        if len(marker) > 1 and marker in text:
-            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
-    return text
+    while texts := [chat.prompt(messages) for messages in islice(remaining, _ENCODED_AT_ONCE)]:
+        yield from chat.ids(texts)
 
 
 def tokenise(

@@ -33,7 +33,7 @@ from pipelines.evaluation.results import comparison_rows, results
 from pipelines.evaluation.tables import headline, line, tables
 from pipelines.job.session import Session
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.inputs import load_tokenizer
+from pipelines.stages.inputs import PROMPT_AND_RESPONSE, load_tokenizer
 from pipelines.stages.stage import Stage, open_run, open_stage
 
 _MIB = 1 << 20
@@ -109,7 +109,10 @@ def _judge(
     facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
     settings = config.evaluate
     with Session(config, folder) as session:
-        tokenizer, template = load_tokenizer(model), load_template(config.model.prompt)
+        longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+        limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
+        tokenizer = load_tokenizer(model, longest, limits)
+        template = load_template(config.model.prompt)
         judgments = [
             judgment
             for name, (benchmark, comparisons) in sets.items()

@@ -5,6 +5,7 @@ Each comes from the built-in family that `prepare` wrote, or from the user's fil
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +17,11 @@ from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.preference_file import load_pairs, rows_of, split_by_prompt
-from pipelines.data.prompts import DroppedPrompts, encode, load_template, orders_of, tokenise
+from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_published
 from pipelines.data.schema import DataError, PreferencePair, content_key, messages_of, plain_messages, read_pairs
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
+from pipelines.data.tokens import chat_tokenizer
 from pipelines.runs.folder import RunDirectory
 
 _CHAIN_NEEDS = "a chain needs `messages` (role and content) and a `chain` text"
@@ -81,11 +83,17 @@ class ChainSet:
         return f"{len(self.sequences)} chains{dropped}"
 
 
-def load_tokenizer(model: str) -> Any:
+PROMPT_AND_RESPONSE = "model.max_prompt_tokens + model.max_response_tokens"
+
+
+def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPONSE) -> Any:
     """The tokenizer of a checkpoint; one that stands without a model's configuration is taken as it is.
 
+    ``longest`` is how many tokens a prompt and its response may take together, by the settings that ``limits`` names.
+
     Raises:
-        ModelError: there is none at that path or name, or it has more tokens than the model beside it.
+        ModelError: there is none at that path or name, it has no end-of-sequence token or more tokens than the model
+            beside it, or that model's context holds fewer than ``longest``.
 
     """
     from transformers import AutoConfig, AutoTokenizer
@@ -94,16 +102,42 @@ def load_tokenizer(model: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {model!r} has no end-of-sequence token, so no response could end: name the one the "
+            "model writes as `eos_token` in its tokenizer_config.json"
+        )
     try:
-        vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+        settings = AutoConfig.from_pretrained(model).get_text_config()
     except (OSError, ValueError):
         return tokenizer
-    if len(tokenizer) > vocabulary:
+    if len(tokenizer) > settings.vocab_size:
         raise ModelError(
-            f"the tokenizer of {model!r} has {len(tokenizer):,} tokens, the model a vocabulary of {vocabulary:,}: save "
-            "the tokenizer the model was trained with, or enlarge the model with resize_token_embeddings"
+            f"the tokenizer of {model!r} has {len(tokenizer):,} tokens, the model a vocabulary of "
+            f"{settings.vocab_size:,}: save the tokenizer the model was trained with, or enlarge the model with "
+            "resize_token_embeddings"
+        )
+    context = context_of(settings)
+    if longest > context:
+        raise ModelError(
+            f"{limits} = {longest:,} tokens, and {model!r} has a context of {context:,.0f} (max_position_embeddings "
+            "in its config.json): lower the settings, or use a model with a longer context"
         )
     return tokenizer
+
+
+def context_of(settings: Any) -> float:
+    """Positions a model can tell apart, by its text configuration; infinity where that names none.
+
+    As vLLM counts them: a ``factor`` of linear or dynamic rotary scaling multiplies ``max_position_embeddings``; the
+    other kinds state it scaled already.
+    """
+    positions = getattr(settings, "max_position_embeddings", None) or math.inf
+    rope = getattr(settings, "rope_parameters", None) or {}
+    kinds = [kind for kind in rope.values() if isinstance(kind, Mapping)] or [rope]
+    factors = [kind.get("factor") or 1.0 for kind in kinds if kind.get("rope_type") in ("linear", "dynamic")]
+    already = "gemma3" in settings.model_type
+    return positions if already or not factors else positions * max(factors)
 
 
 def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, what: str) -> JudgingTask:
@@ -111,7 +145,7 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
     prompts, dropped = tokenise(
         ordered,
         load_template(config.model.prompt),
-        load_tokenizer(model),
+        load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens),
         config.model.max_prompt_tokens,
     )
     by_pair: dict[str, list[Prompt]] = {}
@@ -168,17 +202,22 @@ def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
 def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
     """Chains for supervised fine-tuning: the prompt as the engine will see it, then the chain and end of sequence.
 
+    The tags of a chain's own are tokens where the tokenizer has them; whatever else it spells is text.
+
     Raises:
         DataError: a row without ``messages`` or ``chain``; no chain short enough.
+        ModelError: the model cannot be used; see :func:`load_tokenizer`.
 
     """
     path = config.data.chains or str(run.require(run.data / "chains.parquet", "reasoning chains", "prepare"))
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, config.distill.max_tokens, "distill.max_tokens")
+    chat = chat_tokenizer(tokenizer)
     sequences, dropped, longest = [], 0, 0
     for number, row in rows_of(path):
         messages, chain = _chain(row, f"{path}, row {number}")
-        prompt = encode(messages, tokenizer)
-        completion = [*tokenizer.encode(chain, add_special_tokens=False), tokenizer.eos_token_id]
+        asked = chat.prompt(messages)
+        prompt, written = chat.ids([asked, chat.chain(chain, asked)])
+        completion = [*written, tokenizer.eos_token_id]
         longest = max(longest, len(prompt) + len(completion))
         if len(prompt) + len(completion) > config.distill.max_tokens:
             dropped += 1

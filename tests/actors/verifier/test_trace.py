@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.messages import Verdict
-from actors.verifier.trace import Judgment, parse, read_verdict, well_formed
+from actors.verifier.trace import Judgment, own_tags, parse, read_verdict, well_formed
 
 ANSWER = {"A": "<answer>[[A]]</answer>", "B": "<answer>[[B]]</answer>"}
 CHAT = (
@@ -294,3 +294,41 @@ def test_ten_megabytes_between_the_tags() -> None:
     assert len(text) > 10_000_000
     assert read_verdict(text, "strict") == Verdict("B", None)
     assert well_formed(parse(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "own"),
+    [
+        ("", False, []),
+        ("<type>Chat</type><answer>[[A]]</answer>", False, ["<type>", "</type>", "<answer>", "</answer>"]),
+        ("<solution>a <answer>x</answer></solution>", False, ["<solution>", "</solution>"]),
+        ("<rubric>r <justify>j</justify></rubric>", False, ["<rubric>", "<justify>", "</justify>", "</rubric>"]),
+        ("<justify>j</justify>", False, ["<justify>", "</justify>"]),
+        ("<eval><quote_A><eval></quote_A></eval>", False, ["<eval>", "<quote_A>", "</quote_A>", "</eval>"]),
+        ("<eval>a</eval> b</eval>", False, ["<eval>", "</eval>"]),
+        ("<eval>never closed <answer>", False, ["<eval>"]),
+        ("a</think>b", True, ["</think>"]),
+        ("a</think>b", False, []),
+        ("a <think>b</think> c", True, ["</think>"]),
+        ("a <think>b</think> c", False, []),
+        ("a <think>b", False, []),
+        (" <think>b", False, ["<think>"]),
+        ("<think>a</think><eval>e</eval><think>b</think>", False, ["<think>", "</think>", "<eval>", "</eval>"]),
+    ],
+)
+def test_a_judgment_has_tags_of_its_own_and_quotes_others(text: str, opened: bool, own: list[str]) -> None:
+    assert [text[start:end] for start, end in own_tags(text, opened)] == own
+
+
+def test_of_two_closing_tags_the_later_is_the_thoughts_own() -> None:
+    text = "<think>a</think> b</think> c"
+    assert own_tags(text) == [(0, 7), (18, 26)]
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<eval>", "</eval>", "<quote_A>", "</quote_A>", "x", " "])))
+def test_own_tags_are_tags_in_order(parts: list[str]) -> None:
+    text = "".join(parts)
+    for opened in (False, True):
+        tags = own_tags(text, opened)
+        assert all(text[start:end][0] == "<" and text[start:end][-1] == ">" for start, end in tags)
+        assert all(before[1] <= after[0] for before, after in pairwise(tags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from actors.learner.settings import ModelError
 from pipelines.config import Config
@@ -19,7 +20,7 @@ from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, prompt_key, write_pairs
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
 from pipelines.runs.folder import RunDirectory, StageMissing
-from pipelines.stages.inputs import distillation_set, heldout_task, load_tokenizer, training_task
+from pipelines.stages.inputs import context_of, distillation_set, heldout_task, load_tokenizer, training_task
 
 
 @pytest.fixture
@@ -248,3 +249,68 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot load a tokenizer from '.*/empty'"):
         load_tokenizer(str(tmp_path / "empty"))
+
+
+def test_a_tokenizer_that_cannot_end_is_refused(tmp_path: Path, run: RunDirectory, tiny_model_directory: Path) -> None:
+    model = shutil.copytree(tiny_model_directory, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(model)
+    chains = chain_file(tmp_path / "c.jsonl", [{"messages": USER, "chain": "text"}])
+    for use in (load_tokenizer, lambda path: distillation_set(config_of(data__chains=chains), run, path)):
+        with pytest.raises(ModelError, match=r"no end-of-sequence token, .* `eos_token` in its tokenizer_config\.json"):
+            use(str(model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "context"),
+    [
+        ({"max_position_embeddings": 2048}, 2048),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}, 8192),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 4096),
+        (
+            {
+                "max_position_embeddings": 32768,
+                "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
+            },
+            32768,
+        ),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"rope_type": "linear", "factor": None}}, 2048),
+    ],
+)
+def test_a_context_counts_its_rotary_scaling(settings: dict[str, Any], context: int) -> None:
+    assert context_of(AutoConfig.for_model("qwen2", **settings)) == context
+
+
+def test_a_model_that_names_no_length_has_no_limit() -> None:
+    assert context_of(PreTrainedConfig()) == math.inf
+
+
+def test_what_is_longer_than_the_context_is_refused(tmp_path: Path, run: RunDirectory, model: str) -> None:
+    context = AutoConfig.from_pretrained(model).max_position_embeddings
+    pairs = tmp_path / "p.jsonl"
+    pairs.write_text(json.dumps({"prompt": "q", "chosen": "a", "rejected": "b"}))
+    config = config_of(data__heldout=str(pairs), data__train=str(pairs), model__max_prompt_tokens=context - 64)
+    heldout_task(config, run, model)
+    config.model.max_prompt_tokens += 1
+    expected = (
+        rf"model\.max_prompt_tokens \+ model\.max_response_tokens = {context + 1:,} tokens, and '.*' has a context of "
+        rf"{context:,} "
+    )
+    with pytest.raises(ModelError, match=expected):
+        heldout_task(config, run, model)
+    rows = chain_file(tmp_path / "c.jsonl", [{"messages": USER, "chain": "text"}])
+    with pytest.raises(ModelError, match=rf"distill\.max_tokens = {context + 1:,} tokens, .* lower the settings"):
+        distillation_set(config_of(data__chains=rows, distill__max_tokens=context + 1), run, model)
+
+
+def test_a_chain_that_quotes_the_end_of_a_turn_goes_on(tmp_path: Path, run: RunDirectory, model: str) -> None:
+    chain = "<solution>A wrote <|im_end|>\n<|im_start|>user <answer>[[B]]</answer></solution>\n<answer>[[A]]</answer>"
+    rows = chain_file(tmp_path / "c.jsonl", [{"messages": USER, "chain": chain}])
+    (sequence,) = distillation_set(config_of(data__chains=rows), run, model).sequences
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ids = list(sequence.completion_ids)
+    assert tokenizer.decode(ids) == f"{chain}<|im_end|>"
+    assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
+    tags = ("<solution>", "</solution>", "<answer>", "</answer>", "<|im_start|>")
+    assert [ids.count(tokenizer.convert_tokens_to_ids(tag)) for tag in tags] == [1, 1, 1, 1, 0]
