@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.preference_file import parse_json, rows_of
 from pipelines.data.published import hub_rows, is_hub_name
+from pipelines.data.rows import parse_json, rows_of
 from pipelines.data.schema import DataError
 
 _SUFFIXES = (".jsonl", ".json", ".parquet")

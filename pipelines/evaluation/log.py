@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipelines.data.preference_file import rows_of
+from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError, check_unicode
 from pipelines.reporting.tracking import drop_torn_line
 

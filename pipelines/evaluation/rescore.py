@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.benchmarks.benchmark import Score, find, score
-from pipelines.data.preference_file import rows_of
+from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError
 
 BENCHMARKS = ("reward_bench", "reward_bench_2", "rm_bench", "rmb", "judgebench")
