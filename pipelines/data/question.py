@@ -120,7 +120,8 @@ def check_all_read(row: Mapping[str, Any], prompt: Sequence[str], answers: Seque
 
     """
     names = [name for name in _suspects(tuple(row)) if row[name] and row[name] not in ("[]", "{}")]
-    if not names:
+    # By far the most rows state their question in `prompt` alone.
+    if not names or (names == ["prompt"] and _contents(row["prompt"]) == prompt):
         return
     asked = "\n".join(prompt)
     everything = "\n".join((asked, *answers))
@@ -135,6 +136,11 @@ def check_all_read(row: Mapping[str, Any], prompt: Sequence[str], answers: Seque
             f"{place}, field {lost[0]!r}: could be part of the question, which would be judged without it; put it into "
             f"the conversation, or leave it out of every row with data.ignore_columns=[{','.join(lost)}]"
         )
+
+
+def _contents(value: Any) -> list[Any]:
+    """The texts of a prompt as files state it: a text, or messages."""
+    return [as_turn(turn)["content"] for turn in value] if isinstance(value, list) else [value]
 
 
 def without(row: Any, names: Sequence[str], ignored: Counter[str]) -> Any:

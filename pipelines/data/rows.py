@@ -156,7 +156,7 @@ def parse_json(raw: bytes, place: str) -> Any:
 
     """
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
+        value = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 (byte {error.start} of the line): save the file as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -177,3 +177,6 @@ def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, number in Counter(name for name, _ in items).items() if number > 1)
         raise ValueError(f"an object has the key {twice!a} twice, keep one")
     return result
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_the_prior_sets_as_published(tmp_path: Path) -> None:
     """Prompts are messages, ids may be null, and the split or the file says which set it is."""
     row = {"prompt": turns("egg?", "soft?", "soft"), "chosen": "six", "rejected": "freeze", "id": None}
     write(tmp_path / "anthropic_helpful-00000-of-00001.jsonl", [row, {**row, "id": 7}])
-    write(tmp_path / "shp.json", [{**row, "subset": None}])
+    (tmp_path / "shp.jsonl.gz").write_bytes(gzip.compress(json.dumps({**row, "subset": None}).encode()))
     write(tmp_path / "pku_safer.jsonl", [row])
     write(tmp_path / "z.jsonl", [{**row, "subset": "donotanswer", "prompt": "egg?"}])
     loaded = find("reward_bench").load(str(tmp_path))
