@@ -18,7 +18,7 @@ from pipelines.config.overrides import arguments_of
 from pipelines.data.card import card_data
 from pipelines.data.lint.overlap import benchmark_items
 from pipelines.data.lint.run import LintReport, lint
-from pipelines.data.mix import mix
+from pipelines.data.mix import entries, mix
 from pipelines.data.prompts import PromptTemplate, load_template
 from pipelines.data.schema import write_pairs
 from pipelines.reporting.cards import render_card
@@ -41,6 +41,9 @@ def build(name: str, config: Config, console: Console) -> LintReport:
 
     """
     console.header("data", f"{name}, seed {config.seed}")
+    folder = Path(config.data.mix.folder) / name
+    if any(Path(entry.path or "").resolve() == folder.resolve() for entry in entries(config).values()):
+        raise ConfigError(f"{folder} would be read and written: set data.mix.folder to write somewhere else")
     template = prompt_template(config)
     tokenizer = load_tokenizer(config.model.path) if config.model.path else None
     benchmarks = benchmark_items(config.data.lint.benchmarks)
@@ -51,10 +54,11 @@ def build(name: str, config: Config, console: Console) -> LintReport:
         )
     for (source, reason), count in sorted(mixed.dropped.items()):
         console.note(f"left out of {source}: {count}, {reason}")
+    for loss in mixed.ignored_columns():
+        console.note(loss)
     splits = {"train": mixed.train, "heldout": mixed.heldout}
     report = lint(splits, config, template, benchmarks, mixed.bad_rows, mixed.counts)
 
-    folder = Path(config.data.mix.folder) / name
     folder.mkdir(parents=True, exist_ok=True)
     clean_leftovers(folder)
     # The verdict goes first and comes last: while it is there, everything beside it is whole and of one build.

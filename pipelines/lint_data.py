@@ -2,8 +2,8 @@
 
     python -m pipelines.lint_data DATA [overrides]
 
-prints a table and exits with 1 when a check fails. ``DATA`` is a folder that ``build_data`` wrote, a .jsonl or .parquet
-file in any known form, or a data configuration, whose sources are read without filtering them.
+prints a table and exits with 1 when a check fails. ``DATA`` is a folder that ``build_data`` wrote, a file or a
+folder of files in any known form, or a data configuration, whose sources are read without filtering them.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from pipelines.config import Config
 from pipelines.data.lint.overlap import benchmark_items
 from pipelines.data.lint.run import LintReport, lint
 from pipelines.data.mix import read_sources
-from pipelines.data.preference_file import read_pair_file
-from pipelines.data.schema import DataError, PreferencePair
+from pipelines.data.preference_file import losses
+from pipelines.data.schema import PreferencePair
 from pipelines.reporting.console import Console
 from pipelines.runs.command_line import clear_errors
 from pipelines.runs.request import HELDOUT, TRAIN, configured
+from pipelines.stages.inputs import read_pairs_of
 
 
-def splits_of(target: str, config: Config) -> tuple[dict[str, list[PreferencePair]], list[str]]:
-    """The pairs to lint by split, and the messages of skipped rows.
+def splits_of(target: str, config: Config) -> tuple[dict[str, list[PreferencePair]], list[str], list[str]]:
+    """The pairs to lint by split, the messages of skipped rows, and what else was not read, in words.
 
     Raises:
-        DataError: a file cannot be used, or a folder holds no data set.
+        DataError: a file or folder cannot be used.
 
     """
-    paths = {}
-    if Path(target).is_dir():
-        paths = {"train": Path(target) / TRAIN, "heldout": Path(target) / HELDOUT}
-        if not paths["train"].is_file():
-            raise DataError(f"{target} holds no {TRAIN}: give a folder that `make data` wrote, or a file of pairs")
-        paths = {name: path for name, path in paths.items() if path.is_file()}
-    pairs, bad = {}, []
+    built = {"train": Path(target) / TRAIN, "heldout": Path(target) / HELDOUT}
+    paths = {name: path for name, path in built.items() if path.is_file()} if built["train"].is_file() else {}
+    pairs, bad, ignored = {}, [], []
     if not paths:
         mixed = read_sources(config)
-        pairs["train"], bad = mixed.train, mixed.bad_rows
+        pairs["train"], bad, ignored = mixed.train, mixed.bad_rows, mixed.ignored_columns()
     if config.data.heldout is not None:
         paths["heldout"] = Path(config.data.heldout)
     for name, path in paths.items():
-        read = read_pair_file(path, on_bad_row=config.data.on_bad_row)
+        read = read_pairs_of(config, path)
         pairs[name] = read.pairs
         bad += read.bad
-    return pairs, bad
+        ignored += losses((), read.ignored)
+    return pairs, bad, ignored
 
 
-def check(target: str, config: Config) -> LintReport:
+def check(target: str, config: Config, console: Console) -> LintReport:
     """Lint what ``target`` names, labelled rows in the order they are in."""
-    splits, bad_rows = splits_of(target, config)
+    splits, bad_rows, ignored = splits_of(target, config)
+    for loss in ignored:
+        console.note(loss)
     benchmarks = benchmark_items(config.data.lint.benchmarks)
     return lint(splits, config, prompt_template(config), benchmarks, bad_rows, as_given=True)
 
@@ -64,7 +64,7 @@ def main() -> None:
     with clear_errors():
         target, overrides = target_and_overrides(sys.argv[1:])
         _, config = configured(target, overrides)
-        report = check(target, config)
+        report = check(target, config, console)
     show(report, console)
     sys.exit(1 if report.failed else 0)
 

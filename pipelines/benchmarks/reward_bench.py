@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipelines.benchmarks.benchmark import (
 )
 from pipelines.benchmarks.published import rm_r1_paper
 from pipelines.benchmarks.rows import read
-from pipelines.data.schema import DataError, Message, PreferencePair, text_field
+from pipelines.data.schema import DataError, PreferencePair, conversation_of, text_field
 
 # Weights are the numbers of examples, but for math-prm: 447 examples weigh as much as all code subsets together.
 SECTIONS: dict[str, dict[str, int]] = {
@@ -52,34 +53,47 @@ SECTIONS: dict[str, dict[str, int]] = {
 PRIOR_SETS = {"anthropic_helpful": 6192, "anthropic_hhh": 221, "shp": 1741, "summarize": 9000}
 """The preference sets of the first tables (hub: allenai/preference-test-sets): a section of its own when judged, and
 part of no average, as in current tables."""
+_OTHER = "other/"
+_SHARD = re.compile(r"-\d+-of-\d+$")
 _SECTION_OF = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
 
 
 def load(location: str | None) -> list[Comparison]:
-    """Rows with ``prompt``, ``chosen``, ``rejected``, ``subset`` and ``id``."""
+    """Rows with ``prompt`` (a text, or messages), ``chosen``, ``rejected``, and in most files ``subset`` and ``id``.
+
+    A row without ``subset`` belongs to the set its file or split is named after. Where that is none of RewardBench's,
+    it is ``other/<name>``, a section of its own outside the averages, as the other splits of the prior sets are.
+    """
     comparisons = []
-    for row in read(
-        "reward_bench", location, [("prompt", "chosen", "rejected", "subset")], "allenai/reward-bench", ["filtered"]
-    ):
-        subset = text_field(row.fields, "subset", row.place)
-        if subset not in _SECTION_OF and subset not in PRIOR_SETS:
+    for row in read("reward_bench", location, [("prompt", "chosen", "rejected")], "allenai/reward-bench", ["filtered"]):
+        stated = row.fields.get("subset") is not None
+        subset = text_field(row.fields, "subset", row.place) if stated else _SHARD.sub("", row.stem)
+        if not stated and not _is_known(subset):
+            subset = f"{_OTHER}{subset}"
+        if not _is_known(subset):
             raise DataError(f"{row.place}, field 'subset': {subset!r} is no subset of RewardBench")
-        item = str(row.fields.get("id", row.number))
+        given = row.fields.get("id")
+        item = str(row.number if given is None else given)
         pair = PreferencePair(
             id=f"{subset}/{item}",
             source="reward_bench",
             domain=subset,
-            prompt=(Message("user", text_field(row.fields, "prompt", row.place)),),
+            prompt=conversation_of(row.fields["prompt"], row.place),
             chosen=text_field(row.fields, "chosen", row.place),
             rejected=text_field(row.fields, "rejected", row.place),
         )
-        comparisons.append(Comparison(pair, subset, item, _SECTION_OF.get(subset, "Prior Sets")))
+        section = subset if subset.startswith(_OTHER) else _SECTION_OF.get(subset, "Prior Sets")
+        comparisons.append(Comparison(pair, subset, item, section))
     return comparisons
+
+
+def _is_known(subset: str) -> bool:
+    return subset in _SECTION_OF or subset in PRIOR_SETS or subset.startswith(_OTHER)
 
 
 def observe(rows: Sequence[Score]) -> Observations:
     """Strata are subsets, units examples."""
-    unknown = {row.subset for row in rows} - {*_SECTION_OF, *PRIOR_SETS}
+    unknown = {row.subset for row in rows if not _is_known(row.subset)}
     if unknown:
         raise DataError(f"RewardBench has no subset {', '.join(sorted(map(repr, unknown)))}")
     return observed_means(rows, lambda row: row.subset)
@@ -97,6 +111,7 @@ def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figure
     prior = {name: value for name, value in means.items() if name in PRIOR_SETS}
     if prior:
         figures["sections"]["Prior Sets"] = mean_of([np.asarray(value)[..., 0] for value in prior.values()])
+    figures["sections"] |= {name: np.asarray(value)[..., 0] for name, value in means.items() if name.startswith(_OTHER)}
     return figures
 
 

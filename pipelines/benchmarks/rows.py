@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.preference_file import parse_json, rows_of
 from pipelines.data.published import hub_rows, is_hub_name
+from pipelines.data.rows import parse_json, rows_of, stem_of
 from pipelines.data.schema import DataError
 
 _SUFFIXES = (".jsonl", ".json", ".parquet")
+"""Named in messages; JSON lines may be compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def read(
         )
     fitting = 0
     for file in sorted(path.rglob("*")):
-        if file.suffix not in _SUFFIXES or not file.is_file():
+        if not (stem_of(file) or file.suffix == ".json") or not file.is_file():
             continue
         rows = _rows_of_file(file)
         first = next(rows, None)
@@ -81,7 +82,7 @@ def _rows_of_file(path: Path) -> Iterator[Row]:
     else:
         numbered = rows_of(path)
     for number, fields in numbered:
-        yield Row(fields, f"{path}, row {number}", path.stem, number)
+        yield Row(fields, f"{path}, row {number}", stem_of(path) or path.stem, number)
 
 
 def _fits(row: Row, needs: Sequence[tuple[str, ...]]) -> bool:

@@ -74,9 +74,13 @@ class BetrayalLint:
         shown = " ".join(message["content"] for message in prompt)
         text, known = _plain(chain), _plain(shown)
         for phrase in self._phrases:
+            # Each wording once: where it is repeated, it is as much or as little in the prompt.
+            wordings: dict[str, str] = {}
             for match in phrase.finditer(text):
-                if match[match.lastindex or 0] not in known:
-                    return match[0]
+                wordings.setdefault(match[match.lastindex or 0], match[0])
+            for wording, betrayal in wordings.items():
+                if wording not in known:
+                    return betrayal
         prompt_runs = _runs(_words(shown), self._size)
         words = _words(chain)
         for start in range(len(words) - self._size + 1):

@@ -23,10 +23,11 @@ _WEIGHTS_TOLERANCE = 1.0
 _CRITERION_MENTIONED = 0.5
 """Share of a criterion's content words that the evaluation must have for it to count as mentioned."""
 
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
-_ITEM = re.compile(r"\s*(?:[-*•]|\(?\d{1,2}[.)]|\(?[a-z][.)])\s+", re.IGNORECASE)
+# Each begins where no character before it could begin it too, and gives nothing back: time is linear in the text.
+_PERCENT = re.compile(r"(?<!\d)(\d{1,30}+(?:\.\d{1,30}+)?+)\s*+%")
+_ITEM = re.compile(r"(?<!\s)\s*+(?:[-*•]|\(?\d{1,2}[.)]|\(?[a-z][.)])\s+", re.IGNORECASE)
 _NAME_END = re.compile(r"[:(\[–—]|\s-\s|\d")
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"(\d{1,30}(?:\.\d{1,30})?)"
 _TOTAL = re.compile(
     r"\b(?:(?<!in )totals?|weighted (?:sum|average|mean|score)"
     r"|(?:overall|final|aggregate|combined) (?:score|rating|mark)s?)\b",
@@ -73,7 +74,10 @@ def measure(text: str, judged: Mapping[Side, str]) -> TraceQuality:
     """Measure a trace. ``judged`` is what a quote of either side may stem from: the response, or more of the prompt."""
     judgment = parse(text)
     evaluation = judgment.evaluation or ""
-    found = [quote_found(quote, response) for side, response in judged.items() for quote in quotes(text, side)]
+    quoted = [(side, quote) for side in judged for quote in quotes(text, side)]
+    # A quote that is repeated is looked for once.
+    there = {(side, quote): quote_found(quote, judged[side]) for side, quote in dict.fromkeys(quoted)}
+    found = [there[item] for item in quoted]
     weights = weights_sum(judgment)
     names = criteria(judgment)
     # "Total cost: A says 12, B says 15" in the check of a solution is no tally of the judge's.

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from actors.messages import Order, Side
 from pipelines.config import Config
-from pipelines.data.preference_file import load_pairs
 from pipelines.data.prompts import load_template, orders_of, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, read_pairs
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.inputs import users_split
+from pipelines.stages.inputs import read_pairs_of, users_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +86,22 @@ def questions_of(config: Config, run: RunDirectory) -> Questions:
 def _pairs(config: Config, run: RunDirectory) -> tuple[list[PreferencePair], int]:
     """Pairs to draw from, and how many were left out as held out."""
     if config.chains.pairs is not None:
-        pairs = load_pairs(config.chains.pairs)
+        pairs = read_pairs_of(config, config.chains.pairs).pairs
         held_out = {content_key(pair) for pair in _heldout(config, run)}
         kept = [pair for pair in pairs if content_key(pair) not in held_out]
         if not kept:
             raise DataError(f"{config.chains.pairs}: every pair is held out too: give other pairs in chains.pairs")
         return kept, len(pairs) - len(kept)
     if config.data.train is not None:
-        train, _, left_out = users_split(config)
-        return train, left_out
+        split = users_split(config)
+        return split.train, split.shared
     return read_pairs(run.require(run.data / "distill.parquet", "pairs to judge", "prepare")), 0
 
 
 def _heldout(config: Config, run: RunDirectory) -> list[PreferencePair]:
     if config.data.heldout is not None:
-        return load_pairs(config.data.heldout)
+        return read_pairs_of(config, config.data.heldout).pairs
     if config.data.train is not None:
-        return users_split(config)[1]
+        return users_split(config).heldout
     path = run.data / "heldout.parquet"
     return read_pairs(path) if path.is_file() else []

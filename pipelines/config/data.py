@@ -12,7 +12,7 @@ class MixSource:
     """One file or hub dataset of a mix."""
 
     path: str | None = location()
-    """A .jsonl or .parquet file, or a hub name; null: where the named schema is published."""
+    """A file, a folder of files, or a hub name; null: where the named schema is published."""
     schema: str = "auto"
     """A module of `pipelines/data/sources`; `auto` tells it from the rows."""
     split: str = "train"
@@ -72,16 +72,18 @@ class Data:
     """Preference pairs and reasoning chains."""
 
     train: str | None = location()
-    """Pairs for RL (.jsonl, .parquet); null: the built-in family."""
+    """Pairs for RL: a file, a folder of files, or a hub name; null: the built-in family."""
     heldout: str | None = location()
     """Pairs for evaluation; null: split off `train` by prompt, or the built-in family's."""
     heldout_fraction: float = number(0.05, above=0, below=1)
     chains: str | None = location()
-    """Reasoning chains to distil (.jsonl, .parquet with `messages` and `chain`); null: the built-in teacher's."""
+    """Chains to distil: a file or folder of rows with `messages` and `chain`; null: the built-in teacher's."""
     orders: str = one_of("alternate", "random", "both")
     """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""
     on_bad_row: str = one_of("fail", "skip")
     """`fail` at a row that cannot be used, or `skip` and count it."""
+    ignore_columns: list[str] = field(default_factory=list)
+    """Columns of pairs and chains to leave out, though by their name they could be part of the question."""
     mix: Mix = field(default_factory=Mix)
     lint: Lint = field(default_factory=Lint)
     distill_pairs: int = number(7000, at_least=1)

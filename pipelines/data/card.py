@@ -41,6 +41,7 @@ def card_data(name: str, config: Config, mixed: Mixed, report: LintReport, files
             {"source": source, "reason": reason, "count": count}
             for (source, reason), count in sorted(mixed.dropped.items())
         ],
+        "ignored": mixed.ignored_columns(),
         "bad_rows": mixed.bad_rows[:20],
         "checks": [check.as_json() for check in report.checks],
         "sources": list(report.sources),

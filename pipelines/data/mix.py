@@ -14,8 +14,9 @@ from pipelines.config import Config, ConfigError, MixSource
 from pipelines.data import sources
 from pipelines.data.lint.duplicates import near_pairs
 from pipelines.data.lint.overlap import BenchmarkItem, overlaps
-from pipelines.data.preference_file import Mapped, load_pairs, read_pair_file, split_by_prompt
+from pipelines.data.preference_file import Mapped, PairFile, read_pair_file, split_by_prompt
 from pipelines.data.prompts import PromptTemplate, encode_all, orders_of, render
+from pipelines.data.rows import files_of, stem_of
 from pipelines.data.schema import PreferencePair, content_key, normalised, prompt_key
 
 Dropped = Counter[tuple[str, str]]
@@ -33,10 +34,18 @@ class Mixed:
     dropped: Dropped = field(default_factory=Counter)
     bad_rows: list[str] = field(default_factory=list)
     """Messages of the rows that were skipped."""
+    ignored: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Rows that had a value in a column of `data.ignore_columns`, by entry and column."""
     counts: Counter[str] = field(default_factory=Counter)
     """Pairs by source before duplicates were dropped."""
     tokens: list[int] = field(default_factory=list)
     """Of every prompt that is kept; empty without a tokenizer."""
+
+    def ignored_columns(self) -> list[str]:
+        """Columns that were not read, in words."""
+        return [
+            f"{name}: column {column} ignored in {count} rows" for (name, column), count in sorted(self.ignored.items())
+        ]
 
 
 def mix(
@@ -65,7 +74,9 @@ def mix(
     if config.data.heldout is None:
         result.train, result.heldout = split_by_prompt(pairs, config.data.heldout_fraction, config.seed)
     else:
-        result.heldout = load_pairs(config.data.heldout, config.data.on_bad_row)
+        read = read_pair_file(config.data.heldout, on_bad_row=config.data.on_bad_row, ignore=config.data.ignore_columns)
+        result.heldout = read.pairs
+        _note_losses("heldout", read, result)
         asked = {prompt_key(pair) for pair in result.heldout}
         shared = {index for index, pair in enumerate(pairs) if prompt_key(pair) in asked}
         result.train = _without(pairs, shared, "prompt is in data.heldout", dropped)
@@ -80,20 +91,26 @@ def read_sources(config: Config) -> Mixed:
 
     """
     result = Mixed()
-    for name, entry in _entries(config).items():
+    for name, entry in entries(config).items():
         result.train += _read(name, entry, config, result)
     result.counts.update(pair.source for pair in result.train)
     return result
 
 
-def _entries(config: Config) -> dict[str, MixSource]:
+def entries(config: Config) -> dict[str, MixSource]:
+    """What is mixed, by name: the sources of `data.mix`, or `data.train` alone.
+
+    Raises:
+        ConfigError: neither is given.
+
+    """
     if config.data.mix.sources:
         return dict(config.data.mix.sources)
     if config.data.train is None:
         raise ConfigError(
             "this data configuration names no pairs: give data.mix.sources or data.train, or a file of pairs"
         )
-    return {Path(config.data.train).stem: MixSource(path=config.data.train)}
+    return {stem_of(config.data.train) or Path(config.data.train).name: MixSource(path=config.data.train)}
 
 
 def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[PreferencePair]:
@@ -103,12 +120,8 @@ def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[Pr
     if path is None:
         raise ConfigError(f"data.mix.sources.{name}.path: schema {entry.schema!r} is not on the hub: give a file")
     mapped = Mapped(entry.columns, entry.labels) if entry.columns else None
-    read = read_pair_file(path, entry.schema, mapped, config.data.on_bad_row, entry.split)
-    for reason, count in read.dropped.items():
-        dropped[name, reason] += count
-    if read.bad:
-        dropped[name, "bad row"] += len(read.bad)
-        result.bad_rows += read.bad
+    read = read_pair_file(path, entry.schema, mapped, config.data.on_bad_row, entry.split, config.data.ignore_columns)
+    _note_losses(name, read, result)
     left_out = sources.source(read.schema).LEFT_OUT if entry.leave_out is None else entry.leave_out
     kept = []
     for pair in read.pairs:
@@ -119,7 +132,6 @@ def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[Pr
     if 0 < entry.take < len(kept):
         dropped[name, f"not among the {entry.take} drawn"] += len(kept) - entry.take
         kept = _sample(kept, entry.take, config.seed)
-    file = Path(path)
     result.inputs.append(
         {
             "name": name,
@@ -127,11 +139,11 @@ def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[Pr
             "schema": read.schema,
             "read": len(read.pairs),
             "used": len(kept),
-            "sha256": sha256_file(file) if file.is_file() else None,
+            "sha256": _fingerprint(path),
         }
     )
     # Files know nothing of one another's ids.
-    prefix = "" if len(_entries(config)) == 1 else f"{name}/"
+    prefix = "" if len(entries(config)) == 1 else f"{name}/"
     return [
         replace(
             pair,
@@ -141,6 +153,26 @@ def _read(name: str, entry: MixSource, config: Config, result: Mixed) -> list[Pr
         )
         for pair in kept
     ]
+
+
+def _note_losses(name: str, read: PairFile, result: Mixed) -> None:
+    for reason, count in read.dropped.items():
+        result.dropped[name, reason] += count
+    if read.bad:
+        result.dropped[name, "bad row"] += len(read.bad)
+        result.bad_rows += read.bad
+    for column, count in read.ignored.items():
+        result.ignored[name, column] += count
+
+
+def _fingerprint(path: str) -> str | None:
+    """SHA-256 of a file, or of the names and hashes of a folder's files; None for a hub dataset."""
+    if not Path(path).exists():
+        return None
+    if Path(path).is_file():
+        return sha256_file(path)
+    listed = "".join(f"{file.name} {sha256_file(file)}\n" for file in files_of(path))
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _sample(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:

@@ -1,23 +1,20 @@
-"""Files of pairs: a .jsonl or .parquet file, or a hub dataset, in any form of :mod:`pipelines.data.sources`."""
+"""Pairs of a file, of a folder of shards, or of a hub dataset, in any form of :mod:`pipelines.data.sources`."""
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from pipelines.data import sources
-from pipelines.data.published import hub_rows, is_hub_name
-from pipelines.data.schema import FAIL, BadRows, DataError, PreferencePair, check_unicode, prompt_key, read_rows
+from pipelines.data.question import check_all_read, without
+from pipelines.data.rows import parts_of
+from pipelines.data.schema import BadRows, DataError, PreferencePair, prompt_key
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LOOK_AHEAD = 20
 """Rows in which a file's form is looked for."""
 
@@ -33,6 +30,18 @@ class PairFile:
     """Rows that yield no pair, by reason."""
     bad: list[str] = field(default_factory=list)
     """Messages of the bad rows that were skipped."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Rows that had a value in a column that was to be ignored, by column."""
+
+    def losses(self) -> tuple[str, ...]:
+        """What was not read, in words."""
+        return losses(self.bad, self.ignored)
+
+
+def losses(bad: Sequence[str], ignored: Counter[str]) -> tuple[str, ...]:
+    """Skipped rows and ignored columns, in words."""
+    skipped = [f"{len(bad)} bad rows skipped"] if bad else []
+    return (*skipped, *(f"column {name} ignored in {count} rows" for name, count in sorted(ignored.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +53,13 @@ class Mapped:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Their label -> ``A`` or ``B``."""
 
-    def apply(self, row: Any, place: str) -> dict[str, Any]:
+    def apply(self, row: Mapping[str, Any], place: str) -> dict[str, Any]:
         """The row with our fields beside its own.
 
         Raises:
             DataError: a column is missing; names it and those there are.
 
         """
-        if not isinstance(row, Mapping):
-            raise DataError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
         # Their columns of our names are out of the way when something else is mapped: `chosen` may mean another thing.
         mapped = {key: value for key, value in row.items() if key in ("id", "source", "domain", "prompt", "metadata")}
         for ours, theirs in self.columns.items():
@@ -70,49 +77,63 @@ def _keys(row: Mapping[str, Any]) -> str:
 
 
 def load_pairs(path: str | Path, on_bad_row: str = "fail") -> list[PreferencePair]:
-    """The pairs of a file whose form its rows tell; see :func:`read_pair_file`."""
+    """The pairs of a file or folder whose form its rows tell; see :func:`read_pair_file`."""
     return read_pair_file(path, on_bad_row=on_bad_row).pairs
 
 
 def read_pair_file(
-    path: str | Path, schema: str = "auto", mapped: Mapped | None = None, on_bad_row: str = "fail", split: str = "train"
+    path: str | Path,
+    schema: str = "auto",
+    mapped: Mapped | None = None,
+    on_bad_row: str = "fail",
+    split: str = "train",
+    ignore: Sequence[str] = (),
 ) -> PairFile:
-    """Read and check every row.
+    """Read and check every row of a file, of all files in a folder, or of a hub dataset.
+
+    ``ignore`` names columns that are left out before a row is read.
 
     Raises:
-        DataError: the file is missing, of an unknown kind or form, not UTF-8, malformed at a line, holds a bad row or
-            the same id twice; names file, row and field. With ``on_bad_row="skip"`` bad rows are collected instead.
+        DataError: the file is missing, of an unknown kind or form, not UTF-8, malformed at a line, holds a bad row,
+            the same id twice, or a part of the question in a column that its form does not read; or the files of a
+            folder have different forms. Names file, row and field. With ``on_bad_row="skip"`` bad rows are collected
+            instead.
 
     """
     bad_rows = BadRows(skip=on_bad_row == "skip")
-    rows = rows_of(path, bad_rows, split)
-    if mapped is not None and schema == "auto":
-        schema = sources.OWN
-    elif schema == "auto":
-        first = list(islice(rows, _LOOK_AHEAD))
-        rows = chain(first, rows)
-        schema = next((name for _, row in first if (name := sources.recognise(row))), sources.OWN)
-    form = sources.source(schema)
-    result = PairFile(schema, bad=bad_rows.skipped)
-    first_row: dict[str, int] = {}
-    for number, row in rows:
-        place = f"{path}, row {number}"
-        try:
-            row = mapped.apply(row, place) if mapped is not None else row
-            if not isinstance(row, Mapping):
-                raise DataError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
-            pair = form.pair(row, place, number)
-            if pair.id in first_row:
+    result = PairFile(schema if schema != "auto" or mapped is None else sources.OWN, bad=bad_rows.skipped)
+    homes: dict[str, str] = {}
+    first_file, before = "", 0
+    for name, rows in parts_of(path, bad_rows, split):
+        if schema == "auto" and mapped is None:
+            first = list(islice(rows, _LOOK_AHEAD))
+            rows = chain(first, rows)
+            found = next(
+                (known for _, row in first if (known := sources.recognise(without(row, ignore, Counter())))), None
+            )
+            if not first_file:
+                first_file, result.schema = name, found or sources.OWN
+            elif found not in (None, result.schema):
                 raise DataError(
-                    f"{place}, field 'id': {pair.id!r} is the id of row {first_row[pair.id]} too: change one"
+                    f"{name} has the form {found}, {first_file} the form {result.schema}: give files of one form, or "
+                    "name the files as sources of a mix (data.mix.sources)"
                 )
-        except sources.RowDropped as reason:
-            result.dropped[str(reason)] += 1
-        except DataError as error:
-            bad_rows.take(error)
-        else:
-            first_row[pair.id] = number
-            result.pairs.append(pair)
+        form, number = sources.source(result.schema), 0
+        for number, row in rows:
+            place = f"{name}, row {number}"
+            try:
+                pair = _read_row(row, place, before + number, form, mapped, ignore, result.ignored)
+                if pair.id in homes:
+                    home = homes[pair.id].removeprefix(f"{name}, ")
+                    raise DataError(f"{place}, field 'id': {pair.id!r} is the id of {home} too: change one")
+            except sources.RowDropped as reason:
+                result.dropped[str(reason)] += 1
+            except DataError as error:
+                bad_rows.take(error)
+            else:
+                homes[pair.id] = place
+                result.pairs.append(pair)
+        before += number
     if not result.pairs:
         if not result.bad:
             raise DataError(f"{path} holds no pairs: write one row a pair")
@@ -120,67 +141,22 @@ def read_pair_file(
     return result
 
 
-def rows_of(path: str | Path, bad_rows: BadRows = FAIL, split: str = "train") -> Iterator[tuple[int, Any]]:
-    """Row numbers, from 1, and rows of a .jsonl or .parquet file, or of a split of a hub dataset given by name.
-
-    Raises:
-        DataError: there is no such file or dataset, or it cannot be read.
-
-    """
-    file = Path(path)
-    if not file.exists() and is_hub_name(str(path)):
-        return hub_rows(str(path), split)
-    if not file.is_file():
-        raise DataError(f"{file} is not there: give the path of a .jsonl or .parquet file, or a hub name")
-    if file.suffix == ".jsonl":
-        return _read_jsonl(file, bad_rows)
-    if file.suffix == ".parquet":
-        return read_rows(file, bad_rows)
-    raise DataError(f"{file}: unknown kind of file {file.suffix!r}; use .jsonl or .parquet")
-
-
-def _read_jsonl(path: Path, bad_rows: BadRows) -> Iterator[tuple[int, Any]]:
-    # Split at line feeds alone: texts may hold other characters that Unicode takes for line ends.
-    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        try:
-            row = parse_json(raw, f"{path}, row {number}")
-        except DataError as error:
-            bad_rows.take(error)
-        else:
-            yield number, row
-
-
-def parse_json(raw: bytes, place: str) -> Any:
-    """The value of JSON text, with every text in it valid Unicode and no key twice in one object.
-
-    Raises:
-        DataError: naming ``place`` and what is wrong.
-
-    """
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 (byte {error.start} of the line): save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}: malformed JSON at column {error.colno}: {error.msg}; write one object a line"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: JSON that cannot be read: {error}") from error
-    # In bytes that are UTF-8, only an escape can state half of a surrogate pair.
-    if _SURROGATE.search(raw):
-        check_unicode(value, place)
-    return value
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(items)
-    if len(result) < len(items):
-        twice = next(name for name, count in Counter(name for name, _ in items).items() if count > 1)
-        raise ValueError(f"an object has the key {twice!a} twice, keep one")
-    return result
+def _read_row(
+    row: Any,
+    place: str,
+    number: int,
+    form: sources.Source,
+    mapped: Mapped | None,
+    ignore: Sequence[str],
+    ignored: Counter[str],
+) -> PreferencePair:
+    """The pair of one row, with nothing of its question left behind."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"{place}: a row must be an object with fields, not {type(row).__name__}")
+    row = without(row, ignore, ignored)
+    pair = form.pair(mapped.apply(row, place) if mapped is not None else row, place, number)
+    check_all_read(row, [message.content for message in pair.prompt], (pair.chosen, pair.rejected), place)
+    return pair
 
 
 def split_by_prompt(

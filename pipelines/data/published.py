@@ -13,11 +13,12 @@ from pipelines.data.schema import DataError, Message, PreferencePair, messages_o
 
 WINNERS = {"model_a": "A", "model_b": "B"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_FILE = re.compile(r".*\.(jsonl?|parquet)(\.\w+)?")
 
 
 def is_hub_name(name: str) -> bool:
     """Whether a string could be ``owner/dataset`` and not a path."""
-    return bool(_HUB_NAME.fullmatch(name)) and not name.endswith((".jsonl", ".json", ".parquet"))
+    return bool(_HUB_NAME.fullmatch(name)) and not _FILE.fullmatch(name)
 
 
 def hub_rows(name: str, split: str = "train") -> Iterator[tuple[int, dict[str, Any]]]:

@@ -16,6 +16,8 @@ from pipelines.data.text import first_fault, unicode_fault
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
+_NOT_SHOWN = ("tool_calls", "function_call", "image", "images", "audio", "video")
+"""Fields of a message that say something beside its text."""
 MAX_CHARACTERS = 1_000_000
 """Of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
 
@@ -205,6 +207,8 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
             raise DataError(
                 f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
             )
+        if lost := [name for name in _NOT_SHOWN if message.get(name)]:
+            raise DataError(f"{where}, message {index + 1}: {lost[0]!r} cannot be shown to a judge: remove the row")
         _check_text(message["content"], f"{where}, message {index + 1}")
         messages.append(Message(cast(Role, message["role"]), message["content"]))
     if messages[-1].role != "user":
@@ -275,9 +279,12 @@ def read_rows(path: Path, bad_rows: BadRows = FAIL) -> Iterator[tuple[int, dict[
     if not path.is_file():
         raise DataError(f"{path} is not there: give the path of a parquet file of preference pairs")
     try:
-        batches = pq.read_table(path).to_batches(max_chunksize=1000)
+        yield from _parquet_rows(pq.ParquetFile(path).iter_batches(batch_size=1000), path, bad_rows)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet, write it again: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_rows(batches: Iterable[Any], path: Path, bad_rows: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     start = 1
     for batch in batches:
         for offset in range(batch.num_rows):

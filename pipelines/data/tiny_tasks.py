@@ -202,8 +202,8 @@ def read_solution(text: str, pair: PreferencePair) -> bool | None:
     """Whether a trace's solution has the right work and answer; None for items that are not Reasoning."""
     if pair.domain != "Reasoning":
         return None
-    match = re.search(r"<solution>so (.*?) : (.*?)</solution>", text)
-    return match is not None and match.groups() == (pair.metadata["work"], pair.metadata["answer"])
+    body = text.partition("<solution>so ")[2].partition("</solution>")
+    return bool(body[1]) and body[0].partition(" : ")[::2] == (pair.metadata["work"], pair.metadata["answer"])
 
 
 def true_first(text: str, pair: PreferencePair) -> bool | None:

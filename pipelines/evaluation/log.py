@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors.jsonl import JsonLines
-from pipelines.data.preference_file import rows_of
+from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError, check_unicode
 
 Key = tuple[str, str, str, int]

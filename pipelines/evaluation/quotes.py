@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from actors.messages import Side
 from actors.verifier.trace import parse
@@ -11,7 +12,7 @@ Span = tuple[int, int]
 """Start and end of a passage, in characters."""
 
 _MARKS = " \t\n\"'`“”‘’«»"
-_ELLIPSIS = re.compile(r"\s*(?:\[?\.\.\.\]?|…)\s*")
+_ELLIPSIS = re.compile(r"\[?\.\.\.\]?|…")
 _LEAST = 3
 """Characters a quote needs: shorter ones are found anywhere."""
 
@@ -32,11 +33,14 @@ def places(quoted: str, answer: str) -> list[Span]:
 
     A quote with an ellipsis is looked for piece by piece, each after the one before. Empty if a piece is not there.
     """
-    plain, origin = _folded(answer)
+    return _places(quoted, *_folded(answer))
+
+
+def _places(quoted: str, plain: str, origin: list[int]) -> list[Span]:
     spans: list[Span] = []
     after = 0
     for piece in _ELLIPSIS.split(quoted):
-        wanted = _folded(piece.strip(_MARKS))[0].strip()
+        wanted = _folded(piece.strip().strip(_MARKS))[0].strip()
         if len(wanted) < _LEAST:
             continue
         start = plain.find(wanted, after)
@@ -64,10 +68,12 @@ def marks(text: str, answer: str, side: Side) -> tuple[list[Span], int]:
     """Passages of ``answer`` that a judgment quotes, joined where they touch, and how many quotes are not in it."""
     spans: list[Span] = []
     missing = 0
-    for quoted in quotes(text, side):
-        found = places(quoted, answer)
+    folded = _folded(answer)
+    # A quote that is repeated marks the same passages again; it is looked for once.
+    for quoted, count in Counter(quotes(text, side)).items():
+        found = _places(quoted, *folded)
         spans += found
-        missing += not found
+        missing += count * (not found)
     joined: list[Span] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:

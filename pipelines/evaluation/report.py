@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.benchmarks.benchmark import Comparison
-from pipelines.data.preference_file import rows_of
+from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.compare import compare
 from pipelines.evaluation.quotes import marks

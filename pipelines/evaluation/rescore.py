@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.benchmarks.benchmark import Benchmark, Score, find, names, score
-from pipelines.data.preference_file import rows_of
+from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError
 
 

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,20 @@ import numpy as np
 from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
-from pipelines.data.preference_file import load_pairs, rows_of, split_by_prompt
+from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
 from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_published
-from pipelines.data.schema import DataError, PreferencePair, content_key, messages_of, plain_messages, read_pairs
+from pipelines.data.question import check_all_read, without
+from pipelines.data.rows import placed_rows
+from pipelines.data.schema import (
+    BadRows,
+    DataError,
+    PreferencePair,
+    content_key,
+    messages_of,
+    plain_messages,
+    read_pairs,
+)
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.data.tokens import chat_tokenizer
 from pipelines.runs.folder import RunDirectory
@@ -36,6 +47,8 @@ class JudgingTask:
     dropped: DroppedPrompts
     held_out: int = 0
     """Pairs that were left out because they are held out as well."""
+    losses: tuple[str, ...] = ()
+    """What was not read of the user's files, in words."""
 
     @property
     def prompts_per_item(self) -> int:
@@ -66,6 +79,7 @@ class JudgingTask:
             f"{len(self.items)} pairs as {prompts} prompts"
             + dropped * bool(self.dropped.count)
             + held_out * bool(self.held_out)
+            + "".join(f", {loss}" for loss in self.losses)
         )
 
 
@@ -76,11 +90,25 @@ class ChainSet:
     sequences: tuple[TrainingSequence, ...]
     dropped: int
     longest: int
+    losses: tuple[str, ...] = ()
+    """What was not read of the user's files, in words."""
 
     def describe(self) -> str:
         """Sizes in words, dropped sequences included."""
         dropped = f", {self.dropped} too long (up to {self.longest} tokens)" * bool(self.dropped)
-        return f"{len(self.sequences)} chains{dropped}"
+        return f"{len(self.sequences)} chains{dropped}" + "".join(f", {loss}" for loss in self.losses)
+
+
+@dataclass(frozen=True, slots=True)
+class UsersPairs:
+    """The user's pairs for training and for evaluation, disjoint by content."""
+
+    train: list[PreferencePair]
+    heldout: list[PreferencePair]
+    shared: int
+    """Pairs that left the first because they are in the second."""
+    losses: tuple[str, ...]
+    """What was not read of the training file, in words."""
 
 
 PROMPT_AND_RESPONSE = "model.max_prompt_tokens + model.max_response_tokens"
@@ -162,41 +190,50 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
     return JudgingTask({pair.id: pair for pair in pairs}, items, dropped)
 
 
-def users_split(config: Config) -> tuple[list[PreferencePair], list[PreferencePair], int]:
-    """The user's pairs for training and for evaluation, disjoint by content, and how many left the first for that."""
+def read_pairs_of(config: Config, path: str | Path) -> PairFile:
+    """The pairs of a user's file, under the settings of `data`."""
+    return read_pair_file(path, on_bad_row=config.data.on_bad_row, ignore=config.data.ignore_columns)
+
+
+def users_split(config: Config) -> UsersPairs:
+    """The user's pairs: of two files, or of one that is split by prompt."""
     assert config.data.train is not None
-    train = load_pairs(config.data.train, config.data.on_bad_row)
+    read = read_pairs_of(config, config.data.train)
+    losses = read.losses()
     if config.data.heldout is None:
-        return *split_by_prompt(train, config.data.heldout_fraction, config.seed), 0
-    heldout = load_pairs(config.data.heldout, config.data.on_bad_row)
+        return UsersPairs(*split_by_prompt(read.pairs, config.data.heldout_fraction, config.seed), 0, losses)
+    heldout = read_pairs_of(config, config.data.heldout).pairs
     shared = {content_key(pair) for pair in heldout}
-    kept = [pair for pair in train if content_key(pair) not in shared]
+    kept = [pair for pair in read.pairs if content_key(pair) not in shared]
     if not kept:
         raise DataError(
             f"{config.data.train}: every pair is in data.heldout={config.data.heldout} too: give other pairs for one"
         )
-    return kept, heldout, len(train) - len(kept)
+    return UsersPairs(kept, heldout, len(read.pairs) - len(kept), losses)
 
 
 def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     """Pairs for RL."""
     if config.data.train is not None:
-        pairs, _, held_out = users_split(config)
-        return replace(_task(config, pairs, config.data.orders, model, config.data.train), held_out=held_out)
+        pairs = users_split(config)
+        task = _task(config, pairs.train, config.data.orders, model, config.data.train)
+        return replace(task, held_out=pairs.shared, losses=pairs.losses)
     path = run.require(run.data / "rl.parquet", "training pairs", "prepare")
     return _task(config, read_pairs(path), config.data.orders, model, str(path))
 
 
 def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     """Held-out pairs, always in both orders."""
+    losses: tuple[str, ...] = ()
     if config.data.heldout is not None:
-        pairs, what = load_pairs(config.data.heldout, config.data.on_bad_row), config.data.heldout
+        read, what = read_pairs_of(config, config.data.heldout), config.data.heldout
+        pairs, losses = read.pairs, read.losses()
     elif config.data.train is not None:
-        pairs, what = users_split(config)[1], config.data.train
+        pairs, what = users_split(config).heldout, config.data.train
     else:
         path = run.require(run.data / "heldout.parquet", "held-out pairs", "prepare")
         pairs, what = read_pairs(path), str(path)
-    return _task(config, pairs, "both", model, what)
+    return replace(_task(config, pairs, "both", model, what), losses=losses)
 
 
 def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
@@ -205,7 +242,7 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
     The tags of a chain's own are tokens where the tokenizer has them; whatever else it spells is text.
 
     Raises:
-        DataError: a row without ``messages`` or ``chain``; no chain short enough.
+        DataError: a row without ``messages`` or ``chain``, unless bad rows are skipped; no chain short enough.
         ModelError: the model cannot be used; see :func:`load_tokenizer`.
 
     """
@@ -213,8 +250,16 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
     tokenizer = load_tokenizer(model, config.distill.max_tokens, "distill.max_tokens")
     chat = chat_tokenizer(tokenizer)
     sequences, dropped, longest = [], 0, 0
-    for number, row in rows_of(path):
-        messages, chain = _chain(row, f"{path}, row {number}")
+    ignored: Counter[str] = Counter()
+    bad_rows = BadRows(skip=config.data.on_bad_row == "skip")
+    for place, _, row in placed_rows(path, bad_rows):
+        try:
+            row = without(row, config.data.ignore_columns, ignored)
+            messages, chain = _chain(row, place)
+            check_all_read(row, [message["content"] for message in messages], [chain], place)
+        except DataError as error:
+            bad_rows.take(error)
+            continue
         asked = chat.prompt(messages)
         prompt, written = chat.ids([asked, chat.chain(chain, asked)])
         completion = [*written, tokenizer.eos_token_id]
@@ -223,11 +268,15 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
             dropped += 1
             continue
         sequences.append(TrainingSequence(np.asarray(prompt, np.int32), np.asarray(completion, np.int32)))
+    if not sequences and not longest:
+        raise DataError(
+            f"{path} holds no chains: {bad_rows.skipped[0] if bad_rows.skipped else 'write one row a chain'}"
+        )
     if not sequences:
         raise DataError(
             f"{path}: no chain fits into distill.max_tokens={config.distill.max_tokens} (longest {longest}): raise it"
         )
-    return ChainSet(tuple(sequences), dropped, longest)
+    return ChainSet(tuple(sequences), dropped, longest, losses(bad_rows.skipped, ignored))
 
 
 def _chain(row: Any, place: str) -> tuple[list[dict[str, str]], str]:

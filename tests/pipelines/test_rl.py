@@ -86,9 +86,7 @@ def run_loop(folder: Path, parts: Parts, *overrides: str) -> list[dict[str, Any]
         ]
     )
     with open_run(config) as run, open_stage(config, run, "rl") as stage:
-        session = SimpleNamespace(
-            run=run, rollouts=lambda *_: parts, verifier=lambda: parts, weight_sync=lambda: parts
-        )
+        session = SimpleNamespace(run=run, rollouts=lambda *_: parts, verifier=lambda: parts, weight_sync=lambda: parts)
         asyncio.run(reinforce(config, cast(Any, session), stage, cast(Any, parts), TASK, TASK.first(2)))
         return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 

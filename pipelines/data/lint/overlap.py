@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.data.lint.findings import Finding
 from pipelines.data.lint.words import Words, runs
-from pipelines.data.preference_file import rows_of
+from pipelines.data.rows import placed_rows
 from pipelines.data.schema import DataError, PreferencePair
 
 _RUN = 8
@@ -51,10 +51,10 @@ def benchmark_items(paths: Iterable[str]) -> list[BenchmarkItem]:
     items = []
     for path in paths:
         benchmark = f"{Path(path).parent.name}/{Path(path).stem}"
-        for number, row in rows_of(path):
+        for place, number, row in placed_rows(path):
             prompt = next((row[name] for name in _PROMPTS if row.get(name)), None) if isinstance(row, dict) else None
             if prompt is None:
-                raise DataError(f"{path}, row {number}: a benchmark item needs its question in {', '.join(_PROMPTS)}")
+                raise DataError(f"{place}: a benchmark item needs its question in {', '.join(_PROMPTS)}")
             identifier = next((row[name] for name in _IDS if row.get(name) is not None), number)
             items.append(BenchmarkItem(f"{benchmark}/{identifier}", _text(prompt)))
     return items

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.data.lint.findings import Finding
 from pipelines.data.schema import PreferencePair
 
-_MARKDOWN = re.compile(r"^#{1,6} |^\s*[-*] |^\s*\d+\. |\*\*|```|`[^`\n]+`|^\|", re.MULTILINE)
+_MARKDOWN = re.compile(r"^#{1,6} |^[^\S\n]*[-*] |^[^\S\n]*\d+\. |\*\*|```|`[^`\n]+`|^\|", re.MULTILINE)
 _ENDS = re.compile(r"""[.!?…:;。！？)\]}>"'”’`*_|$%\d]\s*$""")
 _ENOUGH = 50
 

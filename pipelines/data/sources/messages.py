@@ -1,6 +1,6 @@
 """UltraFeedback- and HelpSteer-style pairs: ``chosen`` and ``rejected`` are lists of messages.
 
-The lists hold the whole conversation, or only the answer with the question in ``prompt``.
+The lists hold the whole conversation, or what follows a question that stands in a column of its own.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.data.question import Turn, as_turn, joined, question_of, stands_in, turn_key
 from pipelines.data.schema import DataError, PreferencePair, validate
 
 HUB = "HuggingFaceH4/ultrafeedback_binarized"
@@ -38,16 +39,29 @@ def split_conversations(row: Mapping[str, Any], place: str) -> tuple[Any, Any, A
         DataError: a list that is missing, empty or does not end with the assistant, or lists with different prompts.
 
     """
+    # A list of messages beside the two, as UltraFeedback has it, repeats one of them.
+    before = question_of({name: row[name] for name in row if name not in ("messages", "conversations")}, place)
     answers: list[Any] = []
-    prompts: list[Any] = []
+    prompts: list[list[Turn]] = []
     for name in ("chosen", "rejected"):
         messages = row.get(name)
         if not isinstance(messages, list) or not messages or not isinstance(messages[-1], Mapping):
             raise DataError(f"{place}, field {name!r}: must be a list of {{role, content}} messages")
-        if messages[-1].get("role") != "assistant":
+        turns = [as_turn(message) for message in messages]
+        if turns[-1]["role"] != "assistant":
             raise DataError(f"{place}, field {name!r}: the last message must be the assistant's")
-        answers.append(messages[-1].get("content"))
-        prompts.append(messages[:-1])
-    if prompts[0] != prompts[1]:
+        answers.append(turns[-1]["content"])
+        prompts.append(joined(_not_in(before, turns), turns, f"{place}, field {name!r}")[:-1])
+    if [turn_key(turn) for turn in prompts[0]] != [turn_key(turn) for turn in prompts[1]]:
         raise DataError(f"{place}: chosen and rejected differ before their last message: remove the row")
-    return prompts[0] or row.get("prompt"), answers[0], answers[1]
+    return prompts[0] or None, answers[0], answers[1]
+
+
+def _not_in(before: list[Turn], turns: list[Turn]) -> list[Turn]:
+    """What stands before a list, without a last question that is, or is part of, one the list has itself."""
+    asked = before[-1]["content"] if before else None
+    repeated = isinstance(asked, str) and any(
+        turn["role"] == "user" and isinstance(turn["content"], str) and stands_in(asked, turn["content"])
+        for turn in turns
+    )
+    return before[:-1] if repeated and len(before) == 1 else before

@@ -1,6 +1,7 @@
-"""The project's own form: a prompt, and ``chosen`` and ``rejected`` or two responses and a label.
+"""The project's own form, and those of Alpaca, ShareGPT and axolotl: a question, and responses that are texts.
 
-With a mapping of columns this is the generic source: any JSON lines or parquet file whose columns hold these fields.
+The responses are ``chosen`` and ``rejected``, or two and a label. With a mapping of columns this is the generic source:
+any JSON lines or parquet file whose columns hold these fields.
 """
 
 from __future__ import annotations
@@ -8,18 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.data.question import QUESTIONS, TEXTUAL, question_of, response_of
 from pipelines.data.schema import PreferencePair, validate
 
 HUB = None
 LEFT_OUT = ()
+_QUESTIONS = set(QUESTIONS)
+_RESPONSES = ("chosen", "rejected", "response_a", "response_b")
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
-    """A prompt, and responses that are text under one of the two pairs of names."""
+    """A question, and responses that are texts or single messages under one of the two pairs of names."""
     named = ("chosen", "rejected") if "chosen" in row else ("response_a", "response_b")
-    return "prompt" in row and all(isinstance(row.get(name), str) for name in named)
+    return bool(row.keys() & _QUESTIONS) and all(isinstance(row.get(name), str | Mapping) for name in named)
 
 
 def pair(row: Mapping[str, Any], place: str, number: int) -> PreferencePair:
-    """The row, checked."""
-    return validate(row, place=place, number=number)
+    """The row, checked, with its question from all the columns that state parts of it."""
+    if row.keys() & TEXTUAL != {"prompt"}:
+        row = {**row, "prompt": question_of(row, place) or None}
+    answers = {name: response_of(row[name]) for name in _RESPONSES if isinstance(row.get(name), Mapping)}
+    return validate({**row, **answers} if answers else row, place=place, number=number)

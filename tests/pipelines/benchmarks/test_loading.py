@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.benchmarks.benchmark import find, names
+from pipelines.benchmarks.benchmark import Score, find, names, score
 from pipelines.data.schema import DataError
 
 
@@ -149,3 +150,26 @@ def test_a_place_without_the_benchmark_is_named(tmp_path: Path) -> None:
         find("judgebench").load(str(tmp_path))
     with pytest.raises(DataError, match="is not there: set"):
         find("judgebench").load(str(tmp_path / "nowhere" / "deep"))
+
+
+def test_the_prior_sets_as_published(tmp_path: Path) -> None:
+    """Prompts are messages, ids may be null, and the split or the file says which set it is."""
+    row = {"prompt": turns("egg?", "soft?", "soft"), "chosen": "six", "rejected": "freeze", "id": None}
+    write(tmp_path / "anthropic_helpful-00000-of-00001.jsonl", [row, {**row, "id": 7}])
+    (tmp_path / "shp.jsonl.gz").write_bytes(gzip.compress(json.dumps({**row, "subset": None}).encode()))
+    write(tmp_path / "pku_safer.jsonl", [row])
+    write(tmp_path / "z.jsonl", [{**row, "subset": "donotanswer", "prompt": "egg?"}])
+    loaded = find("reward_bench").load(str(tmp_path))
+    assert [(item.pair.id, item.category, len(item.pair.prompt)) for item in loaded] == [
+        ("anthropic_helpful/1", "Prior Sets", 3),
+        ("anthropic_helpful/7", "Prior Sets", 3),
+        ("other/pku_safer/1", "other/pku_safer", 3),
+        ("shp/1", "Prior Sets", 3),
+        ("donotanswer/1", "Safety", 1),
+    ]
+    scores = [Score(item.subset, item.item, float(item.subset != "shp")) for item in loaded]
+    figures = score(find("reward_bench"), scores)
+    assert figures["sections"] == {"Safety": 1.0, "Prior Sets": 0.5, "other/pku_safer": 1.0}
+    assert (figures["average"], figures["micro"]) == (1.0, 1.0)
+    with pytest.raises(DataError, match="row 1, field 'prompt': the last message must be the user's"):
+        find("reward_bench").load(write(tmp_path / "bad" / "shp.jsonl", [{**row, "prompt": turns("a", "b")}]))

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 
 from pipelines.benchmarks.benchmark import find
 from pipelines.data.lint.overlap import benchmark_items
-from pipelines.data.preference_file import read_pair_file, rows_of
+from pipelines.data.preference_file import read_pair_file
 from pipelines.data.prompts import encode, load_template, render
+from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError, read_pairs, write_pairs
 from pipelines.data.text import first_fault, unicode_fault
 from pipelines.evaluation.log import COLUMNS, JudgmentLog

@@ -314,3 +314,34 @@ def test_a_chain_that_quotes_the_end_of_a_turn_goes_on(tmp_path: Path, run: RunD
     assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
     tags = ("<solution>", "</solution>", "<answer>", "</answer>", "<|im_start|>")
     assert [ids.count(tokenizer.convert_tokens_to_ids(tag)) for tag in tags] == [1, 1, 1, 1, 0]
+
+
+def test_chains_of_a_folder_and_what_was_not_read(tmp_path: Path, run: RunDirectory, model: str) -> None:
+    question = [{"role": "user", "content": "which"}]
+    good, half = {"messages": question, "chain": "A"}, {"messages": question, "chain": "x \ud83d"}
+    lost = {**good, "system": "Be brief."}
+    folder = tmp_path / "chains"
+    folder.mkdir()
+    (folder / "part-0.jsonl").write_text(json.dumps(good) + "\n")
+    (folder / "part-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, half, lost, 3)))
+    for row, message in ((half, "field 'chain': character 3 is half"), (lost, "field 'system': could be part of")):
+        (folder / "part-1.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+        with pytest.raises(DataError, match=rf"part-1\.jsonl, row 2, {message}"):
+            distillation_set(config_of(data__chains=str(folder)), run, model)
+    (folder / "part-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, half, lost, 3)))
+    config = config_of(data__chains=str(folder), data__on_bad_row="skip")
+    assert distillation_set(config, run, model).describe() == "2 chains, 3 bad rows skipped"
+    config = config_of(data__chains=str(folder), data__on_bad_row="skip", data__ignore_columns=["system"])
+    described = distillation_set(config, run, model).describe()
+    assert described == "3 chains, 2 bad rows skipped, column system ignored in 1 rows"
+
+
+def test_what_was_not_read_of_pairs_is_said(tmp_path: Path, run: RunDirectory, model: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"prompt": f"q {n}", "chosen": "cat", "rejected": "dog", "context": "c"} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": 1}]))
+    settings = {"data__train": str(path), "data__on_bad_row": "skip", "data__heldout_fraction": 0.3}
+    with pytest.raises(DataError, match="field 'context'"):
+        training_task(config_of(data__train=str(path)), run, model)
+    task = training_task(config_of(**settings, data__ignore_columns=["context"]), run, model)
+    assert task.describe().endswith(", 1 bad rows skipped, column context ignored in 20 rows")
