@@ -7,6 +7,19 @@ import os
 import sys
 from pathlib import Path
 
+from actors.redaction import redact
+
+
+class LogFormatter(logging.Formatter):
+    """Lines of every log file: moment, level, name, message and traceback, with secrets in them hidden."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return redact(super().format(record))
+
 
 def redirect_output(path: str | None) -> None:
     """Send this process's standard output and error, and those of its children, to ``path`` (appended to).
@@ -22,6 +35,6 @@ def redirect_output(path: str | None) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

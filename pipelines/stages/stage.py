@@ -15,6 +15,8 @@ from actors.files import write_text
 from actors.learner.group import LearnerGroup
 from actors.learner.manifest import checkpoint_path, latest, prune
 from actors.learner.settings import OptimizerSettings
+from actors.logs import LogFormatter
+from actors.redaction import redact
 from pipelines.config import Config, ConfigError, Optimizer
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
@@ -210,10 +212,10 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
 def open_run(config: Config) -> Iterator[RunDirectory]:
     """The run's folder, locked, with the resolved configuration written and the driver's log going to a file."""
     with RunDirectory(config.output_root, config.run, config.recipe_name) as run:
-        write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_text(run.config_file, redact(OmegaConf.to_yaml(OmegaConf.structured(config))))
         run.update_summary({"run": config.run, "recipe": config.recipe_name, "seed": config.seed})
         handler = logging.FileHandler(run.logs / "driver.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LogFormatter())
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.INFO)
