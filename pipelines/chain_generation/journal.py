@@ -2,7 +2,8 @@
 
 A run that was killed finds in it every request that was finished, by key, and asks only for the others; a machine that
 loses its power may lose the last second's. A last line that is torn is cut off; damage anywhere else is an error,
-because it would mean paying twice unseen.
+because it would mean paying twice unseen. A row that is no whole answer, as older versions kept them, is left where it
+is and asked for again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import time
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipelines.chain_generation.answers import Completion, whole
+from pipelines.chain_generation.failures import AttemptFailed
 from pipelines.chain_generation.requests import Answer, Request
 from pipelines.data.schema import DataError
 
@@ -30,6 +33,12 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: dict[str, Answer] = {}
+        self.unusable: dict[str, str] = {}
+        """Causes of the rows that are no whole answer, by key, while no later row answers the same request."""
+        self.tokens = 0
+        """Spent on all rows, those of interrupted runs and unusable ones included."""
+        self.cost = 0.0
+        """The same in money."""
         self._descriptor: int | None = None
         self._synced = 0.0
 
@@ -42,15 +51,14 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        whole = 0
+        length = 0
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
                     break
-                answer = _read_line(line, f"{self.path}, line {number}")
-                self.answers[answer.key] = answer
-                whole += len(line)
-        os.ftruncate(self._descriptor, whole)
+                self._take(_read_line(line, f"{self.path}, line {number}"))
+                length += len(line)
+        os.ftruncate(self._descriptor, length)
         return self
 
     def __exit__(
@@ -76,21 +84,23 @@ class Journal:
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(self._descriptor)
             self._synced = time.monotonic()
-        self.answers[answer.key] = answer
+        self._take(answer)
+
+    def _take(self, answer: Answer) -> None:
+        """Count a row, and hold its answer by the rule that every answer has passed before it was written."""
+        self.tokens += answer.tokens
+        self.cost += answer.cost
+        try:
+            kept = whole(Completion(answer.text, answer.finish_reason, answer.model, None, None))
+        except AttemptFailed as failure:
+            self.unusable[answer.key] = failure.cause
+        else:
+            self.unusable.pop(answer.key, None)
+            self.answers[answer.key] = replace(answer, finish_reason=kept.finish_reason)
 
     def find(self, requests: Iterable[Request]) -> dict[str, Answer]:
         """The answers to those of the requests that are finished, by key."""
         return {item.key: self.answers[item.key] for item in requests if item.key in self.answers}
-
-    @property
-    def tokens(self) -> int:
-        """Spent on all answers, those of interrupted runs included."""
-        return sum(answer.tokens for answer in self.answers.values())
-
-    @property
-    def cost(self) -> float:
-        """The same in money."""
-        return sum(answer.cost for answer in self.answers.values())
 
 
 def set_aside(path: Path) -> Path | None:

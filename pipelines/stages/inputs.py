@@ -22,6 +22,9 @@ from pipelines.data.schema import ROLES, DataError, PreferencePair, content_key,
 from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.runs.folder import RunDirectory
 
+_TAIL = 8
+"""Tokens at a prompt's end that are looked at: `<think>` is one token, or a few where it is no token of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class JudgingTask:
@@ -182,6 +185,9 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
         if not _is_conversation(messages) or not isinstance(chain, str) or not chain.strip():
             raise DataError(f"{path}, row {number}: a chain needs `messages` (role and content) and a `chain` text")
         prompt = encode(messages, tokenizer)
+        if tokenizer.decode(prompt[-_TAIL:]).rstrip().endswith("<think>"):
+            # The chat template opens the thought itself.
+            chain = chain.removeprefix("<think>").removeprefix("\n")
         completion = [*tokenizer.encode(chain, add_special_tokens=False), tokenizer.eos_token_id]
         longest = max(longest, len(prompt) + len(completion))
         if len(prompt) + len(completion) > config.distill.max_tokens:
