@@ -13,7 +13,20 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from actors.redaction import redact
+
 _STACKS = signal.SIGUSR1
+
+
+class LogFormatter(logging.Formatter):
+    """Lines of every log file: moment, level, name, message and traceback, with secrets in them hidden."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return redact(super().format(record))
 
 
 def redirect_output(path: str | None) -> None:
@@ -31,9 +44,9 @@ def redirect_output(path: str | None) -> None:
         os.dup2(descriptor, 2)
         os.close(descriptor)
         answer_with_stacks()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def answer_with_stacks() -> None:

@@ -112,6 +112,8 @@ class ChainWriter:
             self.console.note(f"{name}: {len(found):,} of {len(requests):,} answers are in the journal")
         missing = [request for request in requests if request.key not in found]
         asked = await self._ask_now(name, teacher, missing, len(found)) if missing else Asked()
+        if asked.repeated:
+            self.console.note(f"{name}: attempts that failed and were repeated: {counted(asked.repeated)}")
         if asked.failures:
             causes = Counter(failure.cause for failure in asked.failures.values())
             example = next(iter(asked.failures.values())).detail
@@ -207,6 +209,8 @@ def command(config: Config) -> None:
             if aside := set_aside(file):
                 console.note(f"the answers so far are kept in {aside}")
         with Journal(file) as journal:
+            if unusable := Counter(journal.unusable.values()):
+                console.warn(f"{file}: rows that are no whole answers are asked for again: {counted(unusable)}")
             writer = ChainWriter(config, run, console, journal)
             run.note("chains", finished=None)
             asyncio.run(writer.write())

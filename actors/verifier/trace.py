@@ -154,6 +154,13 @@ class _Scan:
         self.sections.append(_Section(name, start, end))
 
 
+def open_thought(text: str) -> str:
+    """The text with ``<think>`` before it where its first thought is closed but was opened by the prompt."""
+    first = next(iter(_Scan(text).sections), None)
+    opened_before = first is not None and first.name == "think" and not text.startswith("<think>", first.start)
+    return f"<think>\n{text.lstrip()}" if opened_before else text
+
+
 def _full_tag(side: Side) -> str:
     return f"<answer>[[{side}]]</answer>"
 

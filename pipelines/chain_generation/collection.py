@@ -92,7 +92,7 @@ def chain_row(question: Question, candidate: Candidate) -> dict[str, Any]:
     }
     return {
         "messages": [dict(message) for message in question.learned_messages],
-        "chain": answer.text.strip(),
+        "chain": answer.chain,
         "pair_id": question.pair.id,
         "order": question.order,
         "label": question.label,

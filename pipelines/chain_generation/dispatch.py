@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from actors.redaction import redact
+from pipelines.chain_generation.answers import Completion, whole
 from pipelines.chain_generation.failures import Failure, TeacherError, classify, wait_before
 from pipelines.chain_generation.journal import Journal
 from pipelines.chain_generation.limits import Budget, RateLimit
 from pipelines.chain_generation.requests import TOKENS_PER_BYTE, Answer, Request, cost_of, estimated_tokens
-from pipelines.chain_generation.teachers import Completion, NamedTeacher, TeacherClient
+from pipelines.chain_generation.teachers import NamedTeacher, TeacherClient
 
 
 @dataclass(slots=True)
@@ -121,14 +123,11 @@ class Dispatcher:
             started = self._clock()
             try:
                 completion = await self._client.attempt(request)
+                return self._finished(request, completion, self._clock() - started, attempt, expected)
             except Exception as error:
                 failure = classify(error)
                 if failure is None:
                     raise
-            else:
-                answer = self._finished(request, completion, self._clock() - started, attempt)
-                self._limit.settle(expected, answer.tokens)
-                return answer
             if failure.kind == "fatal":
                 raise TeacherError(f"{self._describe()}: {failure.cause}: {failure.detail}{self._remedy(failure)}")
             if failure.kind == "refused" or attempt == self._settings.attempts:
@@ -154,11 +153,24 @@ class Dispatcher:
             self._limit.pause(asked_for)
         await self._sleep(wait_before(attempt + 1, self._settings.backoff, asked_for, self._jitter))
 
-    def _finished(self, request: Request, completion: Completion, seconds: float, attempts: int) -> Answer:
+    def _finished(
+        self, request: Request, completion: Completion, seconds: float, attempts: int, expected: int
+    ) -> Answer:
+        """What came, as an answer in the journal. What is no answer was paid for too.
+
+        Raises:
+            AttemptFailed: it is none.
+
+        """
         prompt, generated = completion.prompt_tokens, completion.completion_tokens
         estimated = prompt is None or generated is None
         prompt = estimated_tokens(request.size) if prompt is None else prompt
-        generated = estimated_tokens(len(completion.text.encode())) if generated is None else generated
+        generated = estimated_tokens(len(completion.text.encode(errors="replace"))) if generated is None else generated
+        cost = cost_of(self._settings, prompt, generated)
+        self._limit.settle(expected, prompt + generated)
+        self._budget.spend(prompt + generated, cost)
+        self._most_per_byte = max(self._most_per_byte, prompt / max(1, request.size))
+        completion = whole(completion)
         answer = Answer(
             key=request.key,
             prompt_uid=request.prompt_uid,
@@ -170,13 +182,11 @@ class Dispatcher:
             prompt_tokens=prompt,
             completion_tokens=generated,
             estimated=estimated,
-            cost=cost_of(self._settings, prompt, generated),
+            cost=cost,
             seconds=round(seconds, 3),
             attempts=attempts,
         )
         self._journal.append(answer)
-        self._budget.spend(answer.tokens, answer.cost)
-        self._most_per_byte = max(self._most_per_byte, prompt / max(1, request.size))
         self._mean_completion += (generated - self._mean_completion) / 20
         return answer
 
@@ -185,16 +195,19 @@ class Dispatcher:
         if self._failed_in_a_row >= self._settings.give_up_after:
             raise TeacherError(
                 f"{self._describe()}: {self._failed_in_a_row} requests in a row failed, the last with "
-                f"{failure.cause}: {failure.detail}. What was answered is kept: run the same command again to continue"
+                f"{failure.cause}: {failure.detail}{self._remedy(failure)}. What was answered is kept: run the same "
+                "command again to continue"
             )
 
     def _describe(self) -> str:
         where = "" if self._settings.kind == "local" else f" at {self._settings.base_url or 'OpenAI'}"
-        return f"{self._name} ({self._settings.model}{where})"
+        return redact(f"{self._name} ({self._settings.model}{where})")
 
     def _remedy(self, failure: Failure) -> str:
         if failure.cause == "key refused":
             return f". The key is read from the environment variable {self._settings.key_variable}"
         if failure.cause == "no such model or address":
             return f". Check {self._name}.model and {self._name}.base_url"
+        if failure.kind == "refused" and self._settings.stream and "stream" in failure.detail:
+            return f". An endpoint that cannot stream is asked for whole answers with {self._name}.stream=false"
         return ""

@@ -7,39 +7,60 @@ no whole completion (empty, cut, of another model) is a failure here though its 
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
+import json
 import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
-from pipelines.chain_generation.failures import AttemptFailed, TeacherError
+from actors.redaction import read_key, redact, remember
+from pipelines.chain_generation.answers import Completion, Response
+from pipelines.chain_generation.failures import TeacherError, classify, one_line
 from pipelines.chain_generation.requests import Request
-from pipelines.chain_generation.teachers import Completion, NamedTeacher
+from pipelines.chain_generation.teachers import NamedTeacher
 
 _DATED = re.compile(r"|[-@:]v?\d[\d.-]*|[-:]latest")
 """What may follow a model's name: nothing, a date, a version."""
+_LINGER_SECONDS = 1.0
 
 
 class Endpoint:
     """An open connection to an endpoint. Belongs to one event loop."""
 
     def __init__(self, teacher: NamedTeacher) -> None:
-        """Raises TeacherError for OpenAI's own endpoint without a key in the environment."""
+        """Open nothing yet, but refuse what cannot work.
+
+        Raises:
+            KeyRefused: the key cannot be sent.
+            TeacherError: OpenAI's own endpoint without a key; an address or a proxy that cannot be used.
+
+        """
         from openai import AsyncOpenAI
 
         settings, name = teacher.settings, teacher.name
-        key = os.environ.get(settings.key_variable, "")
+        key = read_key(settings.key_variable)
         if not key and settings.base_url is None:
             raise TeacherError(
                 f"{name}: the environment variable {settings.key_variable} holds no key: export it, or set "
                 f"{name}.base_url to an endpoint of your own"
             )
+        if settings.base_url is not None:
+            _check_address(settings.base_url, name)
         self._settings = settings
         self._name = name
-        # A key must not be empty, and servers of one's own ask for none.
-        self._client = AsyncOpenAI(
-            api_key=key or "none", base_url=settings.base_url, max_retries=0, timeout=settings.timeout
-        )
+        self._states_usage = True
+        """Whether the endpoint takes `stream_options`, with which a stream states its tokens."""
+        try:
+            # A key must not be empty, and servers of one's own ask for none.
+            self._client = AsyncOpenAI(
+                api_key=key or "none", base_url=settings.base_url, max_retries=0, timeout=settings.timeout
+            )
+        except Exception as error:
+            raise TeacherError(f"{name}: {_why_not_opened(error)}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,14 +79,28 @@ class Endpoint:
             TeacherError: the answer is another model's.
 
         """
-        body = self._body(request)
         try:
             async with asyncio.timeout(self._settings.timeout):
-                completion = await (self._streamed(body) if self._settings.stream else self._whole(body))
+                completion = await self._ask(request)
         except TimeoutError as error:
             raise TimeoutError(f"no whole answer in {self._settings.timeout:g} s") from error
         self._check_model(completion.model)
+        if completion.finish_reason and completion.finish_reason == self._settings.ends_as:
+            return replace(completion, finish_reason="stop")
         return completion
+
+    async def _ask(self, request: Request) -> Completion:
+        """One attempt; one more without `stream_options` where the endpoint refuses those."""
+        body = self._body(request)
+        try:
+            return await self._receive(body)
+        except Exception as error:
+            failure = classify(error)
+            refused = failure is not None and failure.kind == "refused"
+            if not refused or "stream_options" not in body or not re.search("stream_options|include_usage", str(error)):
+                raise
+        self._states_usage = False
+        return await self._receive(self._body(request))
 
     def _body(self, request: Request) -> dict[str, Any]:
         settings = self._settings
@@ -79,42 +114,33 @@ class Endpoint:
             "extra_body": settings.extra_body or None,
             # Endpoints that know this header do not charge twice for a request whose answer got lost.
             "extra_headers": {"Idempotency-Key": request.key},
+            **({"stream": True} if settings.stream else {}),
+            **({"stream_options": {"include_usage": True}} if settings.stream and self._states_usage else {}),
         }
 
-    async def _whole(self, body: dict[str, Any]) -> Completion:
-        response: Any = await self._client.chat.completions.create(**body)
-        choice = _choice(response)
-        if choice is None:
-            raise AttemptFailed("empty answer", "an answer without choices")
-        message = getattr(choice, "message", None)
-        if message is None or not choice.finish_reason:
-            raise AttemptFailed("cut answer", "a choice without a message or without the reason it ended")
-        return _completion(response, message.content or "", choice.finish_reason, response.usage)
-
-    async def _streamed(self, body: dict[str, Any]) -> Completion:
-        stream: Any = await self._client.chat.completions.create(
-            **body, stream=True, stream_options={"include_usage": True}
-        )
-        pieces: list[str] = []
-        last: Any = None
-        finish_reason = usage = None
+    async def _receive(self, body: dict[str, Any]) -> Completion:
+        """The answer in the form in which it comes, which is not always the form that was asked for."""
+        create = self._client.chat.completions.with_streaming_response.create
         # Closed whatever happens, or a connection would stay taken by an answer that nobody reads to its end.
-        async with stream:
-            async for chunk in stream:
-                last, usage = chunk, getattr(chunk, "usage", None) or usage
-                choice = _choice(chunk)
-                if choice is None:
-                    continue
-                pieces.append((choice.delta.content if choice.delta else None) or "")
-                finish_reason = choice.finish_reason or finish_reason
-        if finish_reason is None:
-            cause = "cut answer" if pieces else "empty answer"
-            raise AttemptFailed(cause, f"the stream ended after {len(pieces)} pieces without the reason it ended")
-        return _completion(last, "".join(pieces), finish_reason, usage)
+        async with create(**body) as sent:
+            response, form = Response(sent.headers), sent.headers.get("content-type", "")
+            if "event-stream" not in form and ("stream" not in body or "json" in form):
+                response.add(await sent.json(), "message")
+                return response.completion(ended=True)
+            pieces, done = sent.iter_bytes(), False
+            async for data in events(pieces):
+                if data == "[DONE]":
+                    done = True
+                    break
+                response.add(json.loads(data), "delta")
+            if done:
+                await _read_to_end(pieces)
+            return response.completion(ended=done)
 
     def _check_model(self, answered: str) -> None:
         wanted = self._settings.answers_as or self._settings.model or ""
         if answered and not same_model(wanted, answered):
+            answered = one_line(answered)
             raise TeacherError(
                 f"{self._name}: asked for model {wanted!r}, but the endpoint answers as {answered!r}: correct "
                 f"{self._name}.model or base_url, or accept it with {self._name}.answers_as={answered}"
@@ -129,19 +155,57 @@ def same_model(wanted: str, answered: str) -> bool:
     return longer.startswith(shorter) and bool(_DATED.fullmatch(longer[len(shorter) :]))
 
 
-def _choice(answer: Any) -> Any:
-    """The one choice of an answer or chunk; None where there is none.
+async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """The data of server-sent events, however the bytes are cut. The last one may lack the blank line that ends it."""
+    rest, data = b"", list[bytes]()
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if field := line.rstrip(b"\r"):
+                data += [field[5:].strip()] if field.startswith(b"data:") else []
+            elif data:
+                yield b"\n".join(data).decode()
+                data = []
+    data += [rest[5:].strip()] if rest.startswith(b"data:") else []
+    if data:
+        yield b"\n".join(data).decode()
 
-    Raises:
-        AttemptFailed: it is no completion at all; the client hands on whatever JSON or text came.
 
-    """
-    if not hasattr(answer, "choices"):
-        raise AttemptFailed("broken answer", f"not a completion: {str(answer)[:200]!r}")
-    return answer.choices[0] if answer.choices else None
+async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
+    """Read what follows the last event, so that the connection can be used again; an endpoint may leave it open."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            async for _ in pieces:
+                pass
 
 
-def _completion(answer: Any, text: str, finish_reason: str, usage: Any) -> Completion:
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (count if isinstance(count, int) else None for count in counts)
-    return Completion(text, finish_reason, str(answer.model or ""), prompt, completion)
+def _check_address(url: str, name: str) -> None:
+    """Refuse what is no address, and hide a password in it from now on."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise TeacherError(
+            f"{name}.base_url={redact(url)!r} is no address: write it as http://host:port/v1 or https://host/v1"
+        )
+    if parts.password:
+        for secret in (parts.password, unquote(parts.password), unquote(f"{parts.username}:{parts.password}")):
+            remember(secret)
+
+
+def _why_not_opened(error: Exception) -> str:
+    """What keeps a connection from being opened at all: a proxy in the environment, or the address."""
+    proxies = {scheme: url for scheme, url in getproxies().items() if scheme in ("all", "http", "https")}
+    socks = [scheme for scheme, url in proxies.items() if url.lower().startswith("socks")]
+    if isinstance(error, ImportError) and socks:
+        return (
+            f"the environment variable {socks[0].upper()}_PROXY (in capitals or not) names a SOCKS proxy, for which "
+            "the package socksio is missing: install it (pip install socksio), or unset the variable"
+        )
+    named = ", ".join(f"{scheme.upper()}_PROXY" for scheme in proxies) or "none"
+    return (
+        f"no connection can be opened ({one_line(str(error))}): check base_url and the proxy variables of the "
+        f"environment (set: {named})"
+    )

@@ -2,19 +2,22 @@
 
 A run that was killed finds in it every request that was finished, by key, and asks only for the others; a machine that
 loses its power may lose the last second's. A last line that is torn is cut off; damage anywhere else is an error,
-because it would mean paying twice unseen.
+because it would mean paying twice unseen. A row that is no whole answer, as older versions kept them, is left where it
+is and asked for again.
 """
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from actors.jsonl import JsonLines, lines_of, row_of
+from pipelines.chain_generation.answers import Completion, whole
+from pipelines.chain_generation.failures import AttemptFailed
 from pipelines.chain_generation.requests import Answer, Request
 from pipelines.data.schema import DataError
 
@@ -27,6 +30,12 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.answers: dict[str, Answer] = {}
+        self.unusable: dict[str, str] = {}
+        """Causes of the rows that are no whole answer, by key, while no later row answers the same request."""
+        self.tokens = 0
+        """Spent on all rows, those of interrupted runs and unusable ones included."""
+        self.cost = 0.0
+        """The same in money."""
         self._lines: JsonLines | None = None
 
     def __enter__(self) -> Self:
@@ -38,8 +47,7 @@ class Journal:
         """
         self._lines = JsonLines(self.path)
         for number, line in lines_of(self.path):
-            answer = _read_line(line, f"{self.path}, line {number}")
-            self.answers[answer.key] = answer
+            self._take(_read_line(line, f"{self.path}, line {number}"))
         return self
 
     def __exit__(
@@ -57,21 +65,23 @@ class Journal:
         """
         assert self._lines is not None, "the journal is not open"
         self._lines.append(asdict(answer))
-        self.answers[answer.key] = answer
+        self._take(answer)
+
+    def _take(self, answer: Answer) -> None:
+        """Count a row, and hold its answer by the rule that every answer has passed before it was written."""
+        self.tokens += answer.tokens
+        self.cost += answer.cost
+        try:
+            kept = whole(Completion(answer.text, answer.finish_reason, answer.model, None, None))
+        except AttemptFailed as failure:
+            self.unusable[answer.key] = failure.cause
+        else:
+            self.unusable.pop(answer.key, None)
+            self.answers[answer.key] = replace(answer, finish_reason=kept.finish_reason)
 
     def find(self, requests: Iterable[Request]) -> dict[str, Answer]:
         """The answers to those of the requests that are finished, by key."""
         return {item.key: self.answers[item.key] for item in requests if item.key in self.answers}
-
-    @property
-    def tokens(self) -> int:
-        """Spent on all answers, those of interrupted runs included."""
-        return sum(answer.tokens for answer in self.answers.values())
-
-    @property
-    def cost(self) -> float:
-        """The same in money."""
-        return sum(answer.cost for answer in self.answers.values())
 
 
 def set_aside(path: Path) -> Path | None:

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from pipelines.chain_generation.answers import Completion
 from pipelines.chain_generation.failures import AttemptFailed
 from pipelines.chain_generation.requests import Request
-from pipelines.chain_generation.teachers import Completion, NamedTeacher
+from pipelines.chain_generation.teachers import NamedTeacher
 from pipelines.config import Config
 from pipelines.data.prompts import encode
 from pipelines.job.session import Session

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.verifier.trace import open_thought
 from pipelines.config import Teacher
 
 FIRST_PASS = 0
@@ -46,7 +47,7 @@ class Answer:
     sample: int
     text: str
     finish_reason: str
-    """As the endpoint gave it: ``stop``, ``length``, ``content_filter``, ..."""
+    """``stop``, or ``length`` where it is cut at the token limit, whatever the endpoint calls these."""
     model: str
     """As the endpoint names itself."""
     prompt_tokens: int
@@ -61,6 +62,14 @@ class Answer:
     def tokens(self) -> int:
         """Of prompt and answer."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def chain(self) -> str:
+        """The text as it is examined, shown and learned: trimmed, and with the opening of its thought.
+
+        Servers whose chat template writes ``<think>`` into the prompt answer without it.
+        """
+        return open_thought(self.text.strip())
 
 
 def build_request(

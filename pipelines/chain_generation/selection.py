@@ -33,14 +33,12 @@ class Candidate:
 
 def examine(question: Question, answer: Answer, filters: ChainFilters, lint: BetrayalLint) -> Candidate:
     """Read an answer, measure it, and find the first reason to refuse it."""
-    text = answer.text.strip()
+    text = answer.chain
     verdict = read_verdict(text, "strict", truncated=answer.finish_reason == "length")
     quality = measure(text, question.judged)
     cause, detail = None, ""
     if answer.finish_reason == "length":
         cause = "cut at the token limit"
-    elif answer.finish_reason != "stop":
-        cause, detail = "ended early", answer.finish_reason
     elif verdict.side is None:
         cause, detail = "no verdict", (verdict.cause or "").replace("_", " ")
     elif verdict.side != question.label:
@@ -91,4 +89,4 @@ def flawed_attempt(candidates: Sequence[Candidate]) -> str:
     if not usable:
         return "(nothing)"
     shown = min(usable, key=lambda item: (rank.get(item.cause or "", 1), -item.answer.round, item.answer.sample))
-    return shown.answer.text.strip()
+    return shown.answer.chain

@@ -6,19 +6,9 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
+from pipelines.chain_generation.answers import Completion
 from pipelines.chain_generation.requests import Request
 from pipelines.config import Config, ConfigError, Teacher
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What one attempt brought. Token counts are None where the endpoint does not state them."""
-
-    text: str
-    finish_reason: str
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
 
 
 class TeacherClient(Protocol):

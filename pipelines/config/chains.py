@@ -22,6 +22,8 @@ class Teacher:
     """Environment variable that holds the key; the key itself is written nowhere."""
     answers_as: str | None = None
     """Model name its answers carry, where that is not `model` or a dated form of it."""
+    ends_as: str | None = None
+    """`finish_reason` of its whole answers, where that is no known word for it such as `stop` or `eos`."""
     temperature: float | None = number(0.7, at_least=0, at_most=2)
     """Null: not sent, for models that refuse it; like the next."""
     top_p: float | None = number(1.0, above=0, at_most=1)

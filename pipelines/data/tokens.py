@@ -155,10 +155,12 @@ class ChatTokenizer:
 
     def chain(self, text: str, prompt: str) -> str:
         """A chain's text after ``prompt``. Its own tags, as the verifier reads them, are tokens where the tokenizer has
-        them; all that it quotes is text.
+        them; all that it quotes is text. A thought that the chat template has opened already is not opened twice.
         """
         parts, at = [], 0
         thought_opened = prompt.rstrip().endswith(self._names.get("<think>", "<think>"))
+        if thought_opened and text.lstrip().startswith("<think>"):
+            text = text.lstrip().removeprefix("<think>").removeprefix("\n")
         for start, end in own_tags(text, thought_opened):
             parts += [self._text(text[at:start]), self._names.get(text[start:end], text[start:end])]
             at = end

@@ -6,6 +6,7 @@ deadline, falls back to offline files with a warning, and an error of its own en
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from actors.jsonl import JsonLines
+from actors.redaction import redact
 from pipelines.reporting.wandb_mode import Mode, resolve_mode, server_hosts
 
 log = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class Tracker:
                 # Offline, W&B ignores `resume` and says so on the terminal.
                 resume="allow" if mode == "online" else None,
                 dir=str(self._directory),
-                config=plain_numbers(config),
+                config=json.loads(redact(json.dumps(plain_numbers(config)))),
                 mode=mode,
                 settings=wandb.Settings(
                     silent=True,
@@ -237,7 +239,7 @@ class Tracker:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {' '.join(redact(str(error)).split())[:300]}"
 
 
 def _as_float(value: Any) -> Any:

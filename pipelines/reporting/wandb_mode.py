@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
+from actors.redaction import redact
+
 log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
@@ -61,7 +63,7 @@ def server_hosts() -> tuple[str, ...]:
         # Silent from here on: a run's own settings come too late for what is said while logging in.
         url = wandb.setup(wandb.Settings(silent=True)).settings.base_url
     except Exception as error:
-        log.warning("W&B: its settings cannot be read (%s)", error)
+        log.warning("W&B: its settings cannot be read (%s)", redact(str(error)))
         return ()
     host = urlparse(url).netloc
     return (host, "api.wandb.ai") if host.endswith(".coreweave.com") else (host,)

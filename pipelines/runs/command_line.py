@@ -15,6 +15,7 @@ import hydra
 from omegaconf import DictConfig
 
 from actors.errors import UserError, machine_fault
+from actors.redaction import redact
 from pipelines.config import Config, ConfigError, typed
 from pipelines.config.compose import CONF, checked, load_config
 from pipelines.config.overrides import arguments_of
@@ -83,4 +84,4 @@ def tell(error: UserError | OSError) -> int:
 
 def _show(message: str) -> None:
     sys.stdout.flush()
-    sys.stderr.write(f"{message}\n")
+    sys.stderr.write(f"{redact(message)}\n")

@@ -12,6 +12,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from actors.files import write_text
+from actors.logs import LogFormatter
+from actors.redaction import redact
 from pipelines.config import Config, ConfigError
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
@@ -141,10 +143,10 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
 def open_run(config: Config) -> Iterator[RunDirectory]:
     """The run's folder, locked, with the resolved configuration written and the driver's log going to a file."""
     with RunDirectory(config.output_root, config.run, config.recipe_name) as run:
-        write_text(run.config_file, OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_text(run.config_file, redact(OmegaConf.to_yaml(OmegaConf.structured(config))))
         run.update_summary({"run": config.run, "recipe": config.recipe_name, "seed": config.seed})
         handler = logging.FileHandler(run.logs / "driver.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LogFormatter())
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.INFO)

@@ -28,6 +28,12 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     """Sent as it is, instead of a completion."""
+    message: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the message, in a stream of a first piece before those of the text."""
+    events: Sequence[Any] = ()
+    """Further events of a stream, before its last piece."""
+    done: bool = True
+    """End a stream with `[DONE]`."""
     model: str = MODEL
     finish_reason: str | None = "stop"
     choices: bool = True
@@ -117,9 +123,8 @@ class TeacherServer:
         data = reply.body if reply.body is not None else completion(body, reply)
         stream = body.get("stream") and reply.body is None and reply.status == 200
         handler.send_response(reply.status)
-        handler.send_header("Content-Type", "text/event-stream" if stream else "application/json")
-        handler.send_header("Content-Length", str(len(data)))
-        for name, value in reply.headers.items():
+        form = "text/event-stream" if stream else "application/json"
+        for name, value in {"Content-Type": form, "Content-Length": str(len(data)), **reply.headers}.items():
             handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(data[: reply.cut_after])
@@ -137,19 +142,23 @@ def completion(body: Mapping[str, Any], reply: Reply) -> bytes:
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
     base = {"id": "c", "created": 1, "model": reply.model}
     if not body.get("stream"):
-        message = {"role": "assistant", "content": reply.text}
+        message = {"role": "assistant", "content": reply.text, **reply.message}
         choices = [{"index": 0, "message": message, "finish_reason": reply.finish_reason}] if reply.choices else []
         return json.dumps(
             {**base, "object": "chat.completion", "choices": choices, "usage": usage if reply.usage else None}
         ).encode()
-    return "".join(f"data: {event}\n\n" for event in [*map(json.dumps, _chunks(base, reply, usage)), "[DONE]"]).encode()
+    done = ["[DONE]"] if reply.done else []
+    return "".join(f"data: {event}\n\n" for event in [*map(json.dumps, _chunks(base, reply, usage)), *done]).encode()
 
 
 def _chunks(base: dict[str, Any], reply: Reply, usage: dict[str, int]) -> Iterator[dict[str, Any]]:
     base = {**base, "object": "chat.completion.chunk"}
     if reply.choices:
+        if reply.message:
+            yield {**base, "choices": [{"index": 0, "delta": dict(reply.message), "finish_reason": None}]}
         for piece in [reply.text[start : start + 40] for start in range(0, len(reply.text), 40)]:
             yield {**base, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+        yield from reply.events
         yield {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]}
     if reply.usage:
         yield {**base, "choices": [], "usage": usage}

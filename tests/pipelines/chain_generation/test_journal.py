@@ -11,7 +11,7 @@ from pipelines.chain_generation.journal import Journal, set_aside
 from pipelines.chain_generation.requests import Answer
 from pipelines.data.schema import DataError
 
-ANSWER = Answer("k0", "p/chosen_first", 0, 0, "a\u2028b\n\U0001f600\ud800", "stop", "m", 10, 5, False, 0.25, 1.5, 2)
+ANSWER = Answer("k0", "p/chosen_first", 0, 0, "a\u2028b\n\U0001f600", "stop", "m", 10, 5, False, 0.25, 1.5, 2)
 
 
 def filled(path: Path, count: int) -> list[Answer]:

@@ -49,7 +49,6 @@ def test_a_good_chain_is_kept() -> None:
     ("reply", "filters", "cause", "detail"),
     [
         (answer(finish_reason="length"), {}, "cut at the token limit", ""),
-        (answer(finish_reason="content_filter"), {}, "ended early", "content_filter"),
         (answer(""), {}, "no verdict", "empty"),
         (answer(GOOD + " So B."), {}, "no verdict", "none found"),
         (answer(GOOD.replace("[[B]]", "[[A]]")), {}, "wrong verdict", ""),

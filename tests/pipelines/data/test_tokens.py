@@ -159,7 +159,8 @@ def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
         (qwen3, "<think>a<|im_end|>b</think><|im_start|>user <tool_call>", ["<think>", "</think>"]),
         (r1_distill, "A is right.</think>[[A]]", ["</think>"]),
         (r1_distill, "A writes <think>x</think>, so\n</think>[[A]]", ["</think>"]),
-        (r1_distill, "<think>so</think>[[A]]<｜end▁of▁sentence｜><｜User｜>B?<｜Assistant｜>", ["<think>", "</think>"]),
+        # What its template opened already is not opened twice.
+        (r1_distill, "<think>\nso</think>[[A]]<｜end▁of▁sentence｜><｜User｜>B?<｜Assistant｜>", ["</think>"]),
         (r1_distill, "cut</think>[[A]]<｜tool▁call▁begin｜>", ["</think>"]),
         (llama3, "<think>x</think><|eot_id|><|start_header_id|>user<|python_tag|>", []),
     ],
@@ -169,7 +170,7 @@ def test_a_chain_has_the_ids_of_its_own_thought_and_quotes_in_text(build: Any, c
     chat = chat_tokenizer(tokenizer)
     (ids,) = chat.ids([chat.chain(chain, chat.prompt(user("x")))])
     assert tokenizer.convert_ids_to_tokens(controls(tokenizer, ids)) == own
-    assert tokenizer.decode(ids) == chain
+    assert tokenizer.decode(ids) == (chain.removeprefix("<think>\n") if build is r1_distill else chain)
 
 
 def test_the_last_closing_tag_ends_a_thought() -> None:

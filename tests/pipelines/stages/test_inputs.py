@@ -185,6 +185,22 @@ def test_chains_as_the_engine_will_see_them(tmp_path: Path, run: RunDirectory, m
     ]
 
 
+def test_a_thought_that_the_chat_template_opens_is_not_opened_twice(
+    tmp_path: Path, run: RunDirectory, model: str
+) -> None:
+    opening = tmp_path / "opening"
+    shutil.copytree(model, opening)
+    tokenizer = AutoTokenizer.from_pretrained(opening)
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    tokenizer.save_pretrained(opening)
+    rows = [{"messages": USER, "chain": "<think>\nmatch</think>x"}, {"messages": USER, "chain": "match"}]
+    config = config_of(data__chains=chain_file(tmp_path / "c.jsonl", rows))
+    for folder, learned in ((str(opening), "match</think>x<|im_end|>"), (model, "<think>\nmatch</think>x<|im_end|>")):
+        first, second = distillation_set(config, run, folder).sequences
+        assert tokenizer.decode(first.completion_ids) == learned
+        assert tokenizer.decode(second.completion_ids) == "match<|im_end|>"
+
+
 def test_long_chains_are_counted_and_never_cut(tmp_path: Path, run: RunDirectory, model: str) -> None:
     rows = chain_rows(generate_items(0, {"distill": 3})["distill"])
     rows[1]["chain"] = "match " * 500
