@@ -34,7 +34,6 @@ from pipelines.config import Config
 from pipelines.data.schema import DataError
 from pipelines.reporting.cards import render_card
 from pipelines.reporting.console import Console, percent
-from pipelines.runs.catalogue import STAGES
 from pipelines.runs.command_line import main
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.stage import open_run
@@ -181,7 +180,7 @@ class ChainWriter:
                 f"{summary['unanswered']:,} questions are not answered yet: run the same command to go on"
             )
         else:
-            self.run.mark_finished("chains", STAGES["chains"].fingerprint(self.config))
+            self.run.mark_finished("chains")
         self.console.note(
             f"{shown}/chains.parquet, {shown}/card.md; learn them with data.chains={shown}/chains.parquet"
         )

@@ -5,7 +5,6 @@ A recipe with a checkpoint and data of its own needs none of this; then the stag
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from actors.messages import Order, Side
@@ -14,54 +13,42 @@ from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import PreferencePair, write_pairs
 from pipelines.data.tiny_model import build_tiny_model
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
-from pipelines.reporting.console import Console
-from pipelines.runs.catalogue import STAGES
 from pipelines.runs.command_line import main
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.stage import open_run
+from pipelines.stages.stage import open_run, open_stage
 
 ORDERS: tuple[tuple[Order, Side], ...] = (("chosen_first", "A"), ("chosen_second", "B"))
 
 
 def prepare(config: Config, run: RunDirectory) -> None:
-    """Write ``data/*.parquet`` and ``model/``; does nothing when a run with the same settings has them."""
-    console = Console()
-    console.header("prepare", f"run {config.run}, recipe {config.recipe_name}, seed {config.seed}")
-    fingerprint = STAGES["prepare"].fingerprint(config)
-    if config.overwrite:
-        run.start_over("prepare")
-    done = run.finished("prepare")
-    if done is not None and done["fingerprint"] == fingerprint:
-        console.note(f"data and model of run {config.run!r} are there already; overwrite=true makes them again")
-        return
-    started = time.monotonic()
-    run.start_over("prepare")
-    items = generate_items(
-        config.seed,
-        {"distill": config.data.distill_pairs, "rl": config.data.rl_pairs, "heldout": config.data.heldout_pairs},
-    )
-    chains = [chain_row(pair, order, label, config) for pair in items["distill"] for order, label in ORDERS]
-    for name in ("rl", "heldout", "distill"):
-        write_pairs(items[name], run.data / f"{name}.parquet")
-    run.write_parquet(run.data / "chains.parquet", chains)
-    console.note(
-        ", ".join(f"{len(pairs)} pairs for {name}" for name, pairs in items.items()) + f", {len(chains)} chains"
-    )
-    if config.model.path is None:
-        corpus = [text for row in chains[:3000] for text in (row["messages"][-1]["content"], row["chain"])]
-        model = config.model
-        build_tiny_model(
-            run.model,
-            corpus,
-            seed=config.seed,
-            hidden=model.hidden,
-            layers=model.layers,
-            heads=model.heads,
-            intermediate=model.intermediate,
+    """Write ``data/*.parquet`` and ``model/``; does nothing when the run has them."""
+    with open_stage(config, run, "prepare") as stage:
+        if stage.is_finished:
+            return
+        sizes = {"distill": config.data.distill_pairs, "rl": config.data.rl_pairs, "heldout": config.data.heldout_pairs}
+        items = generate_items(config.seed, sizes)
+        chains = [chain_row(pair, order, label, config) for pair in items["distill"] for order, label in ORDERS]
+        for name in ("rl", "heldout", "distill"):
+            write_pairs(items[name], run.data / f"{name}.parquet")
+        run.write_parquet(run.data / "chains.parquet", chains)
+        stage.console.note(
+            ", ".join(f"{len(pairs)} pairs for {name}" for name, pairs in items.items()) + f", {len(chains)} chains"
         )
-        console.note(f"tokenizer and model in {run.model}")
-    run.update_summary({"data": run.hashes(), "seconds": {"prepare": time.monotonic() - started}})
-    run.mark_finished("prepare", fingerprint)
+        if config.model.path is None:
+            corpus = [text for row in chains[:3000] for text in (row["messages"][-1]["content"], row["chain"])]
+            model = config.model
+            build_tiny_model(
+                run.model,
+                corpus,
+                seed=config.seed,
+                hidden=model.hidden,
+                layers=model.layers,
+                heads=model.heads,
+                intermediate=model.intermediate,
+            )
+            stage.console.note(f"tokenizer and model in {run.model}")
+        run.update_summary({"data": run.hashes(), "seconds": {"prepare": stage.seconds()}})
+        run.mark_finished("prepare")
 
 
 def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -> dict[str, Any]:

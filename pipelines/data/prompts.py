@@ -49,6 +49,11 @@ class DroppedPrompts:
     """Tokens of the longest prompt seen, dropped or not."""
 
 
+def template_file(name: str) -> Path:
+    """The file of a template, which may not be there: the path of a YAML file, or one of ours by name."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else TEMPLATES / f"{name}.yaml"
+
+
 def load_template(name: str) -> PromptTemplate:
     """A template by name (``tiny``, ``chain_of_rubrics``, ``reasoning``) or by the path of a YAML file.
 
@@ -56,7 +61,7 @@ def load_template(name: str) -> PromptTemplate:
         DataError: there is no such template, or it lacks a part or names an unknown field.
 
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else TEMPLATES / f"{name}.yaml"
+    path = template_file(name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
         raise DataError(f"model.prompt: there is no template {name!r}; use one of {known}, or the path of a .yaml file")

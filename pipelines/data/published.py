@@ -5,11 +5,14 @@ The prompt of such a row is used as it is, so a pair has only the order in which
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.data.schema import DataError, Message, PreferencePair, messages_of, plain_messages
+
+log = logging.getLogger(__name__)
 
 WINNERS = {"model_a": "A", "model_b": "B"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -19,6 +22,17 @@ _FILE = re.compile(r".*\.(jsonl?|parquet)(\.\w+)?")
 def is_hub_name(name: str) -> bool:
     """Whether a string could be ``owner/dataset`` and not a path."""
     return bool(_HUB_NAME.fullmatch(name)) and not _FILE.fullmatch(name)
+
+
+def hub_version(name: str) -> str | None:
+    """What tells one state of a hub dataset from another; None where the hub and the cache do not say."""
+    from datasets import load_dataset_builder
+
+    try:
+        return f"version {load_dataset_builder(name).hash}"
+    except Exception as error:  # Whatever it is, reading the rows will meet it and say so.
+        log.info("dataset %s: its version is unknown: %s", name, error)
+        return None
 
 
 def hub_rows(name: str, split: str = "train") -> Iterator[tuple[int, dict[str, Any]]]:

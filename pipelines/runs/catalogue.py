@@ -6,8 +6,6 @@ section of the configuration with its YAML file, and a record here.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -37,6 +35,8 @@ class StageRecord:
     """Settings and sections, as dotted keys, that make its result what it is."""
     free: tuple[str, ...] = ()
     """Exceptions from ``defining``."""
+    reads: tuple[str, ...] = ()
+    """Settings whose files make its result what it is too, by their content: names of ``stages/contents.py``."""
     submitted: bool = True
     """Whether ``python -m pipelines.<name>`` runs it, here or as a job; otherwise it is part of another command."""
 
@@ -62,10 +62,6 @@ class StageRecord:
             add(key, reduce(lambda section, name: section[name], key.split("."), everything))
         return flat
 
-    def fingerprint(self, config: Config) -> str:
-        """A short stand-in for :meth:`settings`: equal settings give equal ones."""
-        return hashlib.sha256(json.dumps(self.settings(config), sort_keys=True).encode()).hexdigest()[:16]
-
 
 _DATA_SETS = ("data.mix", "data.lint")  # Read by `make data` and `make lint-data` alone.
 _RHYTHM = ("checkpoints", "evaluate_every")
@@ -90,6 +86,7 @@ STAGES = MappingProxyType(
                     *("model.prompt", "model.path"),
                     *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
                 ),
+                reads=("model.prompt",),
             ),
             StageRecord(
                 "distill",
@@ -99,6 +96,7 @@ STAGES = MappingProxyType(
                 judged=("before", "distill"),
                 defining=("seed", "model", "data", "distill"),
                 free=(*_DATA_SETS, *(f"distill.{name}" for name in _RHYTHM)),
+                reads=("model.path", "model.prompt", "data.chains", "data.train", "data.heldout"),
             ),
             StageRecord(
                 "rl",
@@ -109,6 +107,7 @@ STAGES = MappingProxyType(
                 judged=("rl",),
                 defining=("seed", "model", "data", "rl", "algorithm", "verifier"),
                 free=(*_DATA_SETS, *(f"rl.{name}" for name in _RHYTHM), "rl.evaluate_pairs"),
+                reads=("rl.policy", "model.prompt", "data.train", "data.heldout", "verifier.functions"),
             ),
             StageRecord(
                 "evaluate",

@@ -171,13 +171,13 @@ class RunDirectory:
         """Add to a stage's notes, for example the id of its W&B run."""
         self.write_json(self._stage_file(stage), self.notes(stage) | values)
 
-    def mark_finished(self, stage: str, fingerprint: str) -> None:
-        """Note that a stage is complete. ``fingerprint`` stands for the settings it ran with."""
-        self.note(stage, finished={"fingerprint": fingerprint, "time": round(time.time(), 3)})
+    def mark_finished(self, stage: str) -> None:
+        """Note that a stage is complete."""
+        self.note(stage, finished=round(time.time(), 3))
 
-    def finished(self, stage: str) -> dict[str, Any] | None:
-        """``{"fingerprint", "time"}`` of a complete stage, None otherwise."""
-        return self.notes(stage).get("finished")
+    def finished(self, stage: str) -> bool:
+        """Whether a stage is complete."""
+        return bool(self.notes(stage).get("finished"))
 
     def require(self, path: Path, what: str, stage: str) -> Path:
         """``path``, which ``stage`` makes.

@@ -24,6 +24,7 @@ from pipelines.reporting.run_report import write_report
 from pipelines.reporting.tracking import Tracker
 from pipelines.runs.catalogue import STAGES
 from pipelines.runs.folder import RunDirectory
+from pipelines.stages.contents import Content, changes, contents
 from pipelines.stages.inputs import JudgingTask
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Stage:
         both = "" if row["consistent_accuracy"] is None else f", both orders right {row['consistent_accuracy']:.3f}"
         self.console.note(f"held out: accuracy {row['accuracy']:.3f}{both} ({row['n']} pairs)")
         write_report(self.run.path)
-        self.run.mark_finished(self.name, STAGES[self.name].fingerprint(self.config))
+        self.run.mark_finished(self.name)
         self.is_finished = True
 
     def close(self, failed: bool) -> None:
@@ -99,7 +100,7 @@ def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = T
     """A stage of a run. A finished one is opened with ``is_finished`` set; ``overwrite`` clears it first.
 
     Raises:
-        ConfigError: the stage was begun or finished with other settings.
+        ConfigError: the stage was begun or finished with other settings, or files it reads have another content now.
 
     """
     console = Console()
@@ -108,12 +109,13 @@ def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = T
         run.start_over(name)
     stage = Stage(config, run, name, console)
     _refuse_other_settings(config, run, name)
-    if run.finished(name) is not None:
+    read = _same_contents(config, run, name)
+    if run.finished(name):
         console.note(f"{name} of run {config.run!r} is finished already; overwrite=true starts it over")
         stage.is_finished = True
         yield stage
         return
-    run.note(name, settings=STAGES[name].settings(config))
+    run.note(name, settings=STAGES[name].settings(config), contents=read)
     failed = True
     try:
         yield stage
@@ -137,6 +139,18 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
             f"{name} of run {config.run!r} was begun with other settings ({'; '.join(changed)}): give them back, "
             "choose another run name (RUN=...), or start over with overwrite=true"
         )
+
+
+def _same_contents(config: Config, run: RunDirectory, name: str) -> dict[str, Content]:
+    """What the stage reads, as it was when the stage began; of what is gone since, what it was stays noted."""
+    before = run.notes(name).get("contents", {})
+    now = contents(config, run, STAGES[name].reads)
+    if changed := list(changes(before, now)):
+        raise ConfigError(
+            f"{name} of run {config.run!r} was begun with other files ({'; '.join(changed)}): give them back, choose "
+            "another run name (RUN=...), or start over with overwrite=true"
+        )
+    return {setting: found or before.get(setting, {}) for setting, found in now.items()}
 
 
 @contextmanager

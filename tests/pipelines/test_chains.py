@@ -117,16 +117,16 @@ def test_start_over_keeps_what_was_paid_for(write: Write, teach: Any) -> None:
 def test_a_set_without_open_questions_is_finished_and_outlives_its_pairs(write: Write, teach: Any) -> None:
     with TeacherServer(teach) as server:
         run = write(server.url, "chains.rounds=0", "chains.budget_tokens=500")
-        assert (run.summary()["chains"]["unanswered"] > 0, run.finished("chains")) == (True, None)
+        assert (run.summary()["chains"]["unanswered"] > 0, run.finished("chains")) == (True, False)
         run = write(server.url, "chains.rounds=0")
-        assert run.finished("chains") is not None
+        assert run.finished("chains")
         # A refused set is not finished, whatever the one before was.
         with pytest.raises(DataError, match="no chain could be kept"):
             write(server.url, "chains.rounds=0", "chains.filters.min_words=10000")
-        assert run.finished("chains") is None
+        assert not run.finished("chains")
         run = write(server.url, "chains.rounds=0")
     run.start_over("prepare")
-    assert run.finished("chains") is not None
+    assert run.finished("chains")
     assert len(rows(run)) == 16
     run.start_over("chains")
     assert [file.name for file in run.chains.iterdir()] == ["journal.jsonl"]

@@ -76,7 +76,7 @@ def test_a_stage_that_fails_is_not_finished_and_continues(opened: Open, run: Run
 
     with pytest.raises(RuntimeError, match="broken"):
         fail()
-    assert run.finished("rl") is None
+    assert not run.finished("rl")
     with opened() as stage:
         assert not stage.is_finished
 
