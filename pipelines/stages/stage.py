@@ -66,6 +66,7 @@ class Stage:
 
     def warn(self, message: str) -> None:
         """Say on the terminal, and later in the report, what needs attention."""
+        message = redact(message)
         self.console.warn(message)
         before = self.run.notes(self.name).get("warnings", [])
         if message not in before:
