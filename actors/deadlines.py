@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.causes import is_defect, reason
 from actors.errors import UserError
 from actors.logs import write_stacks
 
@@ -92,7 +93,9 @@ def exceeded(seconds: float, what: str, actors: Sequence[NamedActor]) -> Deadlin
 
 def failure(error: Exception, what: str, actor: NamedActor) -> ActorFailed:
     """The error of an actor that raised or died instead of an answer."""
-    return ActorFailed(f"{what}: {actor} {_reason(error)}")
+    failed = ActorFailed(f"{what}: {actor} {reason(error, actor.log)}")
+    failed.is_defect = is_defect(error)
+    return failed
 
 
 def _stacks(logs: set[str]) -> set[str]:
@@ -127,13 +130,3 @@ def _answer(reference: Any) -> Any:
         return ray.get(reference, timeout=60.0)
     except RayError as error:
         return error
-
-
-def _reason(error: Exception) -> str:
-    from ray.exceptions import RayActorError, RayTaskError
-
-    if isinstance(error, RayTaskError):
-        return f"failed: {error.cause!r}"
-    if isinstance(error, RayActorError):
-        return f"died: {str(error).strip().splitlines()[-1]}"
-    return f"failed: {error}"

@@ -14,6 +14,8 @@ class UserError(Exception):
     """
 
     exit_status = 1
+    is_defect = False
+    """Whether a mistake of the code is behind it after all, so that the traceback is shown too."""
 
 
 class MachineFault(UserError):

@@ -32,10 +32,10 @@ def distill(config: Config, session: Session) -> None:
         learners = session.learners()
         total = steps_for(len(chains.sequences), config.distill.epochs, config.distill.batch_size)
         learners.load(base, None, optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout)
+        fleet = session.rollouts(base)
+        if "before" not in session.run.summary():
+            stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
         with open_training(stage, learners, total) as training:
-            fleet = session.rollouts(base)
-            if "before" not in session.run.summary():
-                stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
             train(config, session, training, learners, chains, heldout)
         learners.export(str(session.run.export_directory("distill")))
         session.weight_sync().publish(total)
@@ -76,7 +76,7 @@ def train(
             metrics = current()
         metrics |= step_metrics(clock.end_step(), metrics["tokens"])
         metrics["epoch"] = (step + 1) * settings.batch_size / count
-        asyncio.run(training.after_step(step + 1, metrics, partial(evaluate, step + 1)))
+        asyncio.run(training.after_step(step + 1, metrics, partial(evaluate, step + 1), is_ahead=following is not None))
 
 
 if __name__ == "__main__":

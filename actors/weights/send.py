@@ -5,6 +5,7 @@ Gathering ends before the transfer begins, so no collective of the learners ever
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from actors.errors import MachineFault
 from actors.files import atomic_path
 from actors.messages import TensorEntry, WeightUpdate
 from actors.weights.checksums import combined_checksum, tensor_checksum
@@ -27,6 +29,21 @@ def gathered(tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> tuple
     return WeightUpdate(version, None, entries, combined_checksum(entries)), held
 
 
+def refuse_if_full(folder: Path, needed: int, free: int) -> None:
+    """Refuse to begin a file of ``needed`` bytes where only ``free`` are free.
+
+    Raises:
+        MachineFault: naming both, the folder and the remedy.
+
+    """
+    if needed > free:
+        raise MachineFault(
+            f"{folder} has {free / 2**30:.2f} GiB free, published weights take {needed / 2**30:.2f} GiB: free or "
+            "enlarge it (a container's /dev/shm with --shm-size), or set cluster.weights_directory to another folder, "
+            "or cluster.weight_transfer=network"
+        )
+
+
 def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, directory: str) -> WeightUpdate:
     """Write full tensors in Hugging Face naming as ``<directory>/weights-<version>.safetensors``.
 
@@ -37,6 +54,7 @@ def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dire
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     update, held = gathered(tensors, version)
+    refuse_if_full(folder, sum(tensor.nbytes for tensor in held.values()), shutil.disk_usage(folder).free)
     path = folder / f"weights-{version:08d}.safetensors"
     with atomic_path(path, durable=False) as partial:
         save_file(held, partial)

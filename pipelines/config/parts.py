@@ -68,11 +68,14 @@ class Cluster:
     """Per learner rank; with CUDA it takes one device as well."""
     verifier_cpus: float = number(0.0, at_least=0)
     ready_timeout: float = number(120.0, at_least=0)
-    """Seconds to wait for the cluster to have the resources asked for."""
+    """Seconds to wait for a cluster to answer, and then for it to have the resources asked for."""
     start_timeout: float = number(300.0, at_least=1)
     """Seconds for an engine or a model to load."""
     step_timeout: float = number(3600.0, at_least=1)
     """Seconds for any single wait of a training step."""
+    grace: float = number(30.0, at_least=0)
+    """Seconds from SIGTERM or Ctrl-C to the end: for a training loop to end its step and save, and for actors to end.
+    0: stop at once."""
     weight_transfer: str = one_of("file", "network")
     """How published weights pass from learners to engines: through a `file`, or over the `network` (NCCL or gloo)."""
     weights_directory: str = "/dev/shm"

@@ -98,6 +98,8 @@ class Rl:
     """Steps between evaluations on held-out pairs; 0: only at the end."""
     evaluate_pairs: int = number(0, at_least=0)
     """Held-out pairs of the evaluations on the way; 0: all."""
+    warn_after_flat_steps: int = number(5, at_least=0)
+    """Consecutive steps in which nothing could be learned before a warning says so; 0: never."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(every=10))
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import shutil
+import signal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,11 +24,15 @@ from actors.rollout.worker import RolloutWorker
 from actors.verifier.actor import RewardVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
+from pipelines.job.connection import connect
 from pipelines.job.settings import engine_settings, learner_settings, reward_functions, reward_rule, roles
+from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
 
 # What an actor's process needs of the driver's environment; set for each actor, because Ray's own workers start before.
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_DEBUG")
+# For engines to end their processes when the session ends; those that do not are killed.
+_STOP_SECONDS = 10.0
 
 
 class Session:
@@ -38,6 +42,7 @@ class Session:
         self.config = config
         self.run = run
         self._started_ray = False
+        self._waits = contextlib.ExitStack()
         self._placement: Placement | None = None
         self._workers: list[NamedActor] = []
         self._model: str | None = None
@@ -51,26 +56,30 @@ class Session:
         self.weights_directory = Path(config.cluster.weights_directory) / f"reasoning-reward-models-{digest}"
 
     def __enter__(self) -> Self:
+        self._waits.enter_context(interruption.ending_waits(self._kill_learners))
         shutil.rmtree(self.weights_directory, ignore_errors=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Nothing is left behind, however often one asks for the end meanwhile.
+        with self._waits, interruption.shielded():
+            self.close()
 
     def _connect(self) -> None:
         import ray
 
         if ray.is_initialized():
             return
-        address = self.config.cluster.address or os.environ.get("RAY_ADDRESS")
-        if address is None:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # A cluster of our own, for this process alone: no dashboard, no port that others could reach.
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            connect(self.config.cluster.address, self.config.cluster.ready_timeout)
+        except SystemExit as end:
+            # What Ray's own handler of SIGTERM does while it starts.
+            raise interruption.Interrupted(signal.SIGTERM) from end
+        finally:
+            # Afterwards that handler would end in an abort.
+            interruption.install()
         self._started_ray = True
 
     def _reserved(self) -> Placement:
@@ -180,14 +189,18 @@ class Session:
 
     def release_learners(self) -> None:
         """End the learner ranks and free what they hold."""
+        self._kill_learners()
+        self._learners = self._weight_sync = None
+
+    def _kill_learners(self) -> None:
+        """End what threads wait for that train, save or publish."""
         if self._learners is not None:
             _end(self._learners.actors)
-            self._learners = self._weight_sync = None
 
     def _end_rollouts(self) -> None:
         if self._fleet is not None:
             with contextlib.suppress(Exception):
-                self._fleet.stop()
+                self._fleet.stop(_STOP_SECONDS)
         _end(self._workers)
         self._workers, self._fleet, self._weight_sync = [], None, None
 

@@ -44,7 +44,7 @@ def write_report(run_directory: Path) -> Path:
 
 def report_data(run_directory: Path) -> dict[str, Any]:
     """Everything the page shows, as plain data."""
-    notes: list[str] = []
+    notes = _warnings(run_directory / "stages")
     summary = _read_summary(run_directory / "summary.json", notes)
     config = run_directory / "config.yaml"
     traces = select_traces(sorted((run_directory / "traces").glob("*.parquet")), notes)
@@ -66,6 +66,18 @@ def report_data(run_directory: Path) -> dict[str, Any]:
         "traces": traces,
         "notes": notes,
     }
+
+
+def _warnings(folder: Path) -> list[str]:
+    """What the stages warned of; a file that cannot be read is left out, as it is only the note of a warning."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            warnings = json.loads(file.read_text(encoding="utf-8"))["warnings"]
+            found += [f"{file.stem}: {warning}" for warning in warnings]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def _read_summary(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -106,7 +106,12 @@ STAGES = MappingProxyType(
                 summary=("time_share",),
                 judged=("rl",),
                 defining=("seed", "model", "data", "rl", "algorithm", "verifier"),
-                free=(*_DATA_SETS, *(f"rl.{name}" for name in _RHYTHM), "rl.evaluate_pairs"),
+                free=(
+                    *_DATA_SETS,
+                    *(f"rl.{name}" for name in _RHYTHM),
+                    "rl.evaluate_pairs",
+                    "rl.warn_after_flat_steps",
+                ),
                 reads=("rl.policy", "model.prompt", "data.train", "data.heldout", "verifier.functions"),
             ),
             StageRecord(

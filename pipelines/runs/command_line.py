@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,11 @@ from actors.redaction import redact
 from pipelines.config import Config, ConfigError, typed
 from pipelines.config.compose import CONF, checked, load_config
 from pipelines.config.overrides import arguments_of
+from pipelines.runs import interruption
 
 
 def main(stage: Callable[[Config], None]) -> None:
-    """Run a stage as a command: Hydra's flags and overrides, clear errors, exit status 0, 1, 2 or 130."""
+    """Run a stage as a command: Hydra's flags and overrides, clear errors, exit status 0, 1, 2, or 128 + a signal's."""
     # The terminal shows our own progress; libraries' bars and warnings would cut through it.
     for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
@@ -40,8 +41,7 @@ def main(stage: Callable[[Config], None]) -> None:
             load_config(overrides)
             flags = [argument for argument in sys.argv[1:] if argument not in overrides]
             sys.argv[1:] = [*flags, *checked(overrides)]
-    # A job that is stopped from outside (Ray's job server, Slurm, a container) ends as one that is interrupted by hand.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption.install()
     run()
 
 
@@ -62,20 +62,40 @@ def clear_errors(begun: bool = False) -> Iterator[None]:
 
     The status is the error's own, but 1 for all of them once a stage has ``begun``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Where a terminal or a locale knows ASCII only, text of data and models has other characters all the same.
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
-    except KeyboardInterrupt:
-        _show("\ninterrupted. Run the same command again to continue from the last checkpoint.")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        with interruption.shielded():
+            name, point, status = interruption.described(error)
+            _show(f"\ninterrupted by {name}. Run the same command again to continue {point}:\n  {same_command()}")
+        sys.exit(status)
     except (UserError, OSError) as error:
         status = tell(error)
         sys.exit(1 if begun else status)
 
 
+def same_command() -> str:
+    """What to type for this process to run again: as it was typed, but without ``overwrite``, which starts over."""
+    given = sys.orig_argv
+    start = next(
+        (index for index, argument in enumerate(given) if argument.startswith("--args=") or "=" in argument), 0
+    )
+    if not start:
+        return shlex.join(given)
+    kept = [
+        argument for argument in arguments_of(given[start:]) if argument.partition("=")[0].lstrip("+") != "overwrite"
+    ]
+    return shlex.join([*given[:start], *kept])
+
+
 def tell(error: UserError | OSError) -> int:
     """Show an error a user can mend as one message; its exit status. What is a defect of ours is raised again."""
     mendable = error if isinstance(error, UserError) else machine_fault(error)
-    if mendable is None:
+    if mendable is None or mendable.is_defect:
         raise error
     logging.getLogger(__name__).debug("ended by", exc_info=True)
     _show(f"error: {mendable}")

@@ -65,6 +65,14 @@ class Stage:
         """Time spent on this stage, that of earlier, interrupted runs included."""
         return self.seconds_before + time.monotonic() - self._started
 
+    def warn(self, message: str) -> None:
+        """Say on the terminal, and later in the report, what needs attention."""
+        message = redact(message)
+        self.console.warn(message)
+        before = self.run.notes(self.name).get("warnings", [])
+        if message not in before:
+            self.run.note(self.name, warnings=[*before, message])
+
     def progress(self, total: int, done: int = 0) -> AbstractContextManager[StageProgress]:
         """The stage's progress bar."""
         return self.console.progress(self.name, total, done)
@@ -95,6 +103,17 @@ class Stage:
             self._tracker.finish(exit_code=1 if failed else 0)
 
 
+class _Warnings(logging.Handler):
+    """Passes on what the code of pipelines warns of, for example that W&B cannot be reached."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(logging.WARNING)
+        self._stage = stage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._stage.warn(record.getMessage())
+
+
 @contextmanager
 def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = True) -> Iterator[Stage]:
     """A stage of a run. A finished one is opened with ``is_finished`` set; ``overwrite`` clears it first.
@@ -117,11 +136,14 @@ def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = T
         return
     run.note(name, settings=STAGES[name].settings(config), contents=read)
     failed = True
+    warnings, ours = _Warnings(stage), logging.getLogger("pipelines")
+    ours.addHandler(warnings)
     try:
         yield stage
         failed = False
     finally:
         stage.close(failed)
+        ours.removeHandler(warnings)
 
 
 def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None:
@@ -159,13 +181,18 @@ def open_run(config: Config) -> Iterator[RunDirectory]:
     with RunDirectory(config.output_root, config.run, config.recipe_name) as run:
         write_text(run.config_file, redact(OmegaConf.to_yaml(OmegaConf.structured(config))))
         run.update_summary({"run": config.run, "recipe": config.recipe_name, "seed": config.seed})
-        handler = logging.FileHandler(run.logs / "driver.log")
+        handler = logging.FileHandler(run.logs / "driver.log", encoding="utf-8")
         handler.setFormatter(LogFormatter())
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         try:
             yield run
+        except Exception as error:
+            log.error("the run ended by an error", exc_info=True)
+            # Shown with the traceback of a defect; of an error that a user can mend only the message is.
+            error.add_note(f"This is a defect, or a fault of the machine: the log is {run.shown}/logs/driver.log")
+            raise
         finally:
             root.removeHandler(handler)
             handler.close()

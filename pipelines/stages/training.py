@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from actors.learner.group import LearnerGroup
-from actors.learner.manifest import checkpoint_path, latest, prune
+from actors.learner.manifest import checkpoint_path, latest, list_checkpoints, prune
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
 from pipelines.reporting.console import StageProgress
+from pipelines.reporting.flat_steps import FlatSteps
+from pipelines.runs import interruption
 from pipelines.runs.catalogue import STAGES
 from pipelines.stages.stage import Stage
 
@@ -39,12 +41,13 @@ class Training:
         self._progress = progress
         self._evaluate_every: int = section.evaluate_every
         self._checkpoints = section.checkpoints
+        self._flat_steps = FlatSteps(stage.config.rl.warn_after_flat_steps)
         self._best: Sequence[float] | None = state.get("best")
         """Highest held-out accuracy on the way, and its step."""
 
     def pauses_after(self, done: int) -> bool:
         """Whether the weights after ``done`` steps are evaluated or saved before the next step may begin."""
-        return self._evaluates(done) or self._saves(done)
+        return self._evaluates(done) or self._saves(done) or interruption.requested()
 
     def _evaluates(self, done: int) -> bool:
         return bool(self._evaluate_every) and done % self._evaluate_every == 0 and done < self.steps.stop
@@ -52,24 +55,35 @@ class Training:
     def _saves(self, done: int) -> bool:
         return done % self._checkpoints.every == 0 or done == self.steps.stop
 
-    async def after_step(self, done: int, metrics: Mapping[str, float], evaluate: Evaluate) -> None:
-        """Evaluate if the schedule says so, log the step, save if the schedule says so.
+    async def after_step(
+        self, done: int, metrics: Mapping[str, float], evaluate: Evaluate, is_ahead: bool = False
+    ) -> None:
+        """Evaluate if the schedule says so, log the step, save if the schedule says so or the run was interrupted.
 
         Args:
             done: steps done, this one included.
             metrics: of the step.
-            evaluate: called if an evaluation is due.
+            evaluate: called if an evaluation is due; not where the run was interrupted, which leaves no time for it.
+            is_ahead: whether the learners were given the next step already, whose weights are not those to save.
+
+        Raises:
+            Interrupted: a signal came, and the step is saved.
 
         """
         logged = dict(metrics)
-        if self._evaluates(done):
+        if self._evaluates(done) and not interruption.requested():
             started = time.monotonic()
             logged |= _held_out(await evaluate(), self._stage.config.seed)
             logged["time/evaluate"] = time.monotonic() - started
         self._stage.tracker.log(done, logged)
         self._progress.update(done, logged)
-        if self._saves(done):
+        if warning := self._flat_steps.after(logged):
+            self._stage.warn(f"step {done}: {warning}")
+        stops = interruption.requested() and not is_ahead
+        if self._saves(done) or stops:
             await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"))
+        if stops:
+            interruption.stop()
 
     async def log_traces(self, done: int, rows: list[dict[str, Any]]) -> None:
         """Keep all traces of the step on disk; W&B gets a table now and then."""
@@ -104,7 +118,12 @@ def open_training(stage: Stage, learners: LearnerGroup, total: int) -> Iterator[
     if newest:
         stage.seconds_before = state["seconds"]
         stage.console.note(f"continues after step {first}, from {newest}")
-    with stage.progress(total, first) as progress:
+
+    def point() -> str:
+        saved = list_checkpoints(stage.run.checkpoints(stage.name))
+        return f"{stage.name} after step {saved[-1][0]}" if saved else f"{stage.name} from its beginning"
+
+    with interruption.at_step_ends(stage.config.cluster.grace, point), stage.progress(total, first) as progress:
         yield Training(stage, learners, total, state, progress)
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from commands import SMALL, Runs, wait_until
@@ -82,12 +89,88 @@ def test_damaged_checkpoint_is_named(runs: Runs) -> None:
     assert newest.name in output
 
 
-def test_interrupted_run_says_how_to_continue(runs: Runs) -> None:
-    process = runs.start("run", "interrupted", *SMALL)
+def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of the processes that have not ended within a few seconds, as Ray's own end after their parent."""
+    return psutil.wait_procs(processes, timeout=20)[1]
+
+
+def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Actors and the engines' processes; workers that Ray keeps idle are called ray::IDLE."""
+    names = ("ray::RolloutWorker", "ray::Learner", "ray::RewardVerifier", "EngineCore")
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if any(name in " ".join(process.cmdline()) for name in names):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_its_step_leaves_nothing_and_continues(runs: Runs, number: int, status: int) -> None:
+    """Ctrl-C comes in the distillation, SIGTERM in RL; both save what no schedule would have."""
+    name, shared = f"stopped-{status}", set(os.listdir("/dev/shm"))
+    rare = (*SMALL, "rl.checkpoints.every=50", "distill.checkpoints.every=50")
+    stage, rare = ("rl", rare) if number == signal.SIGTERM else ("distill", (*rare, "distill.epochs=40", "rl.steps=1"))
+    process = runs.start("run", name, *rare)
     wait_until(
-        lambda: process.poll() is not None or (runs.path("interrupted") / "metrics.jsonl").exists(), 300, "distillation"
+        lambda: process.poll() is not None or bool(runs.lines(name, stage)[1:]), 300, f"the second step of {stage}"
     )
-    process.send_signal(signal.SIGINT)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert of_actors(started)
+    process.send_signal(number)
     out, error = process.communicate(timeout=120)
-    assert process.returncode == 130, out + error
-    assert "Run the same command again to continue" in error
+    assert process.returncode == status, out + error
+    steps = len(runs.lines(name, stage))
+    assert f"Run the same command again to continue {stage} after step {steps}:" in error
+    assert [int(path.name[-6:]) for path in runs.path(name).glob(f"checkpoints/{stage}/step-*")] == [steps]
+    assert left_behind(started) == []
+    assert set(os.listdir("/dev/shm")) - shared == set()
+    if number == signal.SIGTERM:
+        assert f"continues after step {steps}" in runs("run", name, *rare)
+        assert [line["step"] for line in runs.lines(name, stage)] == [1, 2, 3, 4, 5, 6]
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as opened:
+        servers = [opened.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
+
+
+@pytest.fixture
+def standing() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    """The head of a Ray cluster that was there before, and the environment that joins it."""
+    port, client_port = free_ports(2)
+    joined = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "disabled"}
+    # Short, because sockets lie in it.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="rrm-", ignore_cleanup_errors=True) as folder:
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=4"]
+        command += [f"--port={port}", f"--ray-client-server-port={client_port}", f"--temp-dir={folder}"]
+        command += ["--include-dashboard=false", "--disable-usage-stats"]
+        with (Path(folder) / "head.log").open("wb") as log:
+            head = subprocess.Popen(command, env=os.environ | joined, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: bool(list(Path(folder).glob("session_latest/sockets/raylet*"))), 60, "a Ray cluster")
+            yield head, joined
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+
+
+def test_on_a_standing_cluster_a_stopped_run_ends_its_actors_and_nothing_else(
+    runs: Runs, standing: tuple[subprocess.Popen[bytes], dict[str, str]]
+) -> None:
+    head, joined = standing
+    shared = set(os.listdir("/dev/shm"))
+    overrides = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=500")
+    runs("prepare", "guest", *overrides)
+    process = runs.start("distill", "guest", *overrides, **joined)
+    wait_until(lambda: process.poll() is not None or bool(runs.lines("guest", "distill")), 300, "distillation")
+    actors = of_actors(psutil.Process(head.pid).children(recursive=True))
+    assert actors
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 143, out + error
+    assert f"continue distill after step {len(runs.lines('guest', 'distill'))}:" in error
+    assert left_behind(actors) == []
+    assert set(os.listdir("/dev/shm")) - shared == set()
+    assert head.poll() is None

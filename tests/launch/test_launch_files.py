@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,50 @@ def test_the_slurm_script_is_valid_bash_and_wants_a_pipeline() -> None:
     done = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "usage: sbatch launch/slurm.sbatch PIPELINE" in done.stderr
+
+
+def slurm_job(tmp_path: Path, pipeline: str, *settings: str) -> tuple[int, list[str]]:
+    """The Slurm script with stand-ins for what it calls; returns its status and what was called of ``scontrol``."""
+    bin_folder, calls = tmp_path / "bin", tmp_path / "calls"
+    bin_folder.mkdir()
+    calls.touch()
+    stubs = {
+        "scontrol": f'if [ "$1" = requeue ]; then echo "$@" >> {calls}; else echo node1; fi',
+        # The head stays up until it is ended; the pipeline is the test's own program.
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+        "ray": 'case "$*" in *--head*) exec sleep 60 ;; *) exit 0 ;; esac',
+        "hostname": "echo 127.0.0.1",
+        "python": f'if [ "$1" = -c ]; then echo token; else {pipeline}; fi',
+    }
+    for name, body in stubs.items():
+        (bin_folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (bin_folder / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    slurm = {
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n",
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    environment = os.environ | slurm | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "BATCH": str(tmp_path / "pid")}
+    script = ["bash", "-c", f'echo $$ > "$BATCH"; exec bash {LAUNCH / "slurm.sbatch"} "$@"', "slurm", "run", *settings]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, calls.read_text().splitlines()
+
+
+# A pipeline that is told to end only after Slurm has told the batch script so, saves, and ends with 143.
+PREEMPTED = "trap 'exit 143' TERM; kill -TERM $(cat $BATCH); while :; do sleep 0.1; done"
+
+
+def test_a_preempted_slurm_job_is_told_ends_and_is_queued_again(tmp_path: Path) -> None:
+    assert slurm_job(tmp_path, PREEMPTED, "recipe=tiny") == (143, ["requeue 7"])
+
+
+def test_a_slurm_job_that_starts_over_is_not_queued_again(tmp_path: Path) -> None:
+    assert slurm_job(tmp_path, PREEMPTED, "recipe=tiny", "overwrite=true") == (143, [])
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_slurm_job_ends_as_its_pipeline(tmp_path: Path, status: int) -> None:
+    assert slurm_job(tmp_path, f"exit {status}", "recipe=tiny") == (status, [])

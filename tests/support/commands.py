@@ -78,6 +78,13 @@ class Runs:
         lines = [json.loads(line) for line in (self.path(run) / "metrics.jsonl").read_text().splitlines()]
         return [line for line in lines if line["stage"] == stage]
 
+    def lines(self, run: str, stage: str) -> list[dict[str, Any]]:
+        """As :meth:`metrics`, while the stage runs: none before the file is there, and no line that is half written."""
+        file = self.path(run) / "metrics.jsonl"
+        text = file.read_text() if file.exists() else ""
+        whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in whole if line["stage"] == stage]
+
     def close(self) -> None:
         """End the process groups that are still there."""
         for process in self._processes:

@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from actors.errors import MachineFault
 from actors.weights.checksums import combined_checksum, tensor_checksum
-from actors.weights.send import write_update
+from actors.weights.send import refuse_if_full, write_update
 
 
 def named(seed: int) -> list[tuple[str, torch.Tensor]]:
@@ -71,3 +72,9 @@ def test_the_same_version_again_replaces_its_file(tmp_path: Path) -> None:
     assert first.path == second.path
     assert first.checksum != second.checksum
     assert tensor_checksum(load_file(second.path)["model.norm.weight"]) == second.tensors[0].checksum
+
+
+def test_a_folder_too_small_for_the_weights_is_refused_before_writing(tmp_path: Path) -> None:
+    refuse_if_full(tmp_path, 2**30, 2**30)
+    with pytest.raises(MachineFault, match=r"has 0\.06 GiB free, published weights take 14\.20 GiB: .*--shm-size"):
+        refuse_if_full(tmp_path, round(14.2 * 2**30), 64 * 2**20)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.parquet as pq
@@ -11,11 +13,13 @@ import pytest
 
 from actors.messages import Order, Verdict
 from pipelines.config import ConfigError
+from pipelines.config.compose import load_config
 from pipelines.data.schema import Message, PreferencePair
 from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.reporting.run_report import report_data
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import JudgingTask
-from pipelines.stages.stage import Stage
+from pipelines.stages.stage import Stage, open_run
 
 Open = Callable[..., AbstractContextManager[Stage]]
 ORDERS: tuple[Order, ...] = ("chosen_first", "chosen_second")
@@ -120,3 +124,24 @@ def test_starting_over_leaves_no_judgment_of_what_is_gone(
                 run.write_parquet(run.trace_file(name, "rollouts", 1), [{"step": 1}])
     run.start_over(stage)
     assert sorted(file.stem for file in run.traces.iterdir()) == kept
+
+
+def test_what_the_code_warns_of_is_on_the_terminal_and_in_the_report(
+    opened: Open, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened():
+        for _ in range(2):
+            logging.getLogger("pipelines.reporting.tracking").warning("W&B: going online failed (%s)", "no route")
+        logging.getLogger("another.library").warning("noise")
+    assert "warning: W&B: going online failed (no route)" in capsys.readouterr().out
+    assert report_data(run.path)["notes"][0] == "rl: W&B: going online failed (no route)"
+    assert run.notes("rl")["warnings"] == ["W&B: going online failed (no route)"]
+
+
+def test_a_defect_is_in_the_log_and_names_it(tmp_path: Path) -> None:
+    config = load_config(["recipe=tiny", "run=broken", f"output_root={tmp_path}"])
+    with pytest.raises(ZeroDivisionError) as raised, open_run(config):
+        print(1 // 0)
+    log = tmp_path / "broken" / "logs" / "driver.log"
+    assert raised.value.__notes__ == [f"This is a defect, or a fault of the machine: the log is {log}"]
+    assert "ZeroDivisionError" in log.read_text(encoding="utf-8")

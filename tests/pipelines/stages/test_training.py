@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, cast
+
+import pytest
 
 from actors.learner.group import LearnerGroup
 from actors.messages import Verdict
 from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.reporting.run_report import report_data
+from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
+from pipelines.runs.interruption import Interrupted, Interruption
 from pipelines.stages.stage import Stage
 from pipelines.stages.training import Training, open_training
 
@@ -108,3 +115,51 @@ def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opene
         take(training, 6, evaluate)
     kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
     assert kept == ["step-000002", "step-000005", "step-000006"]
+
+
+def test_steps_that_teach_nothing_are_warned_of_on_the_terminal_and_in_the_report(
+    opened: Open, run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = {"equal_reward_groups": 1.0, "reward": 1.0, "reward_std": 0.0, "accuracy": 1.0, "parse_rate": 1.0}
+    settings = ("rl.warn_after_flat_steps=3", "rl.evaluate_every=0")
+    with opened(*settings) as stage, open_training(stage, LEARNERS, 5) as training:
+        for done in range(1, 6):
+            asyncio.run(training.after_step(done, flat, judged))
+    said = "step 3: nothing was learned in the last 3 steps"
+    assert capsys.readouterr().out.count(said) == 1
+    assert [note for note in report_data(run.path)["notes"] if said in note and "too easy" in note]
+
+
+def test_an_interrupted_step_is_saved_unless_the_learners_are_a_step_ahead(
+    opened: Open, run: RunDirectory, handled_signals: None
+) -> None:
+    settings = ("rl.evaluate_every=1", "rl.checkpoints.every=50")
+    asked = False
+
+    async def evaluate() -> Sequence[JudgedComparison]:
+        nonlocal asked
+        asked = True
+        return []
+
+    with suppress(Interrupted), opened(*settings) as stage, open_training(stage, LEARNERS, 6) as training:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert training.pauses_after(2)
+        asyncio.run(training.after_step(1, {"loss": 1.0}, evaluate, is_ahead=True))
+        assert list(run.checkpoints("rl").glob("step-*")) == []
+        with pytest.raises(Interrupted):
+            asyncio.run(training.after_step(2, {"loss": 1.0}, evaluate))
+    assert [path.name for path in run.checkpoints("rl").iterdir()] == ["step-000002"]
+    assert not asked, "there is no time for an evaluation"
+
+
+@pytest.fixture
+def handled_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals handled as a command handles them, of a process that was asked nothing so far."""
+    monkeypatch.setattr(interruption, "_state", Interruption())
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    interruption.install()
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in before.items():
+        signal.signal(number, handler)

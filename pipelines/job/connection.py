@@ -1,0 +1,149 @@
+"""Connect to the Ray cluster that is named, or start one: whatever is in the way is said at once, and what to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from actors.causes import one_line
+from actors.errors import UserError
+
+# A unix socket's path has 108 bytes, of which the last is 0.
+_LONGEST_SOCKET = 107
+# What Ray and vLLM add to their folder of temporary files, at its longest.
+_RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+_ENGINE_SOCKET = "00000000-0000-0000-0000-000000000000"
+_PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+
+
+class ClusterUnreachable(UserError, ConnectionError):
+    """No Ray cluster can be used at an address, or none be started; says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Which cluster to join."""
+
+    text: str
+    origin: str
+    """Where the address was taken from: ``cluster.address`` or ``RAY_ADDRESS``."""
+
+    def unusable(self, why: str) -> ClusterUnreachable:
+        """The error of an address that cannot be used."""
+        alone = "unset RAY_ADDRESS" if self.origin == "RAY_ADDRESS" else "set cluster.address=local"
+        return ClusterUnreachable(
+            f"no Ray cluster can be joined at {self.text!r} (from {self.origin}): {why}. Start that cluster "
+            f"(`ray start --head`), correct {self.origin}, or {alone} for a cluster of this run's own"
+        )
+
+
+def address_of(setting: str | None, environment: Mapping[str, str]) -> Address | None:
+    """The cluster to join: of the setting, else of ``RAY_ADDRESS``; None where the job has a cluster of its own."""
+    for text, origin in ((setting, "cluster.address"), (environment.get("RAY_ADDRESS"), "RAY_ADDRESS")):
+        if text and text.strip():
+            return None if text.strip() == "local" else Address(text.strip(), origin)
+    return None
+
+
+def host_and_port(address: Address) -> tuple[str, int]:
+    """The two parts of ``host:port`` or ``[IPv6]:port``.
+
+    Raises:
+        ClusterUnreachable: the address has another form.
+
+    """
+    if "://" in address.text:
+        raise address.unusable(
+            "Ray Client cannot carry the streams of traces; give host:port of the head's GCS (port 6379 unless it was "
+            "started with another), from a machine of the cluster, or use `make submit`"
+        )
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+)):(\d{1,5})", address.text, re.ASCII)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise address.unusable("it is not of the form host:port, nor `auto`, nor `local`")
+    return match[1] or match[2], int(match[3])
+
+
+def connect(setting: str | None, seconds: float) -> None:
+    """Join the cluster at ``cluster.address`` or ``RAY_ADDRESS``, or start one of this process alone.
+
+    Raises:
+        ClusterUnreachable: within ``seconds`` there was no usable cluster.
+
+    """
+    import ray
+
+    for folder, adds, variable in (
+        (os.environ.get("RAY_TMPDIR") or "/tmp", _RAY_SOCKET, "RAY_TMPDIR"),
+        (tempfile.gettempdir(), _ENGINE_SOCKET, "TMPDIR"),
+    ):
+        refuse_long(folder, adds, variable)
+    address = address_of(setting, os.environ)
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # A cluster of our own, for this process alone: no dashboard, no port that others could reach.
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    found = running_here(address) if address.text == "auto" else address.text
+    address = Address(found, address.origin)
+    refuse_unreachable(address, seconds)
+    try:
+        ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise address.unusable(one_line(str(error))) from error
+
+
+def refuse_long(folder: str, adds: str, variable: str) -> None:
+    """Refuse a folder for temporary files in which a unix socket could not be made."""
+    room = _LONGEST_SOCKET - len(adds) - 1
+    if len(os.fsencode(os.path.abspath(folder))) > room:
+        raise ClusterUnreachable(
+            f"{folder} is too long a path for sockets ({len(os.fsencode(folder))} bytes, at most {room}): "
+            f"set {variable} to a shorter one"
+        )
+
+
+def running_here(address: Address) -> str:
+    """The cluster this machine is part of, which ``auto`` stands for."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        found = None
+    if not found:
+        raise address.unusable("no Ray cluster is running on this machine")
+    return str(found)
+
+
+def refuse_unreachable(address: Address, seconds: float) -> None:
+    """Refuse an address at which no cluster answers within ``seconds``, or one that lets us not in."""
+    host, port = host_and_port(address)
+    deadline = time.monotonic() + seconds
+    try:
+        socket.create_connection((host, port), timeout=max(0.1, seconds)).close()
+    except OSError as error:
+        raise address.unusable(error.strerror or str(error) or "no answer") from error
+    # A process of its own, because Ray's client cannot be told to stop trying.
+    probe = [sys.executable, "-c", _PROBE, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    try:
+        done = subprocess.run(
+            probe, timeout=max(0.1, deadline - time.monotonic()), capture_output=True, text=True, errors="replace"
+        )
+    except subprocess.TimeoutExpired as error:
+        raise address.unusable(
+            f"something listens there, but did not answer as Ray's GCS within {seconds:g} s (cluster.ready_timeout)"
+        ) from error
+    if "AuthenticationError" in done.stderr:
+        raise address.unusable(
+            "it refused this run's token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+        )
+    if done.returncode:
+        raise address.unusable(one_line(done.stderr))

@@ -1,0 +1,123 @@
+"""Joining a cluster: which address is taken, and what is said where nothing usable answers there."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines.job.connection import (
+    Address,
+    ClusterUnreachable,
+    address_of,
+    connect,
+    host_and_port,
+    refuse_long,
+    refuse_unreachable,
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable", "taken"),
+    [
+        (None, None, None),
+        (None, "", None),
+        ("local", "10.0.0.1:6379", None),
+        ("10.0.0.2:6379", "10.0.0.1:6379", Address("10.0.0.2:6379", "cluster.address")),
+        (None, " 10.0.0.1:6379 ", Address("10.0.0.1:6379", "RAY_ADDRESS")),
+        (None, "local", None),
+    ],
+)
+def test_the_setting_goes_before_the_environment(
+    setting: str | None, variable: str | None, taken: Address | None
+) -> None:
+    assert address_of(setting, {} if variable is None else {"RAY_ADDRESS": variable}) == taken
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("10.0.0.1:6379", ("10.0.0.1", 6379)),
+        ("head.cluster-1.local:80", ("head.cluster-1.local", 80)),
+        ("[::1]:6379", ("::1", 6379)),
+    ],
+)
+def test_forms_of_an_address(text: str, parts: tuple[str, int]) -> None:
+    assert host_and_port(Address(text, "RAY_ADDRESS")) == parts
+
+
+@pytest.mark.parametrize("text", ["garbage", "10.0.0.1", "10.0.0.1:", "a b:1", "h:99999", "::1:6379", "h:1/x", "h:0"])
+def test_garbage_is_refused_with_where_it_came_from(text: str) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"\(from RAY_ADDRESS\): it is not of the form host:port"):
+        host_and_port(Address(text, "RAY_ADDRESS"))
+
+
+def test_ray_client_is_refused_with_what_to_give_instead() -> None:
+    with pytest.raises(ClusterUnreachable, match="give host:port of the head's GCS"):
+        host_and_port(Address("ray://head:10001", "cluster.address"))
+
+
+class _Refuses(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port at which connections are taken and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_dead_address_is_refused_at_once(port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        free = gone.getsockname()[1]
+    with pytest.raises(ClusterUnreachable) as refused:
+        refuse_unreachable(Address(f"127.0.0.1:{free}", "RAY_ADDRESS"), 600)
+    assert f"'127.0.0.1:{free}' (from RAY_ADDRESS): Connection refused" in str(refused.value)
+    assert "unset RAY_ADDRESS" in str(refused.value)
+
+
+def test_a_name_that_does_not_resolve_is_refused() -> None:
+    with pytest.raises(ClusterUnreachable, match=r"'no-such-host\.invalid:6379' \(from cluster\.address\): "):
+        refuse_unreachable(Address("no-such-host.invalid:6379", "cluster.address"), 20)
+
+
+def test_a_silent_listener_is_given_the_time_and_no_more(port: int) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"did not answer as Ray's GCS within 3 s \(cluster.ready_timeout\)"):
+        refuse_unreachable(Address(f"127.0.0.1:{port}", "cluster.address"), 3)
+
+
+def test_another_server_is_no_cluster() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ClusterUnreachable, match="did not answer as Ray's GCS within 3 s"):
+            refuse_unreachable(Address(f"127.0.0.1:{server.server_port}", "cluster.address"), 3)
+        server.shutdown()
+
+
+def test_auto_without_a_cluster_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``RAY_TMPDIR`` is where Ray notes the cluster a machine is part of."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path)[:30] if len(str(tmp_path)) > 30 else str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address", _none_found)
+    with pytest.raises(ClusterUnreachable, match=r"'auto' \(from cluster.address\): no Ray cluster is running"):
+        connect("auto", 5)
+
+
+def _none_found(address: str) -> None:
+    raise ConnectionError("Could not find any running Ray instance")
+
+
+def test_a_folder_too_long_for_a_socket_is_refused() -> None:
+    refuse_long("/tmp", "x" * 70, "TMPDIR")
+    refuse_long("/" + "t" * 35, "x" * 70, "TMPDIR")
+    with pytest.raises(ClusterUnreachable, match=r"too long a path for sockets \(37 bytes, at most 36\): set TMPDIR"):
+        refuse_long("/" + "t" * 36, "x" * 70, "TMPDIR")
