@@ -43,6 +43,15 @@ ROWS: dict[str, dict[str, Any]] = {
         "annotator2": 0,
         "annotator3": 2,
     },
+    "helpsteer3": {
+        "domain": "stem",
+        "language": "english",
+        "context": [{"role": "user", "content": "Hi."}, assistant("Ask."), USER],
+        "response1": "9",
+        "response2": "7",
+        "overall_preference": 2,
+        "individual_preference": [{"score": 2, "reasoning": "9 is 3 x 3.", "feedback": "9 is odd only."}],
+    },
     "gsm8k": {
         "question": "Name a prime.",
         "ground_truth": "7",
@@ -59,6 +68,7 @@ EXPECTED = {
     "math_step_dpo": ("math_step_dpo", "math", "Name a prime.", "Step 1: think.\n7", "Step 1: think.\n9"),
     "hh_rlhf": ("hh-rlhf", "safety", "Me", "7", "9"),
     "pandalm": ("pandalm", "chat", "Name a prime.\n\nBelow ten.", "7", "9"),
+    "helpsteer3": ("helpsteer3", "stem", "Name a prime.", "7", "9"),
     "gsm8k": ("grade-school-math", "math", "Name a prime.", "7", "9"),
 }
 
@@ -91,6 +101,13 @@ def test_pairs(tmp_path: Path, name: str) -> None:
     assert load_pairs(tmp_path / "set.jsonl") == [pair]
 
 
+@pytest.mark.parametrize(("preference", "chosen"), [(-3, "9"), (-1, "9"), (1, "7"), (3, "7")])
+def test_the_sign_of_a_preference_names_the_response(tmp_path: Path, preference: int, chosen: str) -> None:
+    (pair,) = load_pairs(write(tmp_path / "set.jsonl", {**ROWS["helpsteer3"], "overall_preference": preference}))
+    assert pair.chosen == chosen
+    assert [message.role for message in pair.prompt] == ["user", "assistant", "user"]
+
+
 def test_transcripts_keep_their_turns(tmp_path: Path) -> None:
     (pair,) = load_pairs(write(tmp_path / "set.jsonl", ROWS["hh_rlhf"]))
     assert [(message.role, message.content) for message in pair.prompt] == [
@@ -111,6 +128,9 @@ def test_sound_rows_without_a_pair_are_counted(tmp_path: Path) -> None:
     split = {**ROWS["pandalm"], "annotator1": 1}
     read = read_pair_file(write(tmp_path / "a.jsonl", ROWS["pandalm"], tie, split))
     assert (len(read.pairs), read.dropped) == (1, {"no majority for one response": 2})
+    tie = {**ROWS["helpsteer3"], "overall_preference": 0}
+    read = read_pair_file(write(tmp_path / "c.jsonl", ROWS["helpsteer3"], tie))
+    assert (len(read.pairs), read.dropped) == (1, {"neither response is preferred": 1})
     all_right = {**ROWS["gsm8k"], "small": {"is_correct": True, "solution": "9"}}
     read = read_pair_file(write(tmp_path / "b.jsonl", all_right, ROWS["gsm8k"]))
     assert (len(read.pairs), read.dropped) == (1, {"not both a right and a wrong solution": 1})
@@ -142,6 +162,10 @@ def test_the_drawn_solutions_do_not_depend_on_the_file(tmp_path: Path) -> None:
         ("math_step_dpo", {"full_chosen": None}, "field 'full_chosen' is missing"),
         ("pandalm", {"annotator2": 3}, "'annotator2': 3 is not 0"),
         ("pandalm", {"response2": ""}, "response is empty"),
+        ("helpsteer3", {"overall_preference": 4}, "'overall_preference': 4 is not one of -3"),
+        ("helpsteer3", {"overall_preference": True}, "'overall_preference': True is not one of -3"),
+        ("helpsteer3", {"context": []}, "'prompt'"),
+        ("helpsteer3", {"response1": None}, "field 'response1' is missing"),
         ("gsm8k", {"large": {"is_correct": "yes", "solution": "7"}}, "'large.is_correct': must be true or false"),
         ("gsm8k", {"large": {"is_correct": True}}, "field 'large': field 'solution' is missing"),
         ("rm_r1", {"winner": "tie"}, "'winner': 'tie' is neither side"),
