@@ -68,6 +68,10 @@ distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 rl: setup ## stage 2: reinforcement learning with a verifiable reward
 	$(call STAGE,rl)
 
+# A stage that has no line here: `make mine` runs pipelines/mine.py.
+%: pipelines/%.py setup
+	$(call STAGE,$@)
+
 # BENCH="rmb pairs.jsonl" becomes ['rmb','pairs.jsonl'].
 COMMA := ,
 SPACE := $(subst ,, )

@@ -10,17 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from pipelines.config.algorithm import Algorithm, Verifier
-from pipelines.config.chains import Chains
 from pipelines.config.checks import check
 from pipelines.config.constraints import OUTPUT, ConfigError, location, nearest, number
 from pipelines.config.data import Data, MixSource
 from pipelines.config.parts import Cluster, Learner, Rollout, Tracking
-from pipelines.config.stages import Distill, Evaluate, Model, Rl
+from pipelines.config.stages import Model, Stages
 
 
 @dataclass
-class Config:
-    """Everything a stage reads."""
+class Config(Stages):
+    """Everything a stage reads: the sections of all stages, and what they share."""
 
     run: str = "tiny"
     """Name of the run: its folder under `output_root`."""
@@ -31,12 +30,8 @@ class Config:
     """Start a finished or interrupted stage over."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
-    chains: Chains = field(default_factory=Chains)
-    distill: Distill = field(default_factory=Distill)
-    rl: Rl = field(default_factory=Rl)
     algorithm: Algorithm = field(default_factory=Algorithm)
     verifier: Verifier = field(default_factory=Verifier)
-    evaluate: Evaluate = field(default_factory=Evaluate)
     rollout: Rollout = field(default_factory=Rollout)
     learner: Learner = field(default_factory=Learner)
     cluster: Cluster = field(default_factory=Cluster)

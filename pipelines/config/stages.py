@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from actors.learner.choices import OPTIMIZERS
+from pipelines.config.chains import Chains
 from pipelines.config.constraints import FILE, PATH, location, number, one_of
 
 
@@ -133,3 +134,13 @@ class Evaluate:
     """Name of the evaluation's folder; null: made from the model's name."""
     compare: list[str] = field(default_factory=list, metadata=PATH)
     """Folders of other evaluations to show side by side, with the significance of differences."""
+
+
+@dataclass
+class Stages:
+    """Sections of the stages: the configuration has these fields, so that a stage is one class and one field here."""
+
+    chains: Chains = field(default_factory=Chains)
+    distill: Distill = field(default_factory=Distill)
+    rl: Rl = field(default_factory=Rl)
+    evaluate: Evaluate = field(default_factory=Evaluate)

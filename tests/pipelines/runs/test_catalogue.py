@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -56,3 +57,18 @@ def test_settings_are_single_values_without_those_that_are_free() -> None:
         *("seed", "data.distill_pairs", "data.rl_pairs", "data.heldout_pairs", "model.prompt", "model.path"),
         *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
     }
+
+
+@pytest.mark.parametrize("name", [record.name for record in STAGES.values() if record.submitted])
+def test_make_runs_every_stage(name: str) -> None:
+    done = subprocess.run(["make", "-n", name, "RUN=mine"], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert f"-m pipelines.{name} " in done.stdout, done.stderr
+
+
+def test_make_runs_a_stage_that_has_no_line_in_the_makefile(tmp_path: Path) -> None:
+    (tmp_path / "pipelines").mkdir()
+    for name in ("pipelines/mine.py", "setup.cfg", "pyproject.toml"):
+        (tmp_path / name).touch()
+    asked = ["make", "-n", "-f", str(ROOT / "Makefile"), "mine", "RUN=x"]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert "-m pipelines.mine recipe='tiny' run='x'" in done.stdout, done.stderr
