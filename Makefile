@@ -68,7 +68,7 @@ distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 rl: setup ## stage 2: reinforcement learning with a verifiable reward
 	$(call STAGE,rl)
 
-# A stage that has no line here: `make mine` runs pipelines/mine.py.
+# A stage that has no line here: `make NAME` runs the file NAME.py of pipelines/.
 %: pipelines/%.py setup
 	$(call STAGE,$@)
 
