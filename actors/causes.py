@@ -90,7 +90,7 @@ def is_elsewhere(text: str) -> bool:
 
 
 def cause_in_log(path: str | None) -> str | None:
-    """The cause that the end of a log tells of; None where there is none, or the log cannot be read here."""
+    """The cause that stands at the end of a log; None where there is none, or the log cannot be read here."""
     if path is None:
         return None
     try:
@@ -126,6 +126,6 @@ def why_it_died(text: str) -> str:
                 "log says more"
             )
         return one_line(re.split(r" There are some potential root causes", detail)[0])
-    # What is left of the report once the actor's particulars are taken out.
+    # What is left of the report without the actor's particulars.
     lines = [line for line in text.splitlines() if not line.startswith(("\t", "  "))]
     return one_line("\n".join(lines[-1:] if len(lines) > 1 else lines))

@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.errors import UserError
 
-# Ray has no empty bundles: what a bundle takes that was asked for nothing.
+# What a bundle takes whose members take nothing: Ray has no empty bundles.
 _TOKEN = {"CPU": 0.001}
 
 

@@ -1,6 +1,6 @@
 """Before training: the built-in family's pairs and chains, its tokenizer and its model from scratch.
 
-A recipe with a checkpoint and data of its own needs none of this; then the stage only says what will be used.
+A recipe with a checkpoint, pairs and chains of its own does not need it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m pipelines.timeline outputs/tiny        # writes outputs/tiny/timeline.json
 
-Made from ``metrics.jsonl``, so it can be had of any run, at any time, also of one that is under way.
+Made from ``metrics.jsonl``, so any run has one at any time, also while it is under way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def events(lines: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         seconds = {name: value for name, value in line["metrics"].items() if name.startswith("time/")}
         at = _start(line) - begin
         facts = {"step": line["step"], "reward": line["metrics"].get("reward"), "tokens": line["metrics"].get("tokens")}
-        # Runs of before there was learning on part of a batch have no such line.
+        # Runs of versions without early learning have no such number.
         seconds["time/learn"] -= seconds.setdefault("time/learn_early", 0.0)
         ready = at + sum(seconds[f"time/{part}"] for part in ("wait", "generate", "verify", "learn_early"))
         busy = seconds["time/engine_busy"]

@@ -113,7 +113,7 @@ class LearnerGroup:
     def _of_completions(
         self, method: str, sequences: Sequence[TrainingSequence], *arguments: Any, what: str
     ) -> list[np.ndarray]:
-        """One array a sequence from whichever rank it was cut to, in the order of ``sequences``."""
+        """One array per sequence, from the rank that had it, in the order of ``sequences``."""
         indices, parts, _ = self._cut(sequences)
         answers = self._each(method, [(part, *arguments) for part in parts], what)
         found: dict[int, np.ndarray] = {}

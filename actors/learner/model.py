@@ -69,7 +69,7 @@ def load_judge(
     Trained parameters are kept in float32, frozen ones in ``dtype``. With ``dtype`` bfloat16 they are gathered and used
     in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
     divided by global counts. With ``offload``, shards, gradients and so the optimiser's state stay in the machine's
-    memory, and parameters come to the device a layer at a time. A rank's machine holds the checkpoint in its stored
+    memory, and parameters come to the device one layer at a time. A rank's machine holds the checkpoint in its stored
     type while it loads; its device never holds more than one whole layer besides the shards. With ``lora``, only
     adapters are trained, which begin from ``seed``.
 
@@ -142,7 +142,7 @@ def _read(path: str, attention: str) -> Any:
 def synchronise_gradients(judge: Judge, now: bool) -> None:
     """Whether the next backward ends in the reduction of gradients over ranks; before it, they pile up on each rank.
 
-    Only for models that stay whole between forward and backward: one reduction a step instead of one a micro-batch,
+    Only for models that stay whole between forward and backward: one reduction per step instead of one per micro-batch,
     at the price of whole gradients in memory.
     """
     root = cast(FSDPModule, judge)

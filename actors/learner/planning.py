@@ -71,7 +71,7 @@ def pack(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[lis
 
 
 def _one_each(lengths: Sequence[int], ranks: int, token_budget: int) -> list[list[int]]:
-    """One micro-batch a rank with almost the same tokens each, or nothing where a single round does not do."""
+    """One micro-batch per rank with almost the same tokens each, or nothing where a single round is not enough."""
     if sum(lengths) > ranks * token_budget:
         return []
     shares: list[list[int]] = [[] for _ in range(ranks)]
@@ -94,7 +94,7 @@ def by_prompt(sequences: Sequence[TrainingSequence]) -> list[list[int]]:
 
 
 def pack_prompts(sequences: Sequence[TrainingSequence], ranks: int, token_budget: int) -> list[list[list[int]]]:
-    """:func:`pack` where a prompt counts once a micro-batch: sequences of one prompt stay together where they can.
+    """:func:`pack` where a prompt counts once per micro-batch: sequences of one prompt stay together where they can.
 
     A group is cut where it would exceed the budget, and where ranks would otherwise go without work.
 
@@ -104,7 +104,7 @@ def pack_prompts(sequences: Sequence[TrainingSequence], ranks: int, token_budget
     """
     _refuse_too_long([len(item.prompt_ids) + len(item.completion_ids) for item in sequences], token_budget)
     groups = by_prompt(sequences)
-    # Two parts a rank balance well enough; cutting further would compute prompts again.
+    # Two parts per rank balance well enough; cutting further would compute prompts again.
     pieces = max(1, -(-2 * ranks // max(1, len(groups))))
     units: list[list[int]] = []
     lengths: list[int] = []

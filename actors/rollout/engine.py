@@ -148,7 +148,7 @@ class Engine:
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=_request_seed(sampling, prompt.uid, sample),
-            # Of the sampled token alone, in one list a trace instead of a dictionary a token.
+            # Of the sampled token alone, in one list per trace instead of a dictionary per token.
             logprobs=0 if sampling.logprobs else None,
             flat_logprobs=True,
             detokenize=False,

@@ -48,7 +48,7 @@ def load(path: str) -> Callable[..., Any]:
 
 
 def call(function: Callable[..., Any], judged: Sequence[Judged], sees: str) -> list[float]:
-    """One number a trace; ``sees`` says whether the function takes a trace or a list of all traces of a group.
+    """One number per trace; ``sees`` says whether the function takes a trace or a list of all traces of a group.
 
     Raises:
         FunctionError: it raised, or returned something else.
@@ -66,7 +66,7 @@ def call(function: Callable[..., Any], judged: Sequence[Judged], sees: str) -> l
     if not isinstance(values, (list, tuple)):
         raise FunctionError("wrong_type", f"a list of {len(judged)} numbers expected, got {type(result).__name__}")
     if len(values) != len(judged):
-        raise FunctionError("wrong_length", f"{len(judged)} numbers expected, one a trace, got {len(values)}")
+        raise FunctionError("wrong_length", f"{len(judged)} numbers expected, one per trace, got {len(values)}")
     return [_number(value) for value in values]
 
 

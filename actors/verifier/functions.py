@@ -31,7 +31,7 @@ class RewardFunction:
     sees: str = "trace"
     """``trace``: called with a :class:`Judged`, returns a number. ``group``: with a list of all, returns as many."""
     deadline: float = 10.0
-    """Seconds a call."""
+    """Seconds per call."""
     memory_gib: float = 2.0
     """A process may allocate this much; 0: no limit."""
     processes: int = 1
@@ -67,7 +67,7 @@ class FunctionPool:
             self._free.put_nowait(process)
 
     async def call(self, judged: Sequence[Judged]) -> list[float]:
-        """Rewards, one a trace.
+        """Rewards, one per trace.
 
         Raises:
             FunctionError: with a cause: ``error``, ``timeout``, ``memory``, ``died``, ``not_finite``, ``wrong_type``,

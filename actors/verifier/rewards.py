@@ -180,7 +180,7 @@ def _with_group_components(group: ScoredGroup, others: Sequence[ScoredGroup], ru
 
 
 def with_columns(group: ScoredGroup, columns: Mapping[str, Sequence[float]], rule: RewardRule) -> ScoredGroup:
-    """The group with components added: ``columns`` has one value a trace under each name."""
+    """The group with components added: ``columns`` has one value per trace under each name."""
     traces = tuple(
         weighed(item, {name: values[index] for name, values in columns.items()}, rule)
         for index, item in enumerate(group.traces)

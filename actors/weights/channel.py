@@ -20,7 +20,7 @@ BUCKET_BYTES = 2**28
 
 
 class WeightChannel:
-    """One member's end. Every member makes its own at the same time; the first broadcast waits for all of them."""
+    """One member's side of the channel. All members make theirs at the same time; the first broadcast waits for all."""
 
     def __init__(self, store: dist.Store, rank: int, size: int, device: str, timeout: float) -> None:
         self._device = torch.device(device)

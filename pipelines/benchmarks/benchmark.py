@@ -206,13 +206,13 @@ def observed_means(rows: Sequence[Score], stratum: Callable[[Score], str]) -> di
 
 
 def mean_of(values: Iterable[Any]) -> Any:
-    """Plain mean of numbers or arrays; None of nothing."""
+    """Plain mean of numbers or arrays; None where there are none."""
     listed = [value for value in values if value is not None]
     return sum(listed[1:], start=listed[0]) / len(listed) if listed else None
 
 
 def weighted(values: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> Any:
-    """Mean of the strata's first quantity, weighted; None of nothing."""
+    """Weighted mean of the strata's first quantity; None where there are none."""
     if not values:
         return None
     total = sum(weights[name] for name in values)

@@ -173,7 +173,7 @@ def _plain(reason: str) -> str:
 
 
 def _without_text(apart: str, cut: bool) -> AttemptFailed:
-    """An answer of nothing is asked for again at once where chance may mend it, else by the next run."""
+    """The failure of an answer without text: tried again at once where chance may mend it, else by the next run."""
     if apart:
         where = f"`content` is empty and all text stands in {apart}"
         remedy = (

@@ -37,7 +37,7 @@ class Collection:
         self._settled: set[str] = set()
         """Questions with a candidate to keep."""
         self.unanswered: set[str] = set()
-        """Questions of which a request failed or was not sent: another run asks it, and only then goes on with them."""
+        """Questions with a request that failed or was not sent: they wait for a later run, which sends it again."""
 
     def add(self, answer: Answer) -> None:
         """Examine an answer and keep it as a candidate."""

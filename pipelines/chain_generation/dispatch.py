@@ -57,7 +57,7 @@ class Dispatcher:
         self._most_per_byte = TOKENS_PER_BYTE
 
     async def ask(self, requests: Sequence[Request], received: Callable[[Answer | Failure], None]) -> Asked:
-        """Answers to requests that the journal does not have; ``received`` is told of each as it ends.
+        """Answers to requests that the journal does not have; ``received`` is called with each as it ends.
 
         Raises:
             TeacherError: the teacher cannot go on, or too many requests failed in a row.

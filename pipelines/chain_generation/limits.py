@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """Requests and tokens a minute; 0 is no limit. Times are in seconds of the clock."""
+    """Requests and tokens per minute; 0 is no limit. Times are in seconds of the clock."""
 
     def __init__(self, requests_per_minute: int, tokens_per_minute: int, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class RateLimit:
         self._next_by_tokens += self._token_spacing * (actual - estimated)
 
     def pause(self, seconds: float) -> None:
-        """Nothing goes for so long: what one request was told holds for all."""
+        """Hold all requests for so many seconds: what one of them was told holds for all."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     @property
@@ -78,7 +78,7 @@ class Budget:
         """Give back what :meth:`hold` set aside."""
         self._holds -= 1
         self._held_tokens -= tokens
-        # Exactly nothing when nothing is held: sums and differences of fractions would leave a trace.
+        # Exactly nothing when nothing is held: sums and differences of fractions would leave a remainder.
         self._held_cost = self._held_cost - cost if self._holds else 0.0
 
     def spend(self, tokens: int, cost: float) -> None:

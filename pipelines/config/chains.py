@@ -28,7 +28,7 @@ class Teacher:
     """Null: not sent, for models that refuse it; like the next."""
     top_p: float | None = number(1.0, above=0, at_most=1)
     max_tokens: int = number(0, at_least=0)
-    """Of an answer; 0: `model.max_response_tokens`."""
+    """Limit of an answer; 0: `model.max_response_tokens`."""
     limit_field: str = one_of("max_tokens", "max_completion_tokens")
     """What the endpoint calls that limit: `max_tokens` or `max_completion_tokens`."""
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -42,11 +42,11 @@ class Teacher:
     requests_per_minute: int = number(0, at_least=0)
     """0: no limit; like the next."""
     tokens_per_minute: int = number(0, at_least=0)
-    """Of prompts and answers together."""
+    """Tokens of prompts and answers together."""
     timeout: float = number(600.0, at_least=0.001)
-    """Seconds for one attempt at a request, its whole answer included."""
+    """Seconds for one attempt at a request, until its answer is whole."""
     attempts: int = number(6, at_least=1)
-    """At one request, before it counts as failed."""
+    """Attempts at one request before it counts as failed."""
     backoff: float = number(1.0, at_least=0)
     """Seconds before the second attempt; they double with every further one, up to a minute."""
     longest_wait: float = number(600.0, at_least=0)
@@ -54,9 +54,9 @@ class Teacher:
     give_up_after: int = number(8, at_least=1)
     """Failed requests in a row after which the run stops."""
     input_price: float = number(0.0, at_least=0)
-    """Money for a million prompt tokens."""
+    """Price of a million prompt tokens."""
     output_price: float = number(0.0, at_least=0)
-    """Money for a million answer tokens."""
+    """Price of a million answer tokens."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class ChainFilters:
     """What a chain must have besides the right verdict. A measure that does not apply to a chain does not reject it."""
 
     well_formed: bool = True
-    """Every section there, closed, in order, the answer last; false for models that think without sections."""
+    """Every section is there, closed and in order, the answer last; false for models that think without sections."""
     quotes: int = number(0, at_least=0)
     """Quotes of the responses, at least."""
     quotes_found: float = number(0.0, at_least=0, at_most=1)
@@ -95,17 +95,17 @@ class Chains:
     hint: str = location("revise", FILE)
     """Template of the second pass: `revise`, `retry`, or the path of a .txt file."""
     samples: int = number(1, at_least=1)
-    """Answers a pair and pass; the best that may be kept is."""
+    """Answers per pair and pass; of those that may be kept, the best is."""
     rounds: int = number(1, at_least=0)
     """Times the second pass is tried; 0: never."""
     hint_words: int = number(6, at_least=3)
-    """Words in a row of the hint whose repetition betrays that the verdict was told."""
+    """A chain that repeats so many words of the hint in a row betrays that its writer was told the verdict."""
     betrayals: list[str] = field(default_factory=list)
     """Further phrases (regular expressions) that betray it."""
     budget_tokens: int = number(0, at_least=0)
-    """Of all requests of the set, interrupted runs included; 0: no limit."""
+    """Tokens that all requests of the set may take, those of interrupted runs included; 0: no limit."""
     budget_cost: float = number(0.0, at_least=0)
-    """In the money of the teachers' prices; 0: no limit."""
+    """What they may cost, in the currency of the teachers' prices; 0: no limit."""
     filters: ChainFilters = field(default_factory=ChainFilters)
     first: Teacher = field(default_factory=Teacher)
     second: Teacher = field(default_factory=Teacher)

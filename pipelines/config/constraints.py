@@ -22,7 +22,7 @@ class ConfigError(UserError, ValueError):
 PATH = MappingProxyType({"path": Path.exists})
 """A file or folder; or a name, such as that of a checkpoint on the hub."""
 FILE = MappingProxyType({"path": Path.is_file})
-"""A file; or a name, which a folder may bear by chance."""
+"""A file; or a name, even where a folder happens to have the same one."""
 OUTPUT = MappingProxyType({"path": lambda place: True})
 """A folder that is made where it is missing."""
 

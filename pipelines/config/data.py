@@ -16,7 +16,7 @@ class MixSource:
     schema: str = "auto"
     """A module of `pipelines/data/sources`; `auto` tells it from the rows."""
     split: str = "train"
-    """Of a hub dataset."""
+    """Split to read of a hub dataset."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our field -> the column that holds it (`chosen: best.text`), for files of no known schema."""
     labels: dict[str, str] = field(default_factory=dict)
@@ -54,17 +54,17 @@ class Lint:
     benchmarks: list[str] = field(default_factory=list, metadata=FILE)
     """Files of benchmark items (.jsonl, .parquet) that pairs must not contain."""
     position_margin: float = number(0.05, at_least=0)
-    """Allowed distance from one half of the share of pairs whose better response is shown first."""
+    """How far from one half the share of pairs whose better response is shown first may lie."""
     leak_margin: float = number(0.02, at_least=0)
-    """Allowed distance from chance of the accuracy with which the masked prompt predicts the label."""
+    """How far above chance a classifier may guess the label from the masked prompt, in accuracy."""
     bias_margin: float = number(0.1, at_least=0)
     """Distance from one half at which "longer wins" and "more markdown wins" are reported."""
     near_duplicate: float = number(0.8, at_least=0.5, at_most=1)
-    """Jaccard similarity of word 5-grams from which two pairs are near duplicates."""
+    """Two pairs are near duplicates if the Jaccard similarity of their word 5-grams is at least this."""
     overlap: float = number(0.5, at_least=0.01, at_most=1)
-    """Share of a benchmark item's word 8-grams in one pair from which the item counts as contained."""
+    """A pair contains a benchmark item if it has at least this share of the item's word 8-grams."""
     truncated: float = number(0.2, at_least=0, at_most=1)
-    """Share of responses without an end from which they are reported."""
+    """Responses without an end are reported if more than this share are."""
 
 
 @dataclass

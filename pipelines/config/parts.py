@@ -13,12 +13,17 @@ class Rollout:
 
     workers: int = number(1, at_least=1)
     tensor_parallel: int = number(1, at_least=1)
+    """Devices per worker, which share each layer."""
     dtype: str = one_of("bfloat16", "float32", "float16")
     max_sequences: int = number(256, at_least=1)
+    """Sequences in flight at once, per worker."""
     max_batched_tokens: int = 8192
     memory_gib: float = number(4.0, above=0)
+    """CPU: size of the key-value cache."""
     memory_fraction: float = number(0.85, above=0, at_most=1)
+    """CUDA: share of the device's memory that an engine may take."""
     threads: int = number(1, at_least=1)
+    """CPU: OpenMP threads per engine."""
     enforce_eager: bool = False
     prefix_caching: bool = True
 
@@ -30,7 +35,7 @@ class Lora:
     rank: int = number(0, at_least=0)
     """0: train the whole model."""
     alpha: int = number(32, at_least=1)
-    """Adapters count `alpha / rank`."""
+    """Adapter output is scaled by `alpha / rank`."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
     """Names of linear layers that get one, such as `q_proj`; `all-linear`: every layer but the output's."""
 
@@ -43,7 +48,7 @@ class Learner:
     dtype: str = one_of("bfloat16", "float32")
     """Of the parameters in computation; master weights and reductions stay float32."""
     micro_batch_tokens: int = number(16384, at_least=1)
-    """Tokens a micro-batch and rank may hold, padding included."""
+    """Largest number of tokens in the micro-batch of one rank, padding included."""
     offload: str = one_of("none", "reference", "all")
     """What lives in the machine's memory instead of the devices': the frozen reference, or all parameters and the
     optimiser's state too. Slower; for models that do not fit."""

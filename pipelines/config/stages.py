@@ -35,14 +35,14 @@ class Optimizer:
     name: str = one_of(*OPTIMIZERS)
     """`adamw`; `adamw8bit`, with a quarter of its state; or `muon` for hidden matrices with AdamW for the rest."""
     learning_rate: float = number(1e-6, at_least=0)
-    """AdamW's."""
+    """Of AdamW; with `muon`, for embeddings, norms and biases."""
     muon_learning_rate: float = number(0.01, at_least=0)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     weight_decay: float = number(0.0, at_least=0)
     gradient_clip: float = number(1.0, at_least=0)
     warmup_steps: int = number(0, at_least=0)
     warmup_fraction: float = number(0.0, at_least=0, at_most=1)
-    """Of all steps; used when `warmup_steps` is 0."""
+    """Share of all steps that warm up; used when `warmup_steps` is 0."""
     schedule: str = one_of("constant", "cosine", "linear")
     """`constant`, `cosine` or `linear`, after warm-up."""
     final_fraction: float = number(0.1, at_least=0, at_most=1)
@@ -56,7 +56,7 @@ class Checkpoints:
     every: int = number(50, at_least=1)
     """Steps between checkpoints."""
     keep_last: int = number(2, at_least=1)
-    """The best by held-out accuracy is kept besides."""
+    """Checkpoints to keep, the latest ones; the best by held-out accuracy is kept besides."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Distill:
 
     epochs: int = number(1, at_least=1)
     batch_size: int = number(128, at_least=1)
-    """Sequences a step."""
+    """Sequences per step."""
     max_tokens: int = number(12288, at_least=2)
     """Longer prompt-and-chain sequences are filtered out and counted."""
     evaluate_every: int = number(0, at_least=0)

@@ -136,7 +136,7 @@ def read_pair_file(
         before += number
     if not result.pairs:
         if not result.bad:
-            raise DataError(f"{path} holds no pairs: write one row a pair")
+            raise DataError(f"{path} holds no pairs: write one row per pair")
         raise DataError(f"{path} holds no pairs: {len(result.bad)} bad rows were skipped, the first: {result.bad[0]}")
     return result
 

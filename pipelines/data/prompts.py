@@ -98,7 +98,7 @@ def load_template(name: str) -> PromptTemplate:
 
 
 def _transcript(messages: Sequence[Message], speaker: str) -> str:
-    """A conversation, one paragraph a turn; the assistant's turns carry ``speaker``'s name."""
+    """A conversation, one paragraph per turn; the assistant's turns carry ``speaker``'s name."""
     names = {"user": "User", "assistant": speaker, "system": "System"}
     return "\n".join(f"{names[message.role]}: {message.content}" for message in messages)
 

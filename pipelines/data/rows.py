@@ -161,7 +161,7 @@ def parse_json(raw: bytes, place: str) -> Any:
         raise DataError(f"{place}: not UTF-8 (byte {error.start} of the line): save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{place}: malformed JSON at column {error.colno}: {error.msg}; write one object a line"
+            f"{place}: malformed JSON at column {error.colno}: {error.msg}; write one object per line"
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: JSON that cannot be read: {error}") from error

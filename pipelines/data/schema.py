@@ -19,7 +19,7 @@ ROLES: tuple[str, ...] = ("system", "user", "assistant")
 _NOT_SHOWN = ("tool_calls", "function_call", "image", "images", "audio", "video")
 """Fields of a message that say something beside its text."""
 MAX_CHARACTERS = 1_000_000
-"""Of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
+"""Characters of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
 
 
 class DataError(UserError, ValueError):

@@ -167,7 +167,7 @@ class ChatTokenizer:
         return "".join([*parts, self._text(text[at:])])
 
     def _control(self, part: str) -> str:
-        """A part of the template's own, with its control tokens by their names."""
+        """A part that the template wrote, with its control tokens by their names."""
         if part not in self._written:
             found = self._controls
             self._written[part] = found.sub(lambda match: self._names[match[0]], part) if found else part
@@ -193,7 +193,7 @@ def _cut(marker: str, where: str) -> str:
 
 
 def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Rename entries of a tokenizer's model, so that no text leads to them, by merges neither."""
+    """Rename entries of a tokenizer's model, so that no text leads to them, not by merges either."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):
         for entry in vocabulary:

@@ -6,10 +6,10 @@ import numpy as np
 
 
 def resampled_sums(units: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """``[resamples, ...]``: sums over units drawn with replacement, of what each adds, ``[units, ...]``.
+    """Sums over units that are drawn with replacement, ``[resamples, ...]``; ``units`` is what each adds, ``[n, ...]``.
 
-    Units that add the same are alike, so a resample is one multinomial draw over the kinds of units: the same
-    distribution at a cost that grows with the kinds alone.
+    Units that add the same can stand for each other, so a resample is one multinomial draw over the kinds of units: the
+    same distribution, at a cost that grows with the number of kinds alone.
     """
     kinds, alike = np.unique(units, axis=0, return_counts=True)
     drawn = rng.multinomial(len(units), alike / len(units), size=resamples)
@@ -17,6 +17,6 @@ def resampled_sums(units: np.ndarray, rng: np.random.Generator, resamples: int) 
 
 
 def bounds(values: np.ndarray, level: float = 0.95) -> list[float]:
-    """``[low, high]`` of a figure's values ``[resamples]``, as many beyond the one as beyond the other."""
+    """``[low, high]``: the middle ``level`` of a figure's values ``[resamples]``."""
     tail = 50.0 * (1.0 - level)
     return [float(bound) for bound in np.percentile(values, [tail, 100.0 - tail])]

@@ -26,7 +26,7 @@ class Forecast:
 def calibration(
     forecasts: Sequence[Forecast], *, bins: int = 10, seed: int = 0, resamples: int = 1000, level: float = 0.95
 ) -> dict[str, Any] | None:
-    """``{"n", "confidence", "accuracy", "ece", "ece_ci", "brier", "brier_ci", "bins"}``; None of no forecasts.
+    """``{"n", "confidence", "accuracy", "ece", "ece_ci", "brier", "brier_ci", "bins"}``; None without forecasts.
 
     ``brier`` is the mean of ``(confidence - outcome)²`` (Brier 1950). ``ece`` is the mean over forecasts of the
     distance between the mean confidence and the mean outcome of their bin, ``bins`` of equal width, upper edge included

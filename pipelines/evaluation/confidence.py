@@ -28,7 +28,7 @@ def verdict_logprob(
     mode: VerdictMode,
     tokenizer: Any,
 ) -> float | None:
-    """Log-probability, ``[L]`` looked up, of the token whose text holds the verdict's letter.
+    """The log-probability, one of ``logprobs`` ([L]), of the token whose text holds the verdict's letter.
 
     None where there is no verdict, or where the tokens' text cannot be lined up with the whole. Looks from the end,
     where verdicts stand, so that a long thought is not decoded again.

@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """What a judgment is the judgment of."""
+    """Identifies the judgment that a row holds."""
     return str(row["benchmark"]), str(row["comparison"]), str(row["order"]), int(row["vote"])
 
 

@@ -25,7 +25,7 @@ _PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.a
 
 
 class ClusterUnreachable(UserError, ConnectionError):
-    """No Ray cluster can be used at an address, or none be started; says why and what to do."""
+    """There is no usable Ray cluster at an address, or none can be started; says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def running_here(address: Address) -> str:
 
 
 def refuse_unreachable(address: Address, seconds: float) -> None:
-    """Refuse an address at which no cluster answers within ``seconds``, or one that lets us not in."""
+    """Refuse an address at which no cluster answers within ``seconds``, or one whose cluster refuses us."""
     host, port = host_and_port(address)
     deadline = time.monotonic() + seconds
     try:

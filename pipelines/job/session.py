@@ -29,7 +29,7 @@ from pipelines.job.settings import engine_settings, learner_settings, reward_fun
 from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
 
-# What an actor's process needs of the driver's environment; set for each actor, because Ray's own workers start before.
+# What an actor's process needs of the driver's environment; set per actor, because Ray's own workers start before.
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_DEBUG")
 # For engines to end their processes when the session ends; those that do not are killed.
 _STOP_SECONDS = 10.0
@@ -193,7 +193,7 @@ class Session:
         self._learners = self._weight_sync = None
 
     def _kill_learners(self) -> None:
-        """End what threads wait for that train, save or publish."""
+        """End the actors that threads of the driver wait for while they train, save or publish."""
         if self._learners is not None:
             _end(self._learners.actors)
 

@@ -179,7 +179,7 @@ class Console:
         return draw
 
     def results(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """The final table: one row a stage (``before``, ``distill``, ``rl``), values as in ``summary.json``.
+        """The final table: one row per stage (``before``, ``distill``, ``rl``), values as in ``summary.json``.
 
         A stage whose value is None or empty is left out; a metric that is not there shows as a dash.
         """

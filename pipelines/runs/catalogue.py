@@ -1,7 +1,7 @@
-"""Every stage in one record: what it needs, what it leaves, and which settings make its result what it is.
+"""One record per stage: what it needs, what it leaves, and which settings and files make its result what it is.
 
-The run's folder, the stages' lifecycle, the checks and ``make submit`` read it, so that a new stage is a command, a
-section of the configuration with its YAML file, and a record here.
+The run's folder, the stages' lifecycle, the checks and ``make submit`` read it. CONTRIBUTING.md says what else a new
+stage needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StageRecord:
     free: tuple[str, ...] = ()
     """Exceptions from ``defining``."""
     reads: tuple[str, ...] = ()
-    """Settings whose files make its result what it is too, by their content: names of ``stages/contents.py``."""
+    """Settings that name files whose content makes its result what it is, too; see ``stages/contents.py``."""
     submitted: bool = True
     """Whether ``python -m pipelines.<name>`` runs it, here or as a job; otherwise it is part of another command."""
 

@@ -58,7 +58,7 @@ def _refuse_stray(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def clear_errors(begun: bool = False) -> Iterator[None]:
-    """Ends the process with one message and a status where what happened is something a user can mend.
+    """End the process with one message and a status where the error inside is one that a user can mend.
 
     The status is the error's own, but 1 for all of them once a stage has ``begun``.
     """

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Literal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Of the grace, a third but no more than this is left for ending actors and the cluster.
+# Ending actors and the cluster gets a third of the grace, but no more than this.
 _CLOSING_SECONDS = 10.0
 # An exception out of a signal's handler is lost where it happens to be raised in a finaliser: it is raised again.
 _AGAIN_SECONDS = 5.0
@@ -56,7 +56,7 @@ _ends_waits: list[Callable[[], object]] = []
 def install() -> None:
     """Handle the signals here, from now on. Needed again after ``ray.init``, which installs a handler that aborts.
 
-    A signal that whoever started the process has it ignore (``nohup``) stays ignored.
+    A signal that was ignored when the process started (``nohup``) stays ignored.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -65,7 +65,7 @@ def install() -> None:
 
 
 def described(error: KeyboardInterrupt) -> tuple[str, str, int]:
-    """Of what ended a command: the signal's name, where to continue, and the exit status."""
+    """What ended a command: the signal's name, where to continue, and the exit status."""
     if not isinstance(error, Interrupted):
         error = Interrupted(signal.SIGINT)
     return error.signal_name, _state.point(), error.exit_status

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def renew(results: dict[str, Any], measure: str, found: dict[str, Any]) -> None:
-    """Put a measure's figures in the place of its earlier ones, those of names that it no longer has included."""
+    """Replace all earlier figures of a measure, also those whose names it no longer has."""
     figures = results.setdefault("figures", {})
     for name in figures.get(measure, ()):
         results.pop(name, None)

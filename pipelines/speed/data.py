@@ -21,7 +21,7 @@ def data() -> dict[str, float]:
     """Wall-clock seconds and peak memory (GiB) of the whole command in a process of its own.
 
     Three synthetic sources in published forms: words by Zipf's law, prompts of about 60 and responses of about 180. A
-    byte-level BPE of 8,000 entries counts the tokens, about 1,500 a prompt with the Chain-of-Rubrics template.
+    byte-level BPE of 8,000 entries counts the tokens, about 1,500 per prompt with the Chain-of-Rubrics template.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

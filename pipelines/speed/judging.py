@@ -13,8 +13,8 @@ from pipelines.speed.timing import medians_in_turn
 
 
 def judging() -> dict[str, float]:
-    """Judgments a second of an evaluation (actors, verdicts, log on disk) over those of vLLM's own ``generate`` on the
-    same prompts with the same limits: both without log-probabilities (`evaluate.verdict_logprobs=false`), and both
+    """Judgments per second of an evaluation (actors, verdicts, log on disk) over those of vLLM's own ``generate`` on
+    the same prompts with the same limits: both without log-probabilities (`evaluate.verdict_logprobs=false`), and both
     with those that an evaluation keeps by default.
     """
     from actors.messages import Sampling

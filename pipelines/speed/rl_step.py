@@ -1,4 +1,4 @@
-"""The RL step against TRL's ``GRPOTrainer``: same model, prompts and limits, learning rate 0, samples a second.
+"""The RL step against TRL's ``GRPOTrainer``: same model, prompts and limits, learning rate 0, samples per second.
 
 Ours is the loop of ``pipelines/rl.py`` itself. Lengths as in life: a trace of the random model ends after 128 tokens on
 average and at most after 512, so a static batch waits for its longest trace. Forced lengths: 128 tokens each. Each side

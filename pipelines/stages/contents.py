@@ -1,4 +1,4 @@
-"""What a stage reads, told apart by content: one that goes on must read what it read when it began.
+"""The content of what a stage reads: a stage that is continued must read what it read when it began.
 
 Data, templates and reward functions are hashed whole. A model is too large for that at every start: of a large file,
 its size and blocks spread over it, the first with the header of a safetensors file, stand for the rest.
@@ -34,7 +34,7 @@ def contents(config: Config, run: RunDirectory, reads: Iterable[str]) -> dict[st
 
 
 def changes(before: Mapping[str, Content], now: Mapping[str, Content]) -> Iterator[str]:
-    """What has another content than it had, in words. What is not there at all is for its reader to miss."""
+    """What has other content than before, in words. Settings without any file now are left to whoever reads them."""
     for name in sorted(before.keys() & now.keys()):
         if not (before[name] and now[name]):
             continue
@@ -138,4 +138,4 @@ READERS: Mapping[str, Callable[[Config, RunDirectory], Content]] = MappingProxyT
         "verifier.functions": _functions,
     }
 )
-"""What a stage's record may name in ``reads``."""
+"""By the names that a stage's record may have in ``reads``."""

@@ -270,7 +270,7 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
         sequences.append(TrainingSequence(np.asarray(prompt, np.int32), np.asarray(completion, np.int32)))
     if not sequences and not longest:
         raise DataError(
-            f"{path} holds no chains: {bad_rows.skipped[0] if bad_rows.skipped else 'write one row a chain'}"
+            f"{path} holds no chains: {bad_rows.skipped[0] if bad_rows.skipped else 'write one row per chain'}"
         )
     if not sequences:
         raise DataError(

@@ -164,7 +164,7 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
 
 
 def _same_contents(config: Config, run: RunDirectory, name: str) -> dict[str, Content]:
-    """What the stage reads, as it was when the stage began; of what is gone since, what it was stays noted."""
+    """The content of what the stage reads; of files that are gone since it began, the content they had then."""
     before = run.notes(name).get("contents", {})
     now = contents(config, run, STAGES[name].reads)
     if changed := list(changes(before, now)):

@@ -24,7 +24,7 @@ from actors.messages import TrainingSequence
 
 VOCABULARY = 61
 BUDGET = 64
-"""Padded tokens a micro-batch: small enough that every step has several, and a rank of two an empty one."""
+"""Padded tokens per micro-batch: small enough that every step has several, and a rank of two an empty one."""
 POLICY = small_policy(clip_low=0.2, clip_high=0.2, kl_coefficient=0.1, temperature=0.9)
 OPTIMIZERS = {
     "adamw": small_optimizer(name="adamw", learning_rate=1e-3, weight_decay=0.1, total_steps=10, warmup_steps=2),

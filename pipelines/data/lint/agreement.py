@@ -25,7 +25,7 @@ _FEATURES = 1000
 
 
 def label_agreement(by_source: BySource, seed: int) -> Finding:
-    """Accuracy on each source of a model of the others; ``numbers["by_source"]``."""
+    """Accuracy, on each source, of a model that learned from all others; ``numbers["by_source"]``."""
     name = "label_agreement"
     groups = {source: group for source, group in by_source.items() if len(group) >= _LEAST}
     if len(groups) < 2:
@@ -34,7 +34,7 @@ def label_agreement(by_source: BySource, seed: int) -> Finding:
     rows, values, labels, sources = [], [], [], []
     for source, group in groups.items():
         for item in rng.sample(list(group), min(len(group), _MOST)):
-            # Which side is counted positive is a coin, so that there is a label to learn.
+            # A coin decides which side is counted positive, so that there is a label to learn.
             sign = rng.choice((1, -1))
             features, differences = _differences(item, words)
             rows.append(features)

@@ -28,7 +28,7 @@ LEVELS: dict[str, Level] = {
     "bad_rows": "warn",
     "source_counts": "warn",
 }
-"""Every check and what its finding does where the configuration does not say otherwise."""
+"""Every check, and what its finding does by default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def source_table(
     firsts: Mapping[str, float],
     agreement: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """One row a source: how many pairs, and the figures in which swapped labels or a bias show."""
+    """One row per source: how many pairs, and the figures in which swapped labels or a bias show."""
     counts: dict[str, int] = defaultdict(int)
     for pair in pairs:
         counts[pair.source] += 1

@@ -126,7 +126,7 @@ def test_a_function_may_be_plain_async_or_of_a_group() -> None:
         ("nan", "trace", "not_finite", "got nan"),
         ("text", "trace", "wrong_type", "got str"),
         ("nothing", "trace", "wrong_type", "got NoneType"),
-        ("few", "group", "wrong_length", "2 numbers expected, one a trace, got 1"),
+        ("few", "group", "wrong_length", "2 numbers expected, one per trace, got 1"),
         ("one", "group", "wrong_type", "a list of 2 numbers expected, got float"),
         ("eats", "trace", "memory", "memory_gib"),
         ("dies", "trace", "died", "ended with status 3"),

@@ -97,7 +97,7 @@ def test_a_fair_coin() -> None:
     for rate, truth in expected.items():
         part = result["overall"][rate]
         assert part["low"] <= truth <= part["high"], rate
-    # Two independent judgments a pair, 200 pairs: 1.96 * sqrt(0.25 / 400) = 0.049 each way.
+    # Two independent judgments per pair, 200 pairs: 1.96 * sqrt(0.25 / 400) = 0.049 each way.
     part = result["overall"]["accuracy"]
     assert (part["high"] - part["low"]) / 2 == pytest.approx(0.049, abs=0.012)
 
