@@ -86,13 +86,16 @@ evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." be
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
 	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(call quote,$(ADDRESS)) -- $(NAMED) $(LINE)
 
+# Two test workers, each with whole files, in the order of tests/conftest.py: the longest first.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: setup ## every test, the real end-to-end run included
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 .PHONY: test-fast
 test-fast: setup ## tests that need neither an engine nor Ray; under a minute
-	$(BIN)/python -m pytest tests -n 2 -m "not engine and not ray and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) -m "not engine and not ray and not slow" $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup ## format, lint and type checks

@@ -13,9 +13,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="module")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no test worker is left alone with one at the end: the demo, then
+    those with engines, with Ray, with slow tests, and the rest."""
+
+    def markers(item: pytest.Item) -> set[str]:
+        return {marker.name for marker in item.iter_markers()}
+
+    of_file: dict[str, set[str]] = {}
+    for item in items:
+        of_file.setdefault(str(item.path), set()).update(markers(item))
+    items.sort(
+        key=lambda item: (
+            item.path.name != "test_demo.py",
+            *(name not in of_file[str(item.path)] for name in ("engine", "ray", "slow")),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A Ray cluster for one module: two cores, and eight devices that are only counted."""
+    """A Ray cluster for all tests that want one: two cores, and eight devices that are only counted."""
     import ray
 
     ray.init(address="local", num_cpus=2, num_gpus=8, include_dashboard=False, log_to_driver=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -51,6 +52,7 @@ OPEN = (
 """Sections whose keys are the user's own."""
 
 
+@cache
 def known_keys(kind: type = Config, prefix: str = "") -> list[str]:
     """Every dotted key of the configuration, sections included."""
     keys = []
@@ -80,6 +82,11 @@ def setting(key: str) -> tuple[Any, Mapping[str, Any]]:
     return kind, metadata
 
 
+@cache
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Config)
+
+
 def typed(composed: DictConfig) -> Config:
     """Turn what Hydra composed into a checked :class:`Config`.
 
@@ -88,7 +95,7 @@ def typed(composed: DictConfig) -> Config:
 
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        merged = OmegaConf.merge(_schema(), composed)
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         key = str(error.full_key)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark
 
 SETTINGS = (
     "evaluate.benchmarks=[builtin,mine]",
-    "evaluate.limit=30",
+    "evaluate.limit=12",
     "evaluate.votes=2",
     "evaluate.temperature=1.0",
     "tracking=off",
@@ -50,7 +50,7 @@ def by_key(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], str]:
 
 def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[str]) -> None:
     whole = runs("evaluate", "judge", *arguments, "evaluate.label=whole")
-    assert "160 judgments" in whole
+    assert "88 judgments" in whole
     assert "4 not judged because their prompt is too long" in whole
     process = runs.start("evaluate", "judge", *arguments, "evaluate.label=killed", "rollout.max_sequences=8")
     wait_until(lambda: process.poll() is not None or len(log(runs, "killed")) > 20, 900, "the first judgments")
@@ -58,13 +58,13 @@ def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[s
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     before = by_key(log(runs, "killed"))
-    assert 20 < len(before) < 160
+    assert 20 < len(before) < 88
     again = runs("evaluate", "judge", *arguments, "evaluate.label=killed")
-    assert f"{160 - len(before)} to make" in again
+    assert f"{88 - len(before)} to make" in again
     rows = log(runs, "killed")
-    assert len(rows) == 160
+    assert len(rows) == 88
     after = by_key(rows)
-    assert len(after) == 160
+    assert len(after) == 88
     assert {key: after[key] for key in before} == before
     # Sampled by a seed of its own, a judgment does not depend on what else the engine did.
     assert after == by_key(log(runs, "whole"))
@@ -72,7 +72,7 @@ def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[s
     first, second = (json.loads((folder / "results.json").read_text()) for folder in folders)
     assert first["benchmarks"] == second["benchmarks"]
     assert (folders[1] / "report.html").stat().st_size > 20_000
-    assert pq.read_table(folders[1] / "judgments.parquet").num_rows == 160
+    assert pq.read_table(folders[1] / "judgments.parquet").num_rows == 88
 
 
 def test_other_settings_are_refused_and_nothing_is_judged_twice(
@@ -81,6 +81,6 @@ def test_other_settings_are_refused_and_nothing_is_judged_twice(
     error = runs("evaluate", "judge", *arguments, "evaluate.label=whole", "evaluate.votes=3", status=1)
     assert "begun with other settings (evaluate.votes: was 2, is 3)" in error
     out = runs("evaluate", "judge", *arguments, "evaluate.label=whole")
-    assert "160 judgments, 0 to make" in out
+    assert "88 judgments, 0 to make" in out
     error = runs("evaluate", "judge", "evaluate.benchmarks=[rewardbench]", "evaluate.label=x", "tracking=off", status=1)
     assert "there is no benchmark 'rewardbench'" in error

@@ -48,20 +48,25 @@ def test_model_that_is_not_there_is_named(runs: Runs, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-def test_bad_row_is_named_with_file_and_line(runs: Runs, tmp_path: Path) -> None:
-    runs("prepare", "rows", *SMALL)
-    model = str(runs.path("rows") / "model")
+@pytest.fixture(scope="module")
+def prepared(runs: Runs) -> str:
+    """A run that is prepared, by its name."""
+    runs("prepare", "prepared", *SMALL)
+    return "prepared"
+
+
+def test_bad_row_is_named_with_file_and_line(runs: Runs, prepared: str, tmp_path: Path) -> None:
+    model = str(runs.path(prepared) / "model")
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     with pairs.open("a") as file:
         file.write(json.dumps({"prompt": "q", "response_a": "x", "response_b": "y", "label": "C"}) + "\n")
-    output = runs("rl", "rows", *SMALL, f"rl.policy={model}", f"data.train={pairs}", status=1)
+    output = runs("rl", prepared, *SMALL, f"rl.policy={model}", f"data.train={pairs}", status=1)
     assert f"{pairs}, row 41, field 'label': 'C' is neither side" in output
 
 
 @pytest.mark.ray
-def test_cluster_without_the_resources_is_an_error_after_a_deadline(runs: Runs) -> None:
-    runs("prepare", "large", *SMALL)
-    output = runs("distill", "large", *SMALL, "learner.ranks=5000", "cluster.ready_timeout=2", status=1)
+def test_cluster_without_the_resources_is_an_error_after_a_deadline(runs: Runs, prepared: str) -> None:
+    output = runs("distill", prepared, *SMALL, "learner.ranks=5000", "cluster.ready_timeout=0.5", status=1)
     assert "CPU: 2501 needed" in output
     assert "learner.ranks" in output
 

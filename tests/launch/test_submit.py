@@ -258,6 +258,8 @@ def cluster() -> Iterator[Cluster]:
     home.mkdir()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = clean | {"HOME": str(home), "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    # What vLLM found out about models is no part of a home: without it every engine start takes seconds more.
+    environment["VLLM_CACHE_ROOT"] = environment.get("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
     ray = str(Path(sys.executable).parent / "ray")
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     port, dashboard, agent, client = free_ports(4)
@@ -409,7 +411,7 @@ def test_the_whole_run_gives_the_same_outputs_on_a_cluster(cluster: Cluster, tmp
 
     command = [sys.executable, "-m", "launch.submit", "--pipeline", "run", "--address", cluster.address, "--"]
     job = subprocess.run(
-        [*command, *SMALL, "run=job", f"output_root={tmp_path}"],
+        [*command, *SMALL, "rl.steps=3", "run=job", f"output_root={tmp_path}"],
         cwd=ROOT,
         env=cluster.environment,
         stdin=subprocess.DEVNULL,
@@ -427,6 +429,6 @@ def test_the_whole_run_gives_the_same_outputs_on_a_cluster(cluster: Cluster, tmp
     assert (run / "rl" / "hf" / "model.safetensors").is_file()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["metrics"] for line in lines if line["stage"] == "rl"]
-    assert len(steps) == 6
+    assert len(steps) == 3
     assert max(step["logprob_difference"] for step in steps) < 2e-6
     assert max(step["logprob_difference_max"] for step in steps) < 1e-4

@@ -26,11 +26,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[LearnerGroup]:
+def group(cluster: None, tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[LearnerGroup]:
     import ray
 
     logs = tmp_path_factory.mktemp("logs")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     actors = []
     for rank in range(2):
         log = str(logs / f"rank-{rank}.log")
@@ -41,7 +40,8 @@ def group(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Lear
     count = ranks.load(model, model, small_optimizer(learning_rate=1e-3, total_steps=10), 120.0)
     assert count == sum(parameter.numel() for parameter in plain(model).parameters())
     yield ranks
-    ray.shutdown()
+    for actor in actors:
+        ray.kill(actor.handle)
 
 
 def plain(model: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +65,8 @@ def test_a_rule_that_cannot_be_used_is_refused_at_the_start() -> None:
         RewardVerifier(RewardRule(mode="exact"))  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """A Ray cluster of this process, kept where one runs already."""
-    ray = pytest.importorskip("ray")
-    started = not ray.is_initialized()
-    if started:
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    if started:
-        ray.shutdown()
-
-
 @pytest.mark.ray
-def test_as_an_actor_it_scores_like_the_plain_object(ray_here: None, tmp_path: Path) -> None:
+def test_as_an_actor_it_scores_like_the_plain_object(cluster: None, tmp_path: Path) -> None:
     import ray
 
     log_path = tmp_path / "logs" / "verifier.log"

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from configs import configured
 
 from actors.learner.group import LearnerGroup
 from actors.learner.settings import PolicySettings
 from actors.messages import Prompt, ScoredGroup, ScoredTrace, Trace, TrainingSequence, Verdict
-from pipelines.config.compose import load_config
 from pipelines.loop.learning import BatchLearning, early_work
 from pipelines.loop.rollouts import RolloutBatch
 
@@ -64,7 +64,7 @@ GROUPS = (group(1, 1, -1), group(2, 1, 1), group(3, -1, 1), group(4, 1, -1, -1))
 
 
 def learning(learners: Recorder, *overrides: str) -> BatchLearning:
-    config = load_config(["recipe=tiny", "rl.prompts_per_step=4", "rl.mini_batch_prompts=4", *overrides])
+    config = configured("recipe=tiny", "rl.prompts_per_step=4", "rl.mini_batch_prompts=4", *overrides)
     return BatchLearning(cast(LearnerGroup, learners), config, config.algorithm, step=0)
 
 
@@ -153,9 +153,9 @@ def test_old_logprobs_that_came_early_belong_to_their_traces(policy: str, early:
 )
 def test_early_is_what_changes_nothing(override: str, early: str) -> None:
     sizes = ["rl.prompts_per_step=4", "rl.mini_batch_prompts=4"]
-    assert early_work(load_config(["recipe=tiny", *sizes, override])) == early
+    assert early_work(configured("recipe=tiny", *sizes, override)) == early
 
 
 def test_several_steps_on_the_engines_own_logprobs_have_nothing_to_do_early() -> None:
     overrides = ["rl.prompts_per_step=4", "rl.mini_batch_prompts=2", "algorithm.old_logprobs=rollout"]
-    assert early_work(load_config(["recipe=tiny", *overrides])) == "nothing"
+    assert early_work(configured("recipe=tiny", *overrides)) == "nothing"

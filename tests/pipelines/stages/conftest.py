@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from configs import configured
 
-from pipelines.config.compose import load_config
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.stage import Stage, open_stage
 
@@ -26,8 +26,8 @@ class Opener:
         self._run = run
 
     def __call__(self, *overrides: str, name: str = "rl", resumable: bool = True) -> AbstractContextManager[Stage]:
-        fixed = ["recipe=tiny", "tracking=off", f"run={self._run.name}", f"output_root={self._run.path.parent}"]
-        return open_stage(load_config([*fixed, *overrides]), self._run, name, resumable)
+        place = {"run": self._run.name, "output_root": str(self._run.path.parent)}
+        return open_stage(configured("recipe=tiny", "tracking=off", *overrides, **place), self._run, name, resumable)
 
 
 @pytest.fixture

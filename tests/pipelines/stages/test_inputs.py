@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import configured
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from actors.learner.settings import ModelError
 from pipelines.config import Config
-from pipelines.config.compose import load_config
 from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, prompt_key, write_pairs
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
@@ -34,7 +34,7 @@ def model(tiny_model_directory: Path) -> str:
 
 
 def config_of(**data: Any) -> Config:
-    config = load_config(["tracking=off"])
+    config = configured("tracking=off")
     for key, value in data.items():
         section, _, name = key.partition("__")
         setattr(getattr(config, section), name, value)
