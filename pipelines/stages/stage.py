@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from actors.files import write_text
 from actors.logs import LogFormatter
 from actors.redaction import redact
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config, ConfigError, known_keys
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
 from pipelines.job.session import Session
@@ -151,6 +151,9 @@ def _refuse_other_settings(config: Config, run: RunDirectory, name: str) -> None
     if before is None:
         return
     now = STAGES[name].settings(config)
+    # A setting that a run of an older version does not name had what is the default now.
+    fixed = known_keys()
+    before = {key: value for key, value in STAGES[name].settings(Config()).items() if key in fixed} | before
     changed = [
         f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now})

@@ -43,6 +43,22 @@ def test_a_stage_begun_with_other_settings_is_refused_and_says_which(opened: Ope
         assert not stage.is_finished
 
 
+def test_a_setting_that_is_new_since_the_stage_began_has_its_default(opened: Open, run: RunDirectory) -> None:
+    with opened():
+        pass
+    noted = run.notes("rl")["settings"]
+    run.note("rl", settings={key: value for key, value in noted.items() if key != "data.ignore_columns"})
+    with opened():
+        pass
+    run.note("rl", settings={key: value for key, value in noted.items() if key != "data.ignore_columns"})
+    with pytest.raises(ConfigError, match=r"data\.ignore_columns: was \[\], is \['context'\]"):
+        opened("data.ignore_columns=[context]").__enter__()
+    # What a section of the user's own does not name has no default.
+    run.note("rl", settings={key: value for key, value in noted.items() if key != "algorithm.reward.verdict"})
+    with pytest.raises(ConfigError, match=r"algorithm\.reward\.verdict: was None, is 1\.0"):
+        opened().__enter__()
+
+
 def test_only_settings_are_free_not_what_a_user_names_like_one(opened: Open) -> None:
     """A reward component may be called `limit`, which is free in an evaluation: its weight still counts."""
     functions = ["+verifier.functions.limit.path=own.rewards", "+algorithm.reward.limit=1.0"]
