@@ -111,7 +111,7 @@ def read_pair_file(
             found = next(
                 (known for _, row in first if (known := sources.recognise(without(row, ignore, Counter())))), None
             )
-            if not first_file:
+            if first and not first_file:
                 first_file, result.schema = name, found or sources.OWN
             elif found not in (None, result.schema):
                 raise DataError(

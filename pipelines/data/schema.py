@@ -279,7 +279,11 @@ def read_rows(path: Path, bad_rows: BadRows = FAIL) -> Iterator[tuple[int, dict[
     if not path.is_file():
         raise DataError(f"{path} is not there: give the path of a parquet file of preference pairs")
     try:
-        yield from _parquet_rows(pq.ParquetFile(path).iter_batches(batch_size=1000), path, bad_rows)
+        file = pq.ParquetFile(path)
+        columns = file.schema_arrow.names
+        if twice := next((name for name in columns if columns.count(name) > 1), None):
+            raise DataError(f"{path}: has the column {twice!r} twice: write it with one of them")
+        yield from _parquet_rows(file.iter_batches(batch_size=1000), path, bad_rows)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet, write it again: {str(error).splitlines()[0]}") from error
 
