@@ -107,11 +107,13 @@ def read_pair_file(
     for name, rows in parts_of(path, bad_rows, split):
         if schema == "auto" and mapped is None:
             first = list(islice(rows, _LOOK_AHEAD))
+            if not first:
+                continue
             rows = chain(first, rows)
             found = next(
                 (known for _, row in first if (known := sources.recognise(without(row, ignore, Counter())))), None
             )
-            if first and not first_file:
+            if not first_file:
                 first_file, result.schema = name, found or sources.OWN
             elif found not in (None, result.schema):
                 raise DataError(

@@ -88,9 +88,8 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
 
 
 def _split_of(path: Path) -> str:
-    """The split a file's name begins with, or nothing."""
-    word = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
-    return word if word in _SPLITS else ""
+    """The first split among the words of a file's name, or nothing."""
+    return next((word for word in re.split(r"[^a-z]+", path.name.lower()) if word in _SPLITS), "")
 
 
 def parts_of(path: str | Path, bad_rows: BadRows = FAIL, split: str = "train") -> Iterator[tuple[str, Numbered]]:

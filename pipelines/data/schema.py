@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,7 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
     if chosen.strip() == rejected.strip():
         raise DataError(f"{place}: both responses are equal, so neither is better: remove the row")
     metadata = row.get("metadata")
-    if metadata is not None and not isinstance(metadata, Mapping):
+    if not isinstance(metadata, Mapping | None):
         raise DataError(f"{place}, field 'metadata': must be an object, not {type(metadata).__name__}; or leave it out")
     return PreferencePair(
         id=_identifier(row.get("id"), place, number),
@@ -207,8 +208,7 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
             raise DataError(
                 f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
             )
-        if lost := [name for name in _NOT_SHOWN if message.get(name)]:
-            raise DataError(f"{where}, message {index + 1}: {lost[0]!r} cannot be shown to a judge: remove the row")
+        check_all_shown(message, f"{where}, message {index + 1}")
         _check_text(message["content"], f"{where}, message {index + 1}")
         messages.append(Message(cast(Role, message["role"]), message["content"]))
     if messages[-1].role != "user":
@@ -216,6 +216,12 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
     if not messages[-1].content.strip():
         raise DataError(f"{where}: the user's last message is empty")
     return tuple(messages)
+
+
+def check_all_shown(message: Mapping[str, Any], where: str) -> None:
+    """Raise a DataError, which names ``where``, for a message that says something beside its text."""
+    if lost := [name for name in _NOT_SHOWN if message.get(name)]:
+        raise DataError(f"{where}: {lost[0]!r} cannot be shown to a judge: remove the row")
 
 
 def plain_messages(messages: Iterable[Message]) -> list[dict[str, str]]:
@@ -280,9 +286,8 @@ def read_rows(path: Path, bad_rows: BadRows = FAIL) -> Iterator[tuple[int, dict[
         raise DataError(f"{path} is not there: give the path of a parquet file of preference pairs")
     try:
         file = pq.ParquetFile(path)
-        columns = file.schema_arrow.names
-        if twice := next((name for name in columns if columns.count(name) > 1), None):
-            raise DataError(f"{path}: has the column {twice!r} twice: write it with one of them")
+        if twice := [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]:
+            raise DataError(f"{path}: has the column {twice[0]!r} twice: write it with one of them")
         yield from _parquet_rows(file.iter_batches(batch_size=1000), path, bad_rows)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet, write it again: {str(error).splitlines()[0]}") from error
