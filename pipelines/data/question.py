@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pipelines.data.schema import DataError, check_all_shown, normalised
+from pipelines.data.schema import DataError, normalised
+from pipelines.data.text import beside_text
 
 Turn = dict[str, Any]
 """A message as a file states it, with ``role`` and ``content``."""
@@ -51,7 +52,8 @@ def response_of(value: Any, where: str) -> Any:
     """
     if not isinstance(value, Mapping) or (turn := as_turn(value))["role"] != "assistant":
         return value
-    check_all_shown(turn, where)
+    if hidden := beside_text(turn):
+        raise DataError(f"{where}: {hidden!r} cannot be shown to a judge: remove the row")
     return turn["content"]
 
 
@@ -139,7 +141,9 @@ def check_all_read(row: Mapping[str, Any], prompt: Sequence[str], answers: Seque
         DataError: a column's text is not there; names place, column and remedy.
 
     """
-    parts = {(name,): row[name] for name in _suspects(tuple(row)) if row[name] and not _is_blank(row[name])}
+    parts: dict[tuple[str, ...], Any] = {
+        (name,): row[name] for name in _suspects(tuple(row)) if row[name] and not _is_blank(row[name])
+    }
     # By far the most rows state their question in `prompt` alone.
     if parts.keys() == {("prompt",)} and _contents(row["prompt"]) == prompt:
         parts.clear()

@@ -13,12 +13,10 @@ from typing import Any, Literal, cast
 from actors.errors import UserError
 from actors.files import atomic_path
 from actors.messages import Side
-from pipelines.data.text import first_fault, unicode_fault
+from pipelines.data.text import beside_text, first_fault, unicode_fault
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
-_NOT_SHOWN = ("tool_calls", "function_call", "image", "images", "audio", "video")
-"""Fields of a message that say something beside its text."""
 MAX_CHARACTERS = 1_000_000
 """Characters of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
 
@@ -208,7 +206,8 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
             raise DataError(
                 f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
             )
-        check_all_shown(message, f"{where}, message {index + 1}")
+        if hidden := beside_text(message):
+            raise DataError(f"{where}, message {index + 1}: {hidden!r} cannot be shown to a judge: remove the row")
         _check_text(message["content"], f"{where}, message {index + 1}")
         messages.append(Message(cast(Role, message["role"]), message["content"]))
     if messages[-1].role != "user":
@@ -216,12 +215,6 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
     if not messages[-1].content.strip():
         raise DataError(f"{where}: the user's last message is empty")
     return tuple(messages)
-
-
-def check_all_shown(message: Mapping[str, Any], where: str) -> None:
-    """Raise a DataError, which names ``where``, for a message that says something beside its text."""
-    if lost := [name for name in _NOT_SHOWN if message.get(name)]:
-        raise DataError(f"{where}: {lost[0]!r} cannot be shown to a judge: remove the row")
 
 
 def plain_messages(messages: Iterable[Message]) -> list[dict[str, str]]:
