@@ -43,7 +43,12 @@ def _of_names(config: Config) -> Iterator[str]:
         if value is not None and (
             not value.strip() or "/" in value or value.startswith(".") or any(map(_no_letter, value))
         ):
-            yield f"{name}={value!a} must be a plain folder name: no '/', no leading '.', no control character"
+            yield (
+                f"{name}={value!a} must be a plain folder name: no '/', no leading '.', no control character; where "
+                "the environment's language is not UTF-8, set PYTHONUTF8=1"
+            )
+    if not config.output_root.strip():
+        yield "output_root is empty: name a folder, such as output_root=outputs"
 
 
 def _no_letter(character: str) -> bool:

@@ -122,6 +122,11 @@ def test_names_of_folders_are_plain(name: str, value: str) -> None:
         load_config([f"{name}={value}"])
 
 
+def test_an_empty_root_is_refused() -> None:
+    with pytest.raises(ConfigError, match="output_root is empty"):
+        load_config(["output_root="])
+
+
 def test_a_value_that_cannot_be_read_is_answered_with_what_to_type() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(["chains.first.extra_body.stop=a(b, c"])
