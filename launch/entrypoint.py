@@ -55,5 +55,5 @@ def _written(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(quoted(str(item)) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{quoted(str(item))}' for key, item in value.items())}}}"
+        return f"{{{','.join(f'{str(key).strip()}:{quoted(str(item))}' for key, item in value.items())}}}"
     return str(value)

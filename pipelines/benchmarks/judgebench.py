@@ -22,7 +22,7 @@ def load(location: str | None) -> list[Comparison]:
             raise DataError(f"{row.place}, field 'label': {label!r} must be 'A>B' or 'B>A'")
         better, worse = ("response_A", "response_B") if label == "A>B" else ("response_B", "response_A")
         source = text_field(row.fields, "source", row.place)
-        item = str(row.fields.get("pair_id", f"{row.stem}/{row.number}"))
+        item = f"{row.stem}/{row.number}" if row.fields.get("pair_id") is None else row.identifier("pair_id")
         pair = PreferencePair(
             id=item,
             source="judgebench",

@@ -20,6 +20,7 @@ from pipelines.benchmarks.benchmark import (
 from pipelines.benchmarks.published import rm_r1_paper
 from pipelines.benchmarks.rows import read
 from pipelines.data.schema import DataError, PreferencePair, conversation_of, text_field
+from pipelines.data.sources.messages import split_conversations
 
 # Weights are the numbers of examples, but for math-prm: 447 examples weigh as much as all code subsets together.
 SECTIONS: dict[str, dict[str, int]] = {
@@ -59,7 +60,7 @@ _SECTION_OF = {subset: section for section, subsets in SECTIONS.items() for subs
 
 
 def load(location: str | None) -> list[Comparison]:
-    """Rows with ``prompt`` (a text, or messages), ``chosen``, ``rejected``, and in most files ``subset`` and ``id``.
+    """Rows with ``prompt``, ``chosen``, ``rejected`` (texts, or messages), and in most files ``subset`` and ``id``.
 
     A row without ``subset`` belongs to the set its file or split is named after. Where that is none of RewardBench's,
     it is ``other/<name>``, a section of its own outside the averages, as the other splits of the prior sets are.
@@ -72,15 +73,18 @@ def load(location: str | None) -> list[Comparison]:
             subset = f"{_OTHER}{subset}"
         if not _is_known(subset):
             raise DataError(f"{row.place}, field 'subset': {subset!r} is no subset of RewardBench")
-        given = row.fields.get("id")
-        item = str(row.number if given is None else given)
+        item = row.identifier("id")
+        fields = dict(row.fields)
+        if isinstance(fields["chosen"], list):
+            names = ("prompt", "chosen", "rejected")
+            fields |= zip(names, split_conversations({name: fields[name] for name in names}, row.place), strict=True)
         pair = PreferencePair(
             id=f"{subset}/{item}",
             source="reward_bench",
             domain=subset,
-            prompt=conversation_of(row.fields["prompt"], row.place),
-            chosen=text_field(row.fields, "chosen", row.place),
-            rejected=text_field(row.fields, "rejected", row.place),
+            prompt=conversation_of(fields["prompt"], row.place),
+            chosen=text_field(fields, "chosen", row.place),
+            rejected=text_field(fields, "rejected", row.place),
         )
         section = subset if subset.startswith(_OTHER) else _SECTION_OF.get(subset, "Prior Sets")
         comparisons.append(Comparison(pair, subset, item, section))

@@ -35,7 +35,7 @@ def load(location: str | None) -> list[Comparison]:
         subset = text_field(row.fields, "subset", row.place)
         if subset not in (*SUBSETS, TIES):
             raise DataError(f"{row.place}, field 'subset': {subset!r} is none of {', '.join((*SUBSETS, TIES))}")
-        item = str(row.fields.get("id", row.number))
+        item = row.identifier("id")
         prompt = (Message("user", text_field(row.fields, "prompt", row.place)),)
         chosen, rejected = _texts(row, "chosen"), _texts(row, "rejected")
         for first, better in enumerate(chosen):

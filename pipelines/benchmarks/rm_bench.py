@@ -26,7 +26,7 @@ def load(location: str | None) -> list[Comparison]:
             raise DataError(
                 f"{row.place}: {name!r} is no domain of RM-Bench ({', '.join(_FILES)}); name it in 'domain'"
             )
-        item = str(row.fields.get("id", row.number))
+        item = row.identifier("id")
         item = item if item.startswith(f"{name}/") else f"{name}/{item}"
         prompt = (Message("user", text_field(row.fields, "prompt", row.place)),)
         chosen, rejected = _styles(row, "chosen"), _styles(row, "rejected")

@@ -43,14 +43,16 @@ def load(location: str | None) -> list[Comparison]:
         prompt = _conversation(row)
         if "bon_best" in row.fields:
             best, losers = _answer(row, row.fields["bon_best"], "bon_best"), row.fields["loser_list"]
+            if not isinstance(losers, list) or not losers:
+                raise DataError(f"{row.place}, field 'loser_list': must be a list of answers, at least one")
             # By position, as the reference groups them: upstream, a `bon_uid` need not be unique.
-            uid = f"{path}/{row.fields.get('bon_uid', row.number)}#{groups}"
+            uid = f"{path}/{row.identifier('bon_uid')}#{groups}"
             for index, loser in enumerate(losers):
                 pair = PreferencePair(f"{uid}/{index}", "rmb", path, prompt, best, _answer(row, loser, "loser_list"))
                 comparisons.append(Comparison(pair, path, uid, _category(path), group=str(groups)))
             groups += 1
         else:
-            uid = f"{path}/{row.fields.get('pair_uid', row.number)}"
+            uid = f"{path}/{row.identifier('pair_uid')}"
             chosen, rejected = (_answer(row, row.fields[field], field) for field in ("chosen", "reject"))
             pair = PreferencePair(uid, "rmb", path, prompt, chosen, rejected)
             comparisons.append(Comparison(pair, path, uid, _category(path)))

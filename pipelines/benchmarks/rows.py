@@ -27,6 +27,11 @@ class Row:
     """Name of its file without suffix, or of its split."""
     number: int
 
+    def identifier(self, field: str) -> str:
+        """What the row calls itself in a field; where it says nothing, its number."""
+        stated = self.fields.get(field)
+        return str(self.number if stated is None else stated)
+
 
 def read(
     name: str, location: str | None, needs: Sequence[tuple[str, ...]], hub: str | None, splits: Sequence[str]

@@ -68,14 +68,17 @@ class Response:
             AttemptFailed: it states an error, or is no part of a completion.
 
         """
-        if not isinstance(body, Mapping) or not body.keys() & {"choices", "usage"}:
-            raise reported(body, self._headers) or AttemptFailed("broken answer", f"not a completion: {body!r}")
         failure = reported(body, self._headers)
         if failure is not None:
             raise failure
+        # Between the chunks of a stream, endpoints send signs of life and figures of their own.
+        is_whole = isinstance(body, Mapping) and (part == "delta" or bool(body.keys() & {"choices", "usage"}))
+        choices = (body.get("choices") or []) if is_whole else None
+        if not isinstance(choices, list):
+            raise AttemptFailed("broken answer", f"not a completion: {body!r}")
         self._model = str(body.get("model") or self._model)
         self._usage = body.get("usage") or self._usage
-        for choice in body.get("choices") or []:
+        for choice in choices:
             self._add_choice(choice, part)
 
     def _add_choice(self, choice: Any, part: Part) -> None:
@@ -89,13 +92,16 @@ class Response:
             self._index = choice.get("index") or 0
         if self._index != (choice.get("index") or 0):
             return
-        self._finish_reason = str(choice.get("finish_reason") or self._finish_reason)
+        # `stop_reason` is Anthropic's name for it; vLLM states there which token or text ended a whole answer.
+        reason = choice.get("finish_reason") or choice.get("stop_reason")
+        self._finish_reason = str(reason or self._finish_reason)
         self._apart = self._apart or next((name for name in _APART if message.get(name)), "")
         if isinstance(message.get("refusal"), str):
             self._refusal.append(message["refusal"])
         content = message.get("content") or ""
         for item in content if isinstance(content, list) else [content]:
-            self._add_content(item)
+            if item is not None:
+                self._add_content(item)
 
     def _add_content(self, item: Any) -> None:
         """Text, or one of the parts that some endpoints cut a message into: thoughts are left out."""
@@ -105,7 +111,10 @@ class Response:
             self._refusal.append(item["refusal"])
         elif isinstance(item, Mapping) and item.get("type", "text") in ("text", "output_text"):
             text = item.get("text")
-            self._pieces.append(str(text.get("value") or "") if isinstance(text, Mapping) else str(text or ""))
+            text = text.get("value") if isinstance(text, Mapping) else text
+            if not isinstance(text or "", str):
+                raise AttemptFailed("broken answer", f"a part of `content` has no text: {item!r}")
+            self._pieces.append(text or "")
         elif isinstance(item, Mapping):
             self._apart = self._apart or f"a part of type {item['type']}"
         else:
@@ -126,12 +135,14 @@ class Response:
             )
         counts = [self._usage.get(name) if isinstance(self._usage, Mapping) else None for name in _COUNTS]
         # Some endpoints state 0 where they do not count.
-        prompt, generated = (count if type(count) is int and count > 0 else None for count in counts)
+        prompt, generated = (count if type(count) is int and 0 < count < _ABSURD else None for count in counts)
         text, refusal = _joined(self._pieces), _joined(self._refusal)
         return Completion(text, self._finish_reason, self._model, prompt, generated, self._apart, refusal)
 
 
 _COUNTS = ("prompt_tokens", "completion_tokens")
+_ABSURD = 10**9
+"""Tokens that no request has."""
 
 
 def _joined(pieces: list[str]) -> str:
@@ -169,7 +180,8 @@ def whole(completion: Completion) -> Completion:
 def _plain(reason: str) -> str:
     """``FinishReason.MAX_TOKENS``, ``maxTokens`` and ``max-tokens`` as ``max_tokens``; no reason is an end."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", reason.strip().rpartition(".")[2])
-    return re.sub(r"[\s-]+", "_", words.lower()).removeprefix("finish_reason_") or "stop"
+    plain = re.sub(r"[\s-]+", "_", words.lower()).removeprefix("finish_reason_")
+    return "stop" if plain in ("", "none", "null") else plain
 
 
 def _without_text(apart: str, cut: bool) -> AttemptFailed:

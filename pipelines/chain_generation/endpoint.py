@@ -7,6 +7,7 @@ no whole completion (empty, cut, of another model) is a failure here though its 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import json
 import re
@@ -157,9 +158,14 @@ def same_model(wanted: str, answered: str) -> bool:
 
 async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """The data of server-sent events, however the bytes are cut. The last one may lack the blank line that ends it."""
-    rest, data = b"", list[bytes]()
+    rest, data, begun = b"", list[bytes](), False
     async for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+        rest += piece
+        if not begun:  # A byte-order mark may come before everything.
+            if len(rest) < len(codecs.BOM_UTF8):
+                continue
+            rest, begun = rest.removeprefix(codecs.BOM_UTF8), True
+        *lines, rest = rest.split(b"\n")
         for line in lines:
             if field := line.rstrip(b"\r"):
                 data += [field[5:].strip()] if field.startswith(b"data:") else []

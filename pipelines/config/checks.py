@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,21 @@ def check(config: Config) -> None:
 
 
 def _of_names(config: Config) -> Iterator[str]:
-    if not config.run or "/" in config.run or config.run.startswith("."):
-        yield f"run={config.run!r} must be a plain folder name: no '/', no leading '.'"
+    for name, value in (("run", config.run), ("evaluate.label", config.evaluate.label)):
+        if value is not None and (
+            not value.strip() or "/" in value or value.startswith(".") or any(map(_no_letter, value))
+        ):
+            yield (
+                f"{name}={value!a} must be a plain folder name: no '/', no leading '.', no control character; where "
+                "the environment's language is not UTF-8, set PYTHONUTF8=1"
+            )
+    if not config.output_root.strip():
+        yield "output_root is empty: name a folder, such as output_root=outputs"
+
+
+def _no_letter(character: str) -> bool:
+    """Whether a character cannot stand in a name: it controls something, or is half of a surrogate pair."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _of_evaluation(config: Config) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -11,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
 from pipelines.config.overrides import as_typed, quoted
@@ -48,8 +50,9 @@ def load_config(overrides: list[str], data_file: Path | None = None) -> Config:
 def _with_data(composed: DictConfig, path: Path, overrides: list[str]) -> DictConfig:
     """The configuration with the section ``data`` of a file, under the overrides."""
     try:
-        section = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        stated = yaml.load(path.read_text(encoding="utf-8"), _AsTyped)
+        section = OmegaConf.create(stated) if isinstance(stated, dict) else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(section, DictConfig):
         raise ConfigError(f"{path}: must hold settings of the section `data`, such as `mix` and `orders`")
@@ -59,6 +62,23 @@ def _with_data(composed: DictConfig, path: Path, overrides: list[str]) -> DictCo
         if override.key_or_group.startswith("data."):
             OmegaConf.update(composed, override.key_or_group, override.value(), force_add=True)
     return composed
+
+
+class _AsTyped(yaml.SafeLoader):
+    """Reads a file of settings as text, which becomes a number or a truth value where the setting is one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is there twice, of which YAML would keep the last."""
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_AsTyped.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag.endswith((":null", ":merge"))]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def checked(overrides: list[str]) -> list[str]:
@@ -84,6 +104,8 @@ def checked(overrides: list[str]) -> list[str]:
             OverridesParser.create().parse_override(text)
         except HydraException as error:
             remedy = f"; if the value is text, type {shlex.quote(f'{name}={quoted(value)}')}" if equals else ""
+            if value.startswith("{"):
+                remedy = "; a table is written {key: value, ...}, and keys with other characters only in a YAML file"
             raise ConfigError(f"{override!r} cannot be read as a setting and its value{remedy}") from error
         accepted.append(text)
     return accepted

@@ -8,30 +8,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from types import NoneType, UnionType
-from typing import Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from pipelines.config.constraints import ConfigError
 from pipelines.config.schema import setting
 
-Kind = Literal["text", "optional text", "texts", "table of texts", "other"]
-
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
-
-
-def kind_of(key: str) -> Kind:
-    """What a setting holds, as far as quoting goes, by its dotted key; ``other`` for what is not text or unknown."""
-    found, _ = setting(key)
-    optional = get_origin(found) in (Union, UnionType)
-    if optional:
-        found = next(member for member in get_args(found) if member is not NoneType)
-    if found is str:
-        return "optional text" if optional else "text"
-    if get_origin(found) is list and get_args(found) == (str,):
-        return "texts"
-    return "table of texts" if get_origin(found) is dict and get_args(found)[1] is str else "other"
+_ESCAPED = str.maketrans({character: f"\\{character}" for character in "\\()[]{}:=, \t"})
 
 
 def as_typed(override: str) -> str:
@@ -40,23 +27,38 @@ def as_typed(override: str) -> str:
     ``null`` stays Hydra's null where the setting may be empty. ``${...}`` still refers to another setting.
     """
     name, equals, value = override.partition("=")
-    key = name.lstrip("+")
-    kind = kind_of(key)
-    if not equals or not value or kind == "other" or (kind == "optional text" and value == "null"):
-        return override
-    if kind in ("text", "optional text"):
-        return f"{name}={quoted(value)}"
-    opening = "[" if kind == "texts" else "{"
+    return f"{name}={_typed(setting(name.lstrip('+'))[0], value)}" if equals and value else override
+
+
+def _typed(kind: Any, value: str) -> str:
+    """A value of this type, with quotes around every text in it."""
+    optional = get_origin(kind) in (Union, UnionType)
+    if optional and value == "null":
+        return value
+    kind = next(member for member in get_args(kind) if member is not NoneType) if optional else kind
+    if kind is str:
+        return quoted(value)
     inside = value.strip()
-    if not (inside.startswith(opening) and inside.endswith(_CLOSING[opening])):
-        return override
-    parts = list(_split(inside[1:-1]))
-    if kind == "table of texts":
-        pairs = [part.partition(":") for part in parts]
-        if not all(colon for _, colon, _ in pairs):
-            return override
-        return f"{name}={{{','.join(f'{left.strip()}:{quoted(right.strip())}' for left, _, right in pairs)}}}"
-    return f"{name}=[{','.join(quoted(part.strip()) for part in parts)}]"
+    if get_origin(kind) is list and inside.startswith("[") and inside.endswith("]"):
+        (item,) = get_args(kind)
+        return f"[{','.join(_typed(item, part.strip()) for part in _split(inside[1:-1]))}]"
+    if not (inside.startswith("{") and inside.endswith("}")):
+        return value
+    parts = [(next(_split(part, ":"), ""), part) for part in _split(inside[1:-1])]
+    entries = [(key.strip(), part[len(key) + 1 :].strip()) for key, part in parts]
+    if get_origin(kind) is dict:
+        return f"{{{','.join(f'{_as_key(key)}:{_typed(get_args(kind)[1], entry)}' for key, entry in entries)}}}"
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return f"{{{','.join(f'{key}:{_typed(hints.get(key), entry)}' for key, entry in entries)}}}"
+    return value
+
+
+def _as_key(key: str) -> str:
+    """A key of a table in a form that Hydra takes for text, even a number: with an escaped blank before it."""
+    if len(key) > 1 and key[0] in "'\"" and key[-1] == key[0]:
+        key = key[1:-1]
+    return "\\ " + key.translate(_ESCAPED)
 
 
 def quoted(text: str) -> str:
@@ -66,20 +68,20 @@ def quoted(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def _split(text: str) -> Iterator[str]:
+def _split(text: str, at: str = ",") -> Iterator[str]:
     """Elements of a list as it was typed: cut at commas that stand in no quotes and no brackets."""
     part, inside, closing = "", "", [""]
     for character in text:
         if inside:
             inside = "" if character == inside and not part.endswith("\\") else inside
-        elif character in "'\"" and not part.strip():
-            # A quote opens an element; an apostrophe within one is a letter.
+        elif character in "'\"" and part.strip()[-1:] in ("", ":"):
+            # A quote opens an element, or its value after a key; an apostrophe within one is a letter.
             inside = character
         elif character in _CLOSING:
             closing.append(_CLOSING[character])
         elif character == closing[-1]:
             closing.pop()
-        elif character == "," and len(closing) == 1:
+        elif character == at and len(closing) == 1:
             yield part
             part = ""
             continue

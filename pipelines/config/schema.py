@@ -95,7 +95,8 @@ def typed(composed: DictConfig) -> Config:
 
     """
     try:
-        merged = OmegaConf.merge(_schema(), composed)
+        plain = _plain_keys(OmegaConf.to_container(composed))
+        merged = OmegaConf.merge(_schema(), OmegaConf.create(plain))
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
         key = str(error.full_key)
@@ -109,3 +110,10 @@ def typed(composed: DictConfig) -> Config:
     assert isinstance(config, Config)
     check(config)
     return config
+
+
+def _plain_keys(value: Any) -> Any:
+    """What Hydra read, with keys of tables as they were typed: without the blank that kept them text."""
+    if isinstance(value, dict):
+        return {key.strip() if isinstance(key, str) else key: _plain_keys(item) for key, item in value.items()}
+    return value

@@ -107,6 +107,8 @@ def read_pair_file(
     for name, rows in parts_of(path, bad_rows, split):
         if schema == "auto" and mapped is None:
             first = list(islice(rows, _LOOK_AHEAD))
+            if not first:
+                continue
             rows = chain(first, rows)
             found = next(
                 (known for _, row in first if (known := sources.recognise(without(row, ignore, Counter())))), None

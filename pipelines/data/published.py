@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 WINNERS = {"model_a": "A", "model_b": "B"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_FILE = re.compile(r".*\.(jsonl?|parquet)(\.\w+)?")
+_FILE = re.compile(r".*\.(jsonl?|parquet)(\.\w+)?", re.IGNORECASE)
 
 
 def is_hub_name(name: str) -> bool:

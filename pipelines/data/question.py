@@ -6,12 +6,14 @@ the pair that was read, or the row is refused: a judge must not be asked about a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from pipelines.data.schema import DataError, normalised
+from pipelines.data.text import beside_text
 
 Turn = dict[str, Any]
 """A message as a file states it, with ``role`` and ``content``."""
@@ -25,16 +27,34 @@ TEXTUAL = {
     *("background", "persona", "tools", "functions", "few_shot", "examples", "demonstrations"),
 }
 """Columns that could be part of the question."""
-MEDIA = {"image", "images", "video", "videos", "audio", "audios"}
-"""Columns of what no text model can be shown."""
+_ALSO = (
+    *("article", "text", "post", "story", "paragraph", "turn", "sys", "preamble", "knowledge", "evidence", "premise"),
+    *("choice", "option", "table", "scenario", "search_result", "snippet", "attachment", "user_input"),
+)
+"""More names, by which no form states anything."""
+_MEDIA = ("image", "video", "audio", "picture", "pixel")
+_MEANS = r"(text|content|string|message|prompt|input|title|body|url|path|byte|value)?s?"
+_SUSPECT = re.compile(
+    f"({'|'.join(sorted({name.replace('_', '').rstrip('s') for name in (*TEXTUAL, *_ALSO, *_MEDIA)}))})s?{_MEANS}"
+)
+_MEDIUM = re.compile(f"({'|'.join(_MEDIA)}).*")
+_NOTHING = ("", "[]", "{}", "null", "None", "nan")
+"""What tables write where a row has no value."""
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
-def response_of(value: Any) -> Any:
-    """The text of a response that is one message of the assistant; anything else as it is."""
-    if isinstance(value, Mapping) and (turn := as_turn(value))["role"] == "assistant":
-        return turn["content"]
-    return value
+def response_of(value: Any, where: str) -> Any:
+    """The text of a response that is one message of the assistant; anything else as it is.
+
+    Raises:
+        DataError: the message says something beside its text; names ``where``.
+
+    """
+    if not isinstance(value, Mapping) or (turn := as_turn(value))["role"] != "assistant":
+        return value
+    if hidden := beside_text(turn):
+        raise DataError(f"{where}: {hidden!r} cannot be shown to a judge: remove the row")
+    return turn["content"]
 
 
 def as_turn(message: Any) -> Turn:
@@ -66,7 +86,8 @@ def question_of(row: Mapping[str, Any], place: str) -> list[Turn]:
     turns = [as_turn(turn) for turn in asked]
     if history := row.get("history"):
         turns = joined(_history(history, place), turns, f"{place}, field 'history'")
-    if system := row.get("system"):
+    system = row.get("system")
+    if system and not _is_blank(system):
         turns = joined([{"role": "system", "content": system}], turns, f"{place}, field 'system'")
     return turns
 
@@ -113,28 +134,44 @@ def turn_key(turn: Turn) -> tuple[Any, Any]:
 def check_all_read(row: Mapping[str, Any], prompt: Sequence[str], answers: Sequence[str], place: str) -> None:
     """Hold a row to what was read of it: no column that could be part of the question may be lost.
 
-    What an assistant says in such a column may stand in the answers; everything else must stand in the prompt.
+    Such a column may lie in an object too (``info.post``). What an assistant says in it may stand in the answers, and a
+    text may be one of them; everything else must stand in the prompt.
 
     Raises:
         DataError: a column's text is not there; names place, column and remedy.
 
     """
-    names = [name for name in _suspects(tuple(row)) if row[name] and row[name] not in ("[]", "{}")]
+    parts: dict[tuple[str, ...], Any] = {
+        (name,): row[name] for name in _suspects(tuple(row)) if row[name] and not _is_blank(row[name])
+    }
     # By far the most rows state their question in `prompt` alone.
-    if not names or (names == ["prompt"] and _contents(row["prompt"]) == prompt):
+    if parts.keys() == {("prompt",)} and _contents(row["prompt"]) == prompt:
+        parts.clear()
+    # `metadata` is the field of our own form for what is not shown.
+    parts |= {
+        (name, key): value[key]
+        for name, value in row.items()
+        if isinstance(value, Mapping) and name != "metadata" and (name,) not in parts
+        for key in _suspects(tuple(value))
+        if value[key] and not _is_blank(value[key])
+    }
+    if not parts:
         return
     asked = "\n".join(prompt)
     everything = "\n".join((asked, *answers))
     lost = [
         name
-        for name in names
-        if name.lower() in MEDIA
-        or not all(stands_in(text, everything if answer else asked) for text, answer in _texts(row[name]))
+        for name, value in parts.items()
+        if _MEDIUM.fullmatch(_squeezed(name[-1]))
+        or not all(
+            stands_in(text, everything if answer else asked) or text in answers for text, answer in _texts(value)
+        )
     ]
     if lost:
+        columns = ",".join(dict.fromkeys(name[0] for name in lost))
         raise DataError(
-            f"{place}, field {lost[0]!r}: could be part of the question, which would be judged without it; put it into "
-            f"the conversation, or leave it out of every row with data.ignore_columns=[{','.join(lost)}]"
+            f"{place}, field {'.'.join(lost[0])!r}: could be part of the question, which would be judged without it; "
+            f"put it into the conversation, or leave it out of every row with data.ignore_columns=[{columns}]"
         )
 
 
@@ -151,9 +188,18 @@ def without(row: Any, names: Sequence[str], ignored: Counter[str]) -> Any:
     return {key: value for key, value in row.items() if key not in names}
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _suspects(names: tuple[Any, ...]) -> list[Any]:
-    return [name for name in names if isinstance(name, str) and name.lower() in TEXTUAL | MEDIA]
+    return [name for name in names if isinstance(name, str) and _SUSPECT.fullmatch(_squeezed(name))]
+
+
+def _squeezed(name: str) -> str:
+    """A name in small letters without what joins its words: ``systemPrompt`` and ``System prompt`` are one name."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() in _NOTHING
 
 
 def _texts(value: Any) -> Iterator[tuple[str, bool]]:

@@ -18,10 +18,13 @@ Numbered = Iterator[tuple[int, Any]]
 """Row numbers, from 1, and rows."""
 
 KINDS = ".jsonl or .parquet (or .jsonl.gz, .jsonl.zst)"
-_ROWS = re.compile(r"(.+)(\.jsonl|\.jsonl\.gz|\.jsonl\.zst|\.parquet)")
+_ROWS = re.compile(r"(.+)(\.jsonl|\.jsonl\.gz|\.jsonl\.zst|\.parquet)", re.IGNORECASE)
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-_OTHER_DATA = {".json", ".csv", ".tsv", ".arrow", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar"}
-_DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json"}
+_NO_DATA = re.compile(
+    r"dataset_infos?\.json|readme.*|licen[cs]e.*|[^.]+|.+(\.(md|txt|html|ya?ml|py|log|lock|png|jpg|svg|pdf|bak|sha256|md5)|~)",
+    re.IGNORECASE,
+)
+"""Names of files beside rows that nobody takes for rows; every other one may be a shard that would be missed."""
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval", "heldout")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -42,6 +45,8 @@ def files_of(path: str | Path) -> list[Path]:
     """
     folder = Path(path)
     if not folder.is_dir():
+        if folder.exists() and not folder.is_file():
+            raise DataError(f"{folder} is neither a file nor a folder: write the rows to a file, of kind {KINDS}")
         if not folder.is_file():
             raise DataError(
                 f"{folder} is not there: give the path of a .jsonl or .parquet file, of a folder of them, or a hub name"
@@ -61,9 +66,9 @@ def files_of(path: str | Path) -> list[Path]:
         )
     for entry in sorted(entries):
         if entry.is_dir():
-            if any(stem_of(file) for file in entry.rglob("*")):
-                raise DataError(f"{folder} holds rows in the folder {entry.name}/ below it: give one folder of files")
-        elif entry not in shards and entry.suffix in _OTHER_DATA and entry.name not in _DESCRIPTIONS:
+            if any(file.is_file() and not _NO_DATA.fullmatch(file.name) for file in entry.rglob("*")):
+                raise DataError(f"{folder} holds files in the folder {entry.name}/ below it: give one folder of files")
+        elif entry not in shards and not _NO_DATA.fullmatch(entry.name):
             raise DataError(
                 f"{entry}: unknown kind of file in a folder of rows; convert it to {KINDS}, or move it away"
             )
@@ -83,9 +88,8 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
 
 
 def _split_of(path: Path) -> str:
-    """The split a file's name begins with, or nothing."""
-    word = re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0]
-    return word if word in _SPLITS else ""
+    """The first split among the words of a file's name, or nothing."""
+    return next((word for word in re.split(r"[^a-z]+", path.name.lower()) if word in _SPLITS), "")
 
 
 def parts_of(path: str | Path, bad_rows: BadRows = FAIL, split: str = "train") -> Iterator[tuple[str, Numbered]]:
@@ -99,7 +103,7 @@ def parts_of(path: str | Path, bad_rows: BadRows = FAIL, split: str = "train") -
         yield str(path), hub_rows(str(path), split)
         return
     for file in files_of(path):
-        yield str(file), read_rows(file, bad_rows) if file.suffix == ".parquet" else _json_lines(file, bad_rows)
+        yield str(file), read_rows(file, bad_rows) if file.suffix.lower() == ".parquet" else _json_lines(file, bad_rows)
 
 
 def placed_rows(path: str | Path, bad_rows: BadRows = FAIL, split: str = "train") -> Iterator[tuple[str, int, Any]]:
@@ -123,7 +127,7 @@ def rows_of(path: str | Path) -> Numbered:
 
 
 def _json_lines(path: Path, bad_rows: BadRows) -> Numbered:
-    kind = _COMPRESSION.get(path.suffix)
+    kind = _COMPRESSION.get(path.suffix.lower())
     try:
         with path.open("rb") if kind is None else _decompressed(path, kind) as lines:
             # Split at line feeds alone: texts may hold other characters that Unicode takes for line ends.

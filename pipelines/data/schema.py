@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,10 @@ from typing import Any, Literal, cast
 from actors.errors import UserError
 from actors.files import atomic_path
 from actors.messages import Side
-from pipelines.data.text import first_fault, unicode_fault
+from pipelines.data.text import beside_text, first_fault, unicode_fault
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
-_NOT_SHOWN = ("tool_calls", "function_call", "image", "images", "audio", "video")
-"""Fields of a message that say something beside its text."""
 MAX_CHARACTERS = 1_000_000
 """Characters of one text. Longer ones are no answers but files that went astray; a judge's whole context holds less."""
 
@@ -96,7 +95,7 @@ def validate(row: Mapping[str, Any], *, place: str, number: int = 1) -> Preferen
     if chosen.strip() == rejected.strip():
         raise DataError(f"{place}: both responses are equal, so neither is better: remove the row")
     metadata = row.get("metadata")
-    if metadata is not None and not isinstance(metadata, Mapping):
+    if not isinstance(metadata, Mapping | None):
         raise DataError(f"{place}, field 'metadata': must be an object, not {type(metadata).__name__}; or leave it out")
     return PreferencePair(
         id=_identifier(row.get("id"), place, number),
@@ -207,8 +206,8 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
             raise DataError(
                 f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
             )
-        if lost := [name for name in _NOT_SHOWN if message.get(name)]:
-            raise DataError(f"{where}, message {index + 1}: {lost[0]!r} cannot be shown to a judge: remove the row")
+        if hidden := beside_text(message):
+            raise DataError(f"{where}, message {index + 1}: {hidden!r} cannot be shown to a judge: remove the row")
         _check_text(message["content"], f"{where}, message {index + 1}")
         messages.append(Message(cast(Role, message["role"]), message["content"]))
     if messages[-1].role != "user":
@@ -279,7 +278,10 @@ def read_rows(path: Path, bad_rows: BadRows = FAIL) -> Iterator[tuple[int, dict[
     if not path.is_file():
         raise DataError(f"{path} is not there: give the path of a parquet file of preference pairs")
     try:
-        yield from _parquet_rows(pq.ParquetFile(path).iter_batches(batch_size=1000), path, bad_rows)
+        file = pq.ParquetFile(path)
+        if twice := [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]:
+            raise DataError(f"{path}: has the column {twice[0]!r} twice: write it with one of them")
+        yield from _parquet_rows(file.iter_batches(batch_size=1000), path, bad_rows)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet, write it again: {str(error).splitlines()[0]}") from error
 

@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_NOT_SHOWN = ("tool_calls", "function_call", "image", "images", "audio", "video")
+
+
+def beside_text(message: Mapping[str, Any]) -> str | None:
+    """The field in which a message says something beside its text, or None."""
+    return next((name for name in _NOT_SHOWN if message.get(name)), None)
+
 
 def unicode_fault(text: str) -> str | None:
     """What keeps ``text`` from being valid Unicode, or None; for a message that says where the text stands."""

@@ -25,6 +25,7 @@ from actors.verifier.trace import VerdictMode
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
 from pipelines.config import Config
 from pipelines.data.prompts import load_template
+from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.judging import TOO_LONG, Judgment, judge, pending, plan
 from pipelines.evaluation.log import JudgmentLog
@@ -85,8 +86,8 @@ def load_benchmarks(config: Config, run: RunDirectory) -> Sets:
     if unknown:
         raise DataError(f"evaluate.paths names no benchmark with {', '.join(unknown)}: there are {', '.join(names())}")
     for asked in dict.fromkeys(config.evaluate.benchmarks):
-        is_file = Path(asked).suffix in (".jsonl", ".parquet")
-        name = Path(asked).stem if is_file else asked
+        is_file = stem_of(asked) is not None
+        name = stem_of(asked) or asked
         if name in sets:
             raise DataError(f"evaluate.benchmarks: two of them are called {name!r}; rename the file {asked}")
         benchmark = find("pairs" if is_file else asked)

@@ -7,8 +7,9 @@ its size and blocks spread over it, the first with the header of a safetensors f
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -80,13 +81,23 @@ def _prompt(config: Config, run: RunDirectory) -> Content:
 def _functions(config: Config, run: RunDirectory) -> Content:
     found: Content = {}
     for name, function in config.verifier.functions.items():
-        try:
-            spec = importlib.util.find_spec(function.path.rpartition(".")[0])
-        except (ImportError, ValueError):
-            continue
-        if spec and spec.origin and Path(spec.origin).is_file():
-            found |= {f"{name} in {file}": content for file, content in _hashed([Path(spec.origin)]).items()}
+        files = _sources(function.path.rpartition(".")[0])
+        found |= {f"{name} in {file}": content for file, content in _hashed(files).items()}
     return found
+
+
+def _sources(module: str) -> list[Path]:
+    """A module's file, and those beside it in its package, whose functions it may call. Imports nothing of them."""
+    folders: list[str] | None = None
+    spec = None
+    for part in filter(None, module.split(".")):
+        spec = find_spec(part) if folders is None else PathFinder.find_spec(part, folders)
+        if spec is None:
+            return []
+        within, folders = folders, [*(spec.submodule_search_locations or ())]
+    folder = folders or within
+    files = sorted(file for path in folder or () for file in Path(path).glob("*.py"))
+    return files or [Path(spec.origin or "" if spec else "")]
 
 
 def _base_model(config: Config, run: RunDirectory) -> Content:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.data.question import Turn, as_turn, joined, question_of, stands_in, turn_key
+from pipelines.data.question import Turn, as_turn, joined, question_of, response_of, stands_in, turn_key
 from pipelines.data.schema import DataError, PreferencePair, validate
 
 HUB = "HuggingFaceH4/ultrafeedback_binarized"
@@ -39,8 +39,9 @@ def split_conversations(row: Mapping[str, Any], place: str) -> tuple[Any, Any, A
         DataError: a list that is missing, empty or does not end with the assistant, or lists with different prompts.
 
     """
-    # A list of messages beside the two, as UltraFeedback has it, repeats one of them.
-    before = question_of({name: row[name] for name in row if name not in ("messages", "conversations")}, place)
+    # A list of messages beside two whole conversations, as UltraFeedback has it, repeats one of them.
+    repeats = () if all(_is_answer(row.get(name)) for name in ("chosen", "rejected")) else ("messages", "conversations")
+    before = question_of({name: row[name] for name in row if name not in repeats}, place)
     answers: list[Any] = []
     prompts: list[list[Turn]] = []
     for name in ("chosen", "rejected"):
@@ -50,11 +51,16 @@ def split_conversations(row: Mapping[str, Any], place: str) -> tuple[Any, Any, A
         turns = [as_turn(message) for message in messages]
         if turns[-1]["role"] != "assistant":
             raise DataError(f"{place}, field {name!r}: the last message must be the assistant's")
-        answers.append(turns[-1]["content"])
+        answers.append(response_of(turns[-1], f"{place}, field {name!r}"))
         prompts.append(joined(_not_in(before, turns), turns, f"{place}, field {name!r}")[:-1])
     if [turn_key(turn) for turn in prompts[0]] != [turn_key(turn) for turn in prompts[1]]:
         raise DataError(f"{place}: chosen and rejected differ before their last message: remove the row")
     return prompts[0] or None, answers[0], answers[1]
+
+
+def _is_answer(messages: Any) -> bool:
+    """Whether a list of messages begins with the assistant, so that the question stands somewhere else."""
+    return isinstance(messages, list) and bool(messages) and as_turn(messages[0])["role"] == "assistant"
 
 
 def _not_in(before: list[Turn], turns: list[Turn]) -> list[Turn]:

@@ -28,5 +28,9 @@ def pair(row: Mapping[str, Any], place: str, number: int) -> PreferencePair:
     """The row, checked, with its question from all the columns that state parts of it."""
     if row.keys() & TEXTUAL != {"prompt"}:
         row = {**row, "prompt": question_of(row, place) or None}
-    answers = {name: response_of(row[name]) for name in _RESPONSES if isinstance(row.get(name), Mapping)}
+    answers = {
+        name: response_of(row[name], f"{place}, field {name!r}")
+        for name in _RESPONSES
+        if isinstance(row.get(name), Mapping)
+    }
     return validate({**row, **answers} if answers else row, place=place, number=number)

@@ -171,5 +171,42 @@ def test_the_prior_sets_as_published(tmp_path: Path) -> None:
     figures = score(find("reward_bench"), scores)
     assert figures["sections"] == {"Safety": 1.0, "Prior Sets": 0.5, "other/pku_safer": 1.0}
     assert (figures["average"], figures["micro"]) == (1.0, 1.0)
+    lists = {"prompt": "egg?", "chosen": turns("egg?", "six"), "rejected": turns("egg?", "freeze")}
+    (loaded_lists,) = find("reward_bench").load(write(tmp_path / "lists" / "shp.jsonl", [lists]))
+    assert (loaded_lists.pair.chosen, loaded_lists.pair.rejected) == ("six", "freeze")
     with pytest.raises(DataError, match="row 1, field 'prompt': the last message must be the user's"):
         find("reward_bench").load(write(tmp_path / "bad" / "shp.jsonl", [{**row, "prompt": turns("a", "b")}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("rm_bench", {"prompt": "p", "chosen": ["c"] * 3, "rejected": ["r"] * 3, "id": None}),
+        (
+            "rmb",
+            {
+                "conversation_input": turns("p"),
+                "category_path": "Pairwise_set/Helpfulness/Chat",
+                "chosen": {"llm_name": "x", "answer": "c"},
+                "reject": {"llm_name": "y", "answer": "r"},
+                "pair_uid": None,
+            },
+        ),
+        (
+            "judgebench",
+            {"question": "q", "response_A": "a", "response_B": "b", "label": "A>B", "source": "s", "pair_id": None},
+        ),
+    ],
+)
+def test_an_id_that_is_null_is_the_place(tmp_path: Path, name: str, row: dict[str, Any]) -> None:
+    loaded = find(name).load(write(tmp_path / "chat.jsonl", [row, row]))
+    assert len({item.pair.id for item in loaded}) == len(loaded) > 1
+    assert not any("None" in item.pair.id for item in loaded)
+
+
+@pytest.mark.parametrize("losers", [[], 5, "text"])
+def test_a_group_without_losers_is_refused(tmp_path: Path, losers: Any) -> None:
+    best = {"llm_name": "x", "answer": "c"}
+    row = {"conversation_input": turns("p"), "category_path": "BoN_set/Helpfulness/Chat", "bon_best": best}
+    with pytest.raises(DataError, match="row 1, field 'loser_list'"):
+        find("rmb").load(write(tmp_path / "bon.jsonl", [{**row, "loser_list": losers}]))

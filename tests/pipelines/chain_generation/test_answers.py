@@ -35,7 +35,9 @@ def asked_once(reply: Reply, path: Path, stream: bool) -> Asked:
 
 
 ENDS = {
-    **dict.fromkeys(("stop", "STOP", "eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", None, ""), "stop"),
+    **dict.fromkeys(
+        ("stop", "STOP", "eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", None, "", "null"), "stop"
+    ),
     **dict.fromkeys(("endTurn", "stop-sequence", "FinishReason.STOP", "FINISH_REASON_STOP", "STOP_SEQUENCE"), "stop"),
     **dict.fromkeys(("length", "max_tokens", "MAX_TOKENS", "maxTokens", "model_length"), "length"),
 }
@@ -53,6 +55,7 @@ PARTS = [THOUGHT, {"type": "text", "text": "the "}, {"type": "text", "text": "an
 CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 FORMS: dict[str, Reply] = {
     "parts": Reply(message={"content": PARTS}),
+    "parts of nothing": Reply(message={"content": [None, *PARTS, None]}),
     "one part": Reply(message={"content": {"type": "output_text", "text": "the answer"}}),
     "beside reasoning": Reply("the answer", message={"reasoning_content": "hm", "content": "the answer"}),
     "beside a thought": Reply("", message={"reasoning": "hm", "content": "the answer"}),
@@ -87,6 +90,7 @@ NO_ANSWER: dict[str, tuple[Reply, str, str]] = {
     "other word": (Reply("the answer", finish_reason="fin"), "ended with fin", "`ends_as`"),
     "error": (Reply("part", finish_reason="error"), "server error", "'error'"),
     "surrogate": (Reply("a\ud800b"), "no valid text", "character 2 is half of a surrogate pair in its text"),
+    "texts in a part": (Reply(message={"content": [{"text": ["a", "b"]}]}), "broken answer", "has no text"),
     "number": (Reply(message={"content": 7}), "broken answer", "neither text nor parts: 7"),
 }
 
@@ -159,6 +163,36 @@ def test_usage_that_states_nothing_is_estimated(usage: Any, tmp_path: Path) -> N
     (answer,) = asked_once(Reply(body=body), tmp_path, stream=False).answers.values()
     assert answer.estimated
     assert answer.tokens > 0
+
+
+@pytest.mark.parametrize("choices", [5, True, "text", {"0": {}}])
+def test_choices_that_are_no_list_are_a_broken_answer(choices: Any, tmp_path: Path) -> None:
+    (failure,) = asked_once(Reply(body=json.dumps({"choices": choices}).encode()), tmp_path, False).failures.values()
+    assert failure.cause == "broken answer"
+
+
+def test_a_count_that_no_request_has_is_estimated(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10**400, "completion_tokens": 2}
+    body = json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode()
+    (answer,) = asked_once(Reply(body=body), tmp_path, False).answers.values()
+    assert answer.estimated
+
+
+@BOTH
+def test_an_end_that_is_called_stop_reason_is_read(stream: bool, tmp_path: Path) -> None:
+    choice = {"index": 0, "message": {"content": "x"}, "delta": {"content": "x"}, "stop_reason": "max_tokens"}
+    sent = json.dumps({"model": MODEL, "choices": [choice]}).encode()
+    events = Reply(body=b"data: " + sent + b"\n\ndata: [DONE]\n\n", headers={"Content-Type": "text/event-stream"})
+    (answer,) = asked_once(events if stream else Reply(body=sent), tmp_path, stream).answers.values()
+    assert answer.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "sign", [{}, {"type": "ping"}, {"id": "1", "object": "chat.completion.chunk"}, {"timings": {}}]
+)
+def test_a_sign_of_life_within_a_stream_loses_nothing(sign: dict[str, Any], tmp_path: Path) -> None:
+    (answer,) = asked_once(Reply("the answer", events=[sign]), tmp_path, stream=True).answers.values()
+    assert answer.text == "the answer"
 
 
 @BOTH
@@ -278,11 +312,26 @@ def test_what_is_no_answer_counts_as_spent(tmp_path: Path) -> None:
     assert budget.spent_tokens == answer.tokens + 2 + 2
 
 
-@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_events_are_read_however_the_bytes_are_cut(size: int, end: str) -> None:
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte-order mark"])
+def test_events_are_read_however_the_bytes_are_cut(size: int, end: str, mark: str) -> None:
     sent = end.join(
-        [": ping", "", "event: x", "data: {\u2028", "data:}", "", "id: 1", "", "data: \u00e9", "", "data: [DONE]"]
+        [
+            f"{mark}data: first",
+            "",
+            ": ping",
+            "",
+            "event: x",
+            "data: {\u2028",
+            "data:}",
+            "",
+            "id: 1",
+            "",
+            "data: \u00e9",
+            "",
+            "data: [DONE]",
+        ]
     )
     raw = sent.encode()
 
@@ -293,7 +342,7 @@ def test_events_are_read_however_the_bytes_are_cut(size: int, end: str) -> None:
     async def read() -> list[str]:
         return [data async for data in events(pieces())]
 
-    assert asyncio.run(read()) == ["{\u2028\n}", "\u00e9", "[DONE]"]
+    assert asyncio.run(read()) == ["first", "{\u2028\n}", "\u00e9", "[DONE]"]
 
 
 @pytest.mark.parametrize(

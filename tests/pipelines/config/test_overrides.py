@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.config import ConfigError
 from pipelines.config.compose import load_config
-from pipelines.config.overrides import arguments_of, as_typed, kind_of
+from pipelines.config.overrides import arguments_of, as_typed
 
 ROOT = Path(__file__).resolve().parents[3]
 ODD = [
@@ -74,21 +74,57 @@ def test_quotes_null_references_and_numbers_mean_what_they_did() -> None:
     assert (config.seed, config.rl.epochs) == (7, 10)
 
 
-def test_kinds_are_the_types_of_settings() -> None:
-    kinds = {
-        "run": "text",
-        "data.train": "optional text",
-        "evaluate.benchmarks": "texts",
-        "evaluate.paths": "table of texts",
-        "evaluate.paths.rmb": "text",
-        "verifier.functions.mine.path": "text",
-        "chains.first.extra_body.x": "other",
-        "rl.steps": "other",
-        "model": "other",
-        "no.such.key": "other",
-    }
-    assert {key: kind_of(key) for key in kinds} == kinds
-    assert as_typed("rl.steps=3") == "rl.steps=3"
+def test_what_is_no_text_is_left_to_hydra() -> None:
+    for override in ("rl.steps=3", "chains.first.extra_body.x=1e3", "model={}", "no.such.key=a", "data.train=null"):
+        assert as_typed(override) == override
+
+
+@pytest.mark.parametrize(
+    "typed", ["{1:A, 1_0:B, on:A, 'a b':B, x=y:A, model_a: 'B'}", """{"1":A,1_0:B,on:'A',a b:B,'x=y':A,model_a:B}"""]
+)
+def test_keys_of_tables_are_text(typed: str) -> None:
+    labels = load_config([f"data.mix.sources.mine.labels={typed}"]).data.mix.sources["mine"].labels
+    assert labels == {"1": "A", "1_0": "B", "on": "A", "a b": "B", "x=y": "A", "model_a": "B"}
+
+
+def test_text_within_records_is_text() -> None:
+    sources = "{1e3:{path:2025_11_25,take:5,labels:{0:A}},b:{path:'x,y',domain:null}}"
+    mine, other = load_config([f"data.mix.sources={sources}"]).data.mix.sources.values()
+    assert (mine.path, mine.take, mine.labels) == ("2025_11_25", 5, {"0": "A"})
+    assert (other.path, other.domain) == ("x,y", None)
+
+
+def test_a_file_of_settings_is_read_as_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    source = "{path: 2025_11_25, columns: {prompt: on, chosen: 1e3}, labels: {0: A, yes: B}, take: 7}"
+    lines = [f"mix: {{sources: {{1_0: {source}}}, drop_near_duplicates: yes}}", "lint: {leak_margin: 1e-2}"]
+    file.write_text("\n".join([*lines, "ignore_columns: [1:30, 007, no]", "heldout: null"]))
+    data = load_config([], file).data
+    source = data.mix.sources["1_0"]
+    assert (source.path, source.take) == ("2025_11_25", 7)
+    assert (source.columns, source.labels) == ({"prompt": "on", "chosen": "1e3"}, {"0": "A", "yes": "B"})
+    assert (data.mix.drop_near_duplicates, data.lint.leak_margin, data.heldout) == (True, 0.01, None)
+    assert data.ignore_columns == ["1:30", "007", "no"]
+
+
+@pytest.mark.parametrize("text", ["", "a: 1\na: 2", "just text", "mix: {sources: {a: {labels: {null: A}}}}", "- a"])
+def test_a_file_that_holds_no_settings(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        load_config([], file)
+
+
+@pytest.mark.parametrize("name", ["run", "evaluate.label"])
+@pytest.mark.parametrize("value", ["..", "a/b", "a\nb", "\x00", " ", ".", "\u202ea", "\udcff"])
+def test_names_of_folders_are_plain(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=.* must be a plain folder name"):
+        load_config([f"{name}={value}"])
+
+
+def test_an_empty_root_is_refused() -> None:
+    with pytest.raises(ConfigError, match="output_root is empty"):
+        load_config(["output_root="])
 
 
 def test_a_value_that_cannot_be_read_is_answered_with_what_to_type() -> None:

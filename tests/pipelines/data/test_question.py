@@ -162,3 +162,50 @@ def test_columns_of_ordinary_sets_are_no_context(tmp_path: Path) -> None:
     extra = {"conversation_id": "c", "question_id": 3, "category": "tax", "score_chosen": 4.5, "chosen_model": "m"}
     extra |= {"margin": 1, "topic": "VAT", "language": "en", "turn": 2, "rationale": "Norway has 25.", "tags": ["a"]}
     assert prompt_of(tmp_path, {"prompt": "VAT?", **extra, **TEXTS}) == ["u: VAT?"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *((name, "VAT is 25 percent.") for name in ("systemPrompt", "System prompt", "context_text", "article", "sys")),
+        *((name, "x.png") for name in ("image_url", "imagePath", "video_bytes")),
+        ("choices", ["7", "25"]),
+        ("turns", say("u: Norway.", "a: Noted.")),
+        ("info", {"post": "Norway."}),
+    ],
+)
+def test_a_part_of_the_question_by_any_spelling(tmp_path: Path, column: str, value: Any) -> None:
+    with pytest.raises(DataError, match=rf"field '{column}.*data\.ignore_columns=\[{column}\]"):
+        read(tmp_path, {"prompt": "VAT?", column: value, **TEXTS})
+    assert read(tmp_path, {"prompt": "VAT?", column: value, **TEXTS}, ignore=[column]).pairs
+
+
+@pytest.mark.parametrize("value", ["null", "None", " ", 7, 2.5, {"post": None}, [None]])
+def test_columns_without_a_text_are_no_part_of_a_question(tmp_path: Path, value: Any) -> None:
+    row = {"prompt": "VAT?", "context": value, "tools": value, "info": {"text": value}, **TEXTS}
+    assert prompt_of(tmp_path, row) == ["u: VAT?"]
+
+
+def test_a_mapped_response_within_an_object_is_read(tmp_path: Path) -> None:
+    row = {"prompt": "VAT?", "best": {"text": CHOSEN}, "other": {"text": REJECTED}}
+    columns = {"chosen": "best.text", "rejected": "other.text"}
+    assert read(tmp_path, row, mapped=Mapped(columns)).pairs[0].chosen == CHOSEN
+
+
+def test_a_blank_system_message_is_none(tmp_path: Path) -> None:
+    assert prompt_of(tmp_path, {"system": " ", "prompt": "VAT?", **TEXTS}) == ["u: VAT?"]
+
+
+def test_messages_beside_lists_that_only_answer(tmp_path: Path) -> None:
+    assert prompt_of(tmp_path, {"messages": say(*LONG), **lists()}) == LONG
+    turns = [{"from": "human", "value": "VAT?"}]
+    assert prompt_of(tmp_path, {"conversations": turns, **lists()}) == ["u: VAT?"]
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_response_that_calls_a_tool_is_not_whole(tmp_path: Path, as_list: bool) -> None:
+    call = {"role": "assistant", "content": CHOSEN, "tool_calls": [{"name": "f"}]}
+    other = {"role": "assistant", "content": REJECTED}
+    answers = {"chosen": [call], "rejected": [other]} if as_list else {"chosen": call, "rejected": other}
+    with pytest.raises(DataError, match="field 'chosen': 'tool_calls' cannot be shown to a judge"):
+        read(tmp_path, {"prompt": "VAT?", **answers})

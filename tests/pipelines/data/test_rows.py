@@ -90,7 +90,12 @@ def test_an_id_of_two_shards(tmp_path: Path) -> None:
         (("a.jsonl", "b.csv"), r"b\.csv: unknown kind of file in a folder of rows"),
         (("a.jsonl", "b.json"), r"b\.json: unknown kind"),
         (("a.jsonl", "b.jsonl.bz2"), r"b\.jsonl\.bz2: unknown kind"),
-        (("a.jsonl", "more/b.jsonl"), "holds rows in the folder more/ below it"),
+        (("a.jsonl", "b.JSON"), r"b\.JSON: unknown kind of file in a folder of rows"),
+        (("a.jsonl", "b.jsonl.part"), r"b\.jsonl\.part: unknown kind of file in a folder of rows"),
+        (("a.jsonl", "b.feather"), r"b\.feather: unknown kind of file in a folder of rows"),
+        (("a.jsonl", "more/b.jsonl"), "holds files in the folder more/ below it"),
+        (("a.jsonl", "more/b.csv"), "holds files in the folder more/ below it"),
+        (("set_train.jsonl", "set_test.jsonl"), "holds files of several splits"),
         (("a.jsonl", "a.jsonl.gz"), r"holds a\.jsonl and a\.jsonl\.gz, the same shard twice"),
         (
             ("train.parquet", "heldout.parquet"),
@@ -114,6 +119,36 @@ def test_files_of_one_split(tmp_path: Path, names: tuple[str, ...]) -> None:
     for number, name in enumerate(names):
         write(tmp_path / name, row(number))
     assert len(load_pairs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("ending", [".JSONL", ".Jsonl.GZ", ".PARQUET"])
+def test_endings_in_capitals_are_endings(tmp_path: Path, ending: str) -> None:
+    write(tmp_path / f"a{ending.lower()}", row(1)).rename(tmp_path / f"a{ending}")
+    write(tmp_path / "b.jsonl", row(2))
+    assert asked(tmp_path) == ["Question 1", "Question 2"]
+
+
+@pytest.mark.parametrize("nothing", ["", "\n \n"])
+def test_a_shard_without_rows_says_nothing_of_the_form(tmp_path: Path, nothing: str) -> None:
+    (tmp_path / "a.jsonl").write_text(nothing)
+    hh = {"chosen": "\n\nHuman: hi\n\nAssistant: a", "rejected": "\n\nHuman: hi\n\nAssistant: b"}
+    write(tmp_path / "b.jsonl", hh)
+    assert read_pair_file(tmp_path).schema == "hh_rlhf"
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(DataError, match="holds no pairs"):
+        read_pair_file(tmp_path)
+
+
+def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
+    columns = [pa.array([text]) for text in ("q", "a", "b", "z")]
+    pq.write_table(pa.table(columns, names=["prompt", "chosen", "rejected", "prompt"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: has the column 'prompt' twice"):
+        read_pair_file(tmp_path)
+
+
+def test_a_device_is_no_file() -> None:
+    with pytest.raises(DataError, match="/dev/null is neither a file nor a folder"):
+        files_of("/dev/null")
 
 
 def test_files_of_two_forms(tmp_path: Path) -> None:

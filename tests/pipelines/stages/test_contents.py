@@ -164,3 +164,20 @@ def test_prepared_data_of_other_settings_is_kept_and_refused(run: RunDirectory, 
     prepare(load_config([*base, *small, "seed=1", "overwrite=true"]), run)
     assert (run.data / "rl.parquet").read_bytes() != before[run.data / "rl.parquet"]
     assert not (run.path / "rl").exists()
+
+
+def test_a_function_is_known_by_its_package_which_is_not_run(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (package / "words.py").write_text("from my_package.helper import short\n")
+    (package / "helper.py").write_text("def short(judged):\n    return 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = ("verifier.functions.short.path=my_package.words.short", "algorithm.reward.short=1")
+    with opened(*given):
+        pass
+    (package / "helper.py").write_text("def short(judged):\n    return 1\n")
+    with pytest.raises(ConfigError, match=r"verifier\.functions: short in helper\.py was"):
+        opened(*given).__enter__()
