@@ -8,12 +8,12 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +179,10 @@ class Engine:
             versions=_versions(completion.weight_versions, len(tokens)),
         )
 
-    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
+    async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Let the engine's processes join a weight channel, as its members from ``first_rank`` on."""
-        meeting = {"address": address, "port": port, "first_rank": first_rank, "size": size, "timeout": timeout}
-        await self._llm.collective_rpc("join_weight_channel", args=(meeting,))
+        joining = {"first_rank": first_rank, "terms": asdict(terms)}
+        await self._llm.collective_rpc("join_weight_channel", args=(joining,))
 
     async def update(self, update: WeightUpdate) -> LoadedWeights:
         """Load new weights while requests are in flight; they are frozen meanwhile and go on afterwards.
