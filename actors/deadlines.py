@@ -14,6 +14,8 @@ from actors.logs import write_stacks
 
 # When one rank dies, the others fail in their collectives, sometimes sooner: how long to wait for the better answer.
 _GRACE_SECONDS = 2.0
+ANSWER_SECONDS = 30.0
+"""How much longer than an actor's own deadline its caller waits, for the error that names the cause."""
 # For the nodes to have late actors write their stacks; a node that does not answer is left out.
 _STACKS_SECONDS = 20.0
 

@@ -193,6 +193,22 @@ class WeightUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelTerms:
+    """What all members of a weight channel are told: where they meet, and how they send."""
+
+    address: str
+    port: int
+    size: int
+    """Members: the learner rank that sends, and every process of every engine."""
+    bucket_bytes: int
+    """What is sent at a time, unless a single tensor has more."""
+    rendezvous_timeout: float
+    """Seconds for all members to meet."""
+    timeout: float
+    """Seconds for anything that is sent."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedWeights:
     """What an engine says after a weight update."""
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors.interfaces import use_nodes_interface
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.logs import redirect_output
-from actors.messages import WeightUpdate
+from actors.messages import ChannelTerms, WeightUpdate
 
 if TYPE_CHECKING:
     from actors.learner.steps import MicroBatches
@@ -32,28 +33,47 @@ class Learner:
         self._trainer: Any = None
         self._source = ""
 
-    def rendezvous(self) -> tuple[str, int]:
-        """Open the store at which the ranks meet, on this rank's machine; returns its address and port."""
-        from actors.weights.channel import open_store
+    def rendezvous(self) -> tuple[str, int] | None:
+        """Be ready to meet the other ranks; rank 0 opens the store for it and returns its address and port."""
+        from actors.rendezvous import open_store
 
-        self._store, address, port = open_store(self._settings.timeout)
+        if self.rank != 0:
+            return None
+        self._store, address, port = open_store(self._settings.rendezvous_timeout)
         return address, port
 
     def join(self, address: str, port: int) -> None:
-        """Meet the other ranks at rank 0's store."""
+        """Meet the other ranks at rank 0's store.
+
+        Raises:
+            RendezvousFailed: naming who did not come.
+
+        """
         import torch
         import torch.distributed as dist
         from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.distributed_c10d import _set_pg_timeout
 
-        settings, timeout = self._settings, timedelta(seconds=self._settings.timeout)
+        from actors.rendezvous import join_store, meeting
+
+        settings, ranks = self._settings, self._world_size
+        use_nodes_interface()
         torch.set_num_threads(settings.threads)
         if settings.device == "cuda":
             torch.cuda.set_device(0)
-        store = self._store or dist.TCPStore(address, port, None, False, timeout)
+        store = self._store or join_store(address, port, settings.rendezvous_timeout, f"learner rank {self.rank}")
         # Metrics are summed on the CPU wherever the model is, so a CUDA group speaks gloo as well.
         backend = "cpu:gloo,cuda:nccl" if settings.device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self._world_size, timeout=timeout)
-        self._mesh = init_device_mesh(settings.device, (self._world_size,))
+        where, seconds = f"{address}:{port}", settings.rendezvous_timeout
+        with meeting(store, where, "learner rank", self.rank, ranks, seconds) as left:
+            wait = timedelta(seconds=left)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=ranks, timeout=wait)
+            if settings.device == "cuda":
+                # NCCL connects when it is first used.
+                dist.all_reduce(torch.zeros(1, device="cuda"))
+                torch.cuda.synchronize()
+        _set_pg_timeout(timedelta(seconds=settings.timeout))
+        self._mesh = init_device_mesh(settings.device, (ranks,))
 
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
         """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters.
@@ -173,21 +193,27 @@ class Learner:
 
     def open_channel(self) -> tuple[str, int]:
         """Open the store at which the members of a weight channel meet; returns its address and port."""
-        from actors.weights.channel import open_store
+        from actors.rendezvous import open_store
 
-        self._channel_store, address, port = open_store(self._settings.timeout)
+        self._channel_store, address, port = open_store(self._settings.rendezvous_timeout)
         return address, port
 
-    def join_channel(self, size: int) -> None:
-        """Be rank 0 of the ``size`` members of the weight channel that this rank opened."""
+    def join_channel(self, terms: ChannelTerms) -> None:
+        """Be rank 0 of the weight channel that this rank opened."""
         from actors.weights.channel import WeightChannel
 
-        self._channel = WeightChannel(self._channel_store, 0, size, self._settings.device, self._settings.timeout)
+        self._channel = WeightChannel(self._channel_store, 0, self._settings.device, terms)
 
     def send(self) -> None:
         """Broadcast what was published last to the engines, which have been told to receive it."""
         (update, tensors), self._published = self._published, None
         self._channel.send(update.tensors, tensors)
+
+    def remove_written(self, path: str) -> None:
+        """Remove a published file, which every engine has loaded: it is memory of this rank's node."""
+        from actors.weights.send import remove_written
+
+        remove_written(path)
 
     def save(self, directory: str, state: dict[str, Any]) -> None:
         """Write a checkpoint of model, optimisers, schedule and random states, with ``state`` of the stage."""

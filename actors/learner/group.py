@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.deadlines import NamedActor, get
+from actors.deadlines import ANSWER_SECONDS, NamedActor, get
 from actors.learner.planning import pack_prompts, plan
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence, WeightUpdate
@@ -37,11 +37,11 @@ class LearnerGroup:
     def _start(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         return [getattr(each.handle, method).remote(*mine) for each, mine in zip(self.actors, arguments, strict=True)]
 
-    def join(self, seconds: float) -> None:
-        """Let the ranks meet."""
-        meeting = [self.actors[0].handle.rendezvous.remote()]
-        [(address, port)] = get(meeting, seconds, "learners to start", self.actors[:1])
-        self._all("join", address, port, what="learner ranks to meet", seconds=seconds)
+    def join(self, start: float, rendezvous: float) -> None:
+        """Let the ranks meet: ``start`` seconds for all of them to be there, ``rendezvous`` for them to connect."""
+        address, port = self._all("rendezvous", what="learners to start", seconds=start)[0]
+        what = f"learner ranks to meet at {address}:{port}"
+        self._all("join", address, port, what=what, seconds=rendezvous + ANSWER_SECONDS)
 
     def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
         """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""

@@ -41,6 +41,8 @@ class LearnerSettings:
     lora: LoraSettings | None
     """Train adapters of low rank and leave the model as it is; None: train all of it."""
     threads: int
+    rendezvous_timeout: float
+    """Seconds for all ranks to meet."""
     timeout: float
     """Seconds after which a collective that other ranks never join is an error."""
 

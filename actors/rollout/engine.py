@@ -8,12 +8,12 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +64,15 @@ class Engine:
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
         from actors.weights.receive import BACKEND, WeightReplacement
 
         settings = self.settings
-        alone = settings.device == "cpu" and settings.tensor_parallel == 1
         arguments = AsyncEngineArgs(
             model=settings.model,
             dtype=cast(Any, settings.dtype),
             tensor_parallel_size=settings.tensor_parallel,
-            # On CPU vLLM would put its only worker into another process, to set that one's OpenMP threads, which here
-            # are set already. Scheduler and worker then wait for each other by spinning, and on few cores what spins
-            # takes the time of what computes.
-            distributed_executor_backend=UniProcExecutor if alone else None,
+            distributed_executor_backend=_executor(settings),
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_sequences,
             max_num_batched_tokens=max(settings.max_batched_tokens, settings.max_model_len),
@@ -111,8 +106,12 @@ class Engine:
 
         Each sample is a request of its own, so a finished trace never waits for the rest of its group; the group's
         prompt is computed once through the prefix cache.
+
+        Raises:
+            EngineError: the engine has died, in whichever of its processes.
+
         """
-        finished: asyncio.Queue[Trace | GenerationFailure] = asyncio.Queue()
+        finished: asyncio.Queue[Trace | GenerationFailure | EngineError] = asyncio.Queue()
         tasks = [
             asyncio.create_task(self._one(prompt, sample, sampling, finished))
             for prompt in prompts
@@ -125,16 +124,25 @@ class Engine:
                 while not finished.empty():
                     ready.append(finished.get_nowait())
                 waiting -= len(ready)
-                yield ready
+                if died := [answer for answer in ready if isinstance(answer, EngineError)]:
+                    raise died[0]
+                yield [answer for answer in ready if not isinstance(answer, EngineError)]
         finally:
             for task in tasks:
                 task.cancel()
 
     async def _one(self, prompt: Prompt, sample: int, sampling: Sampling, finished: asyncio.Queue) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         try:
             finished.put_nowait(await self._trace(prompt, sample, sampling))
         except asyncio.CancelledError:
             raise
+        except EngineDeadError as error:
+            # Not a failure of this trace: there is no other to come.
+            failure = EngineError("the engine has died, in one of its processes; its log says which and how")
+            failure.__cause__ = error
+            finished.put_nowait(failure)
         except Exception as error:
             cause = "prompt_too_long" if len(prompt.token_ids) >= self.settings.max_model_len else "engine_error"
             finished.put_nowait(GenerationFailure(prompt.uid, sample, cause, f"{type(error).__name__}: {error}"))
@@ -179,10 +187,10 @@ class Engine:
             versions=_versions(completion.weight_versions, len(tokens)),
         )
 
-    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
+    async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Let the engine's processes join a weight channel, as its members from ``first_rank`` on."""
-        meeting = {"address": address, "port": port, "first_rank": first_rank, "size": size, "timeout": timeout}
-        await self._llm.collective_rpc("join_weight_channel", args=(meeting,))
+        joining = {"first_rank": first_rank, "terms": asdict(terms)}
+        await self._llm.collective_rpc("join_weight_channel", args=(joining,))
 
     async def update(self, update: WeightUpdate) -> LoadedWeights:
         """Load new weights while requests are in flight; they are frozen meanwhile and go on afterwards.
@@ -220,6 +228,20 @@ class Engine:
         # Its own clean-up when it is collected fails if that is at the interpreter's end.
         del self._llm
         self._sockets.cleanup()
+
+
+def _executor(settings: EngineSettings) -> Any:
+    """vLLM's executor: processes of this machine where a layer is shared, and none of their own where it is not."""
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    if settings.tensor_parallel > 1:
+        # Left to itself vLLM sees the actor's placement group and takes its Ray executor, which wants a bundle per
+        # device. All devices of this engine are visible to this process.
+        return "mp"
+    # On CPU vLLM would put its only worker into another process, to set that one's OpenMP threads, which here are set
+    # already. Scheduler and worker then wait for each other by spinning, and on few cores what spins takes the time of
+    # what computes.
+    return UniProcExecutor if settings.device == "cpu" else "uni"
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from actors.interfaces import use_nodes_interface
 from actors.logs import redirect_output
-from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 from actors.rollout.engine import Engine, EngineSettings
 
 
@@ -14,6 +15,7 @@ class RolloutWorker:
 
     def __init__(self, settings: EngineSettings, log_path: str | None = None) -> None:
         redirect_output(log_path)
+        use_nodes_interface()
         self._engine = Engine(settings)
 
     async def start(self, version: int) -> None:
@@ -27,9 +29,9 @@ class RolloutWorker:
         async for finished in self._engine.generate(prompts, sampling):
             yield finished
 
-    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
-        """Join a weight channel with every process of the engine."""
-        await self._engine.join_channel(address, port, first_rank, size, timeout)
+    async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
+        """Join a weight channel with every process of the engine, as its members from ``first_rank`` on."""
+        await self._engine.join_channel(terms, first_rank)
 
     async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
         """Load published weights in flight; returns what the engine holds then."""

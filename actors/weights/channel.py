@@ -14,33 +14,47 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from actors.messages import TensorEntry
-
-BUCKET_BYTES = 2**28
+from actors.messages import ChannelTerms, TensorEntry
+from actors.rendezvous import meeting
 
 
 class WeightChannel:
-    """One member's side of the channel. All members make theirs at the same time; the first broadcast waits for all."""
+    """One member's side of the channel. All members make theirs at once, and have it once all are connected."""
 
-    def __init__(self, store: dist.Store, rank: int, size: int, device: str, timeout: float) -> None:
+    def __init__(self, store: dist.Store, rank: int, device: str, terms: ChannelTerms) -> None:
+        """Meet the others at ``store``.
+
+        Raises:
+            RendezvousFailed: naming who did not come.
+
+        """
         self._device = torch.device(device)
-        wait = timedelta(seconds=timeout)
-        if self._device.type == "cuda":
-            options = dist.ProcessGroupNCCL.Options()
-            options._timeout = wait
-            self._group: Any = dist.ProcessGroupNCCL(store, rank, size, options)
-        else:
-            self._group = dist.ProcessGroupGloo(store, rank, size, wait)
+        self._bucket_bytes = terms.bucket_bytes
+        where = f"{terms.address}:{terms.port}"
+        with meeting(store, where, "weight channel member", rank, terms.size, terms.rendezvous_timeout) as left:
+            self._group = self._connected(store, rank, terms.size, timedelta(seconds=left))
+        self._group._set_default_timeout(timedelta(seconds=terms.timeout))
+
+    def _connected(self, store: dist.Store, rank: int, size: int, wait: timedelta) -> Any:
+        if self._device.type == "cpu":
+            return dist.ProcessGroupGloo(store, rank, size, wait)
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = wait
+        group: Any = dist.ProcessGroupNCCL(store, rank, size, options)
+        # NCCL connects when it is first used.
+        group.broadcast([torch.zeros(1, device=self._device)], dist.BroadcastOptions()).wait()
+        torch.cuda.synchronize(self._device)
+        return group
 
     def send(self, entries: Sequence[TensorEntry], tensors: Mapping[str, torch.Tensor]) -> None:
         """Broadcast ``tensors``, which may lie on another device, in the order of ``entries``."""
-        for bucket in buckets(entries, BUCKET_BYTES):
+        for bucket in buckets(entries, self._bucket_bytes):
             flat = torch.cat([tensors[entry.name].reshape(-1) for entry in bucket])
             self._broadcast(flat.to(self._device))
 
     def receive(self, entries: Sequence[TensorEntry]) -> Iterator[dict[str, torch.Tensor]]:
         """Yield what rank 0 sends, a bucket at a time, on this member's device."""
-        for bucket in buckets(entries, BUCKET_BYTES):
+        for bucket in buckets(entries, self._bucket_bytes):
             sizes = [_elements(entry) for entry in bucket]
             flat = torch.empty(sum(sizes), dtype=_dtype(bucket[0]), device=self._device)
             self._broadcast(flat)
@@ -49,16 +63,6 @@ class WeightChannel:
 
     def _broadcast(self, flat: torch.Tensor) -> None:
         self._group.broadcast([flat], dist.BroadcastOptions()).wait()
-
-
-def open_store(timeout: float) -> tuple[dist.TCPStore, str, int]:
-    """A store on this machine at which members meet, with its address and port; whoever opens it must hold it."""
-    import ray
-
-    address = ray.util.get_node_ip_address()
-    # Port 0: the store takes a free one and keeps it, so that nobody else can take it before the members meet.
-    store = dist.TCPStore(address, 0, None, True, timedelta(seconds=timeout), wait_for_workers=False)
-    return store, address, store.port
 
 
 def buckets(entries: Sequence[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:

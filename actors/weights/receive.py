@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -24,7 +23,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.logs import answer_with_stacks
-from actors.messages import TensorEntry, WeightUpdate
+from actors.messages import ChannelTerms, TensorEntry, WeightUpdate
+from actors.rendezvous import join_store
 from actors.weights.channel import WeightChannel
 from actors.weights.checksums import combined_checksum, tensor_checksum
 
@@ -40,13 +40,11 @@ class WeightMismatch(RuntimeError):
 
 @dataclass
 class ChannelInit(WeightTransferInitInfo):
-    """Where the members of a weight channel meet, and which of them this engine's processes are."""
+    """A weight channel, and which of its members this engine's processes are."""
 
-    address: str
-    port: int
     first_rank: int
-    size: int
-    timeout: float
+    terms: dict[str, Any]
+    """Fields of :class:`~actors.messages.ChannelTerms`."""
 
 
 @dataclass
@@ -73,10 +71,9 @@ class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
 
     def init_transfer_engine(self, init_info: ChannelInit) -> None:
         """Join the channel; files need no such thing."""
-        wait = timedelta(seconds=init_info.timeout)
-        store = torch.distributed.TCPStore(init_info.address, init_info.port, None, False, wait)
-        rank = init_info.first_rank + self.parallel_config.rank
-        self._channel = WeightChannel(store, rank, init_info.size, str(self.device), init_info.timeout)
+        terms, rank = ChannelTerms(**init_info.terms), init_info.first_rank + self.parallel_config.rank
+        store = join_store(terms.address, terms.port, terms.rendezvous_timeout, f"weight channel member {rank}")
+        self._channel = WeightChannel(store, rank, str(self.device), terms)
 
     def start_weight_update(self) -> None:
         """Restore loadable parameters: on CPU vLLM prepacks linear weights and leaves the plain ones empty."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,3 +63,10 @@ def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dire
         if older != path:
             older.unlink(missing_ok=True)
     return replace(update, path=str(path))
+
+
+def remove_written(path: str) -> None:
+    """Remove what :func:`write_update` wrote, and the folder with the last of it; nothing is wrong if it is gone."""
+    Path(path).unlink(missing_ok=True)
+    with suppress(OSError):  # Something else lies there, or it is gone as well.
+        Path(path).parent.rmdir()

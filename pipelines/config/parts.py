@@ -76,6 +76,8 @@ class Cluster:
     """Seconds to wait for a cluster to answer, and then for it to have the resources asked for."""
     start_timeout: float = number(300.0, at_least=1)
     """Seconds for an engine or a model to load."""
+    rendezvous_timeout: float = number(300.0, at_least=1)
+    """Seconds for learners, or learners and engines, to meet: short, so that a blocked port does not hold a cluster."""
     step_timeout: float = number(3600.0, at_least=1)
     """Seconds for any single wait of a training step."""
     grace: float = number(30.0, at_least=0)
@@ -83,6 +85,8 @@ class Cluster:
     0: stop at once."""
     weight_transfer: str = one_of("file", "network")
     """How published weights pass from learners to engines: through a `file`, or over the `network` (NCCL or gloo)."""
+    weight_bucket_mib: float = number(256.0, above=0)
+    """Over the network: weights sent at a time, in MiB; sender and receivers hold that much more."""
     weights_directory: str = "/dev/shm"
     """Where that file lies; with several nodes, on a file system they share."""
 

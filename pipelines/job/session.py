@@ -25,12 +25,10 @@ from actors.verifier.actor import RewardVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.job.connection import connect
-from pipelines.job.settings import engine_settings, learner_settings, reward_functions, reward_rule, roles
+from pipelines.job.settings import engine_settings, learner_settings, passed_on, reward_functions, reward_rule, roles
 from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
 
-# What an actor's process needs of the driver's environment; set per actor, because Ray's own workers start before.
-_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "CUDA_DEVICE_MAX_CONNECTIONS", "NCCL_DEBUG")
 # For engines to end their processes when the session ends; those that do not are killed.
 _STOP_SECONDS = 10.0
 
@@ -97,8 +95,8 @@ class Session:
         """
         import ray
 
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment |= {"TOKENIZERS_PARALLELISM": "false"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        environment = passed_on(os.environ) | {"TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
         actor = ray.remote(kind).options(max_restarts=0, runtime_env={"env_vars": environment}, **options)
         path = str(self.run.logs / f"{log}.log")
@@ -172,7 +170,7 @@ class Session:
             ]
             micro_batch_tokens = self.config.learner.micro_batch_tokens
             self._learners = LearnerGroup(actors, micro_batch_tokens, cluster.step_timeout, settings.packing)
-            self._learners.join(cluster.start_timeout)
+            self._learners.join(cluster.start_timeout, cluster.rendezvous_timeout)
         return self._learners
 
     def weight_sync(self) -> WeightSync:
@@ -183,7 +181,14 @@ class Session:
             cluster, rollout = self.config.cluster, self.config.rollout
             directory = str(self.weights_directory) if cluster.weight_transfer == "file" else None
             self._weight_sync = WeightSync(
-                self._learners, self._fleet, directory, rollout.dtype, rollout.tensor_parallel, cluster.step_timeout
+                self._learners,
+                self._fleet,
+                directory,
+                rollout.dtype,
+                rollout.tensor_parallel,
+                cluster.step_timeout,
+                bucket_bytes=max(1, int(cluster.weight_bucket_mib * 2**20)),
+                rendezvous_timeout=cluster.rendezvous_timeout,
             )
         return self._weight_sync
 

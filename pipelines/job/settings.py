@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from typing import cast
 
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
@@ -15,6 +17,21 @@ from pipelines.config import Algorithm, Config, Optimizer
 
 # Directories that every machine has for itself.
 _NODE_LOCAL = ("/dev/shm", "/run", "/tmp", "/var/tmp")
+
+
+# What an actor's process needs of the driver's environment; set per actor, because Ray's own workers start before.
+_PASSED_ON = re.compile(r"HF_HUB_OFFLINE|HF_HOME|HF_TOKEN|CUDA_DEVICE_MAX_CONNECTIONS|(NCCL|GLOO|TORCH|VLLM)_\w+")
+# Of one process or one node: an engine decides them for itself.
+_NOT_PASSED_ON = re.compile(r"VLLM_(HOST_IP|LOOPBACK_IP|PORT|RPC_BASE_PATH|DP_\w+)")
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The driver's variables that every actor gets."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if _PASSED_ON.fullmatch(name) and not _NOT_PASSED_ON.fullmatch(name)
+    }
 
 
 def roles(config: Config) -> tuple[Role, ...]:
@@ -91,6 +108,7 @@ def learner_settings(config: Config) -> LearnerSettings:
         packing=learner.packing,
         lora=LoraSettings(lora.rank, lora.alpha, tuple(lora.targets)) if lora.rank else None,
         threads=learner.threads,
+        rendezvous_timeout=config.cluster.rendezvous_timeout,
         timeout=config.cluster.step_timeout,
     )
 

@@ -1,20 +1,33 @@
-"""Two rollout workers and two learner ranks, one version ahead, weights over the network: all bounds are kept."""
+"""Two rollout workers of two processes each and two learner ranks, one version ahead, weights over the network.
+
+All bounds are kept, and engines and learners agree, as a recipe for several nodes has it: layers shared, activations
+computed again, parameters given back after the forward pass, weights sent in many buckets.
+"""
 
 from __future__ import annotations
 
 import pytest
 from commands import SMALL, Runs
 
+from actors.logs import _writers
+
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
 TWO = ("rollout.workers=2", "cluster.rollout_cpus=0.5", "learner.ranks=2")
-# A folder that cannot be made: weights that went through a file after all would stop the run.
+# A number of heads that divides among two processes.
+SHARED = ("rollout.tensor_parallel=2", "model.heads=4", "model.hidden=128")
+LARGE = ("learner.activation_checkpointing=true", "learner.reshard_after_forward=true")
 AHEAD = ("algorithm.max_staleness=1", "algorithm.old_logprobs=rollout", "rl.steps=4")
-NETWORK = ("cluster.weight_transfer=network", "cluster.weights_directory=/proc/no-weights-here")
+# A folder that cannot be made: weights that went through a file after all would stop the run.
+NETWORK = (
+    "cluster.weight_transfer=network",
+    "cluster.weight_bucket_mib=0.1",
+    "cluster.weights_directory=/proc/no-weights-here",
+)
 
 
 def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(runs: Runs) -> None:
-    runs("run", "two", *SMALL, *TWO, *NETWORK, *AHEAD)
+    runs("run", "two", *SMALL, *TWO, *SHARED, *LARGE, *NETWORK, *AHEAD)
     steps = [line["metrics"] for line in runs.metrics("two", "rl")]
     assert len(steps) == 4
     assert steps[0]["logprob_difference"] < 2e-6
@@ -22,7 +35,6 @@ def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(run
     assert max(step["staleness_max"] for step in steps) == 1
     assert all(step["generation_failures"] == 0 for step in steps)
     assert [step["weight_version"] for step in steps] == [1, 2, 3, 4]
-    assert {path.name for path in (runs.path("two") / "logs").glob("rollout-*.log")} == {
-        "rollout-0.log",
-        "rollout-1.log",
-    }
+    logs = sorted((runs.path("two") / "logs").glob("rollout-*.log"))
+    assert [log.name for log in logs] == ["rollout-0.log", "rollout-1.log"]
+    assert [writer for log in logs for writer in _writers(str(log))] == [], "no process of an engine is left"

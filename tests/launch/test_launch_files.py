@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import configparser
-import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import ray.autoscaler
 import yaml  # type: ignore[import-untyped]
+from kuberay_schema import SCHEMAS
+from ray.autoscaler._private.util import fillout_defaults, validate_config
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 FILES = sorted(LAUNCH.glob("*.yaml"))
@@ -41,7 +42,43 @@ def test_parses_and_says_how_to_use_it(file: Path) -> None:
     assert text.startswith("# ")
 
 
-@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
+KUBERAY = ("kuberay-cluster.yaml", "kuberay-job.yaml")
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_kubernetes_files_have_the_fields_that_the_operator_knows(name: str) -> None:
+    written = load(name)
+    jsonschema.validate(written, SCHEMAS[written["kind"]])
+    for break_it in (
+        lambda spec: spec.update(rayVersions="2.60.0"),
+        lambda spec: spec["headGroupSpec"].pop("template"),
+        lambda spec: spec["headGroupSpec"]["rayStartParams"].update({"num-gpus": 0}),
+    ):
+        broken = load(name)
+        break_it(broken["spec"].get("rayClusterSpec", broken["spec"]))
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, SCHEMAS[written["kind"]])
+
+
+@pytest.mark.parametrize("name", KUBERAY)
+def test_pods_fit_kubernetes_own_schema(name: str) -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate", reason="not installed: run `make setup`")
+    spec = ray_cluster(name)
+    for group in [spec["headGroupSpec"], *spec.get("workerGroupSpecs", [])]:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": group["template"]["spec"]}
+        kubernetes.validate(pod, "1.30", strict=True)
+        with pytest.raises(kubernetes.ValidationError):
+            kubernetes.validate(pod | {"spec": pod["spec"] | {"container": []}}, "1.30", strict=True)
+
+
+def test_the_jobs_environment_is_a_runtime_environment() -> None:
+    from ray.runtime_env import RuntimeEnv
+
+    environment = yaml.safe_load(load("kuberay-job.yaml")["spec"]["runtimeEnvYAML"])
+    assert RuntimeEnv(**environment)["env_vars"] == {"TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.mark.parametrize("name", KUBERAY)
 def test_kubernetes_clusters_have_a_token_and_the_pinned_ray(name: str) -> None:
     spec = ray_cluster(name)
     assert spec["authOptions"] == {"mode": "token"}
@@ -61,13 +98,36 @@ def test_the_standing_cluster_has_the_devices_of_two_nodes() -> None:
     assert ray_cluster("kuberay-cluster.yaml")["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
 
 
+# GB of memory that each of the eight GPUs of a machine has, as AWS states it.
+GPU_MEMORY = {"p4d.24xlarge": 40, "p4de.24xlarge": 80, "p5.48xlarge": 80, "p5e.48xlarge": 141, "p5en.48xlarge": 141}
+
+
+def test_the_cloud_clusters_machines_hold_a_learner_rank() -> None:
+    gpu = load("aws-cluster.yaml")["available_node_types"]["gpu"]
+    assert GPU_MEMORY[gpu["node_config"]["InstanceType"]] * 1e9 > 43 * 2**30, "of a 7B recipe, on four ranks"
+
+
 def test_the_cloud_cluster_fits_rays_schema_and_has_a_token() -> None:
     cluster = load("aws-cluster.yaml")
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    jsonschema.validate(cluster, schema)
+    # What `ray up` does before it asks anything of the cloud; the last field it fills in itself.
+    validate_config(fillout_defaults(cluster) | {"cluster_synced_files": []})
+    with pytest.raises(jsonschema.ValidationError, match="max_worker"):
+        validate_config(fillout_defaults(cluster | {"max_worker": 2}) | {"cluster_synced_files": []})
     assert cluster["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
     starts = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
     assert [("RAY_AUTH_MODE=token" in command) for command in starts if "ray start" in command] == [True, True]
+
+
+SCRIPTS = (LAUNCH / "slurm.sbatch", LAUNCH.parent / ".ci" / "run")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_shell_scripts_have_none_of_the_known_mistakes(script: Path) -> None:
+    checker = Path(sys.executable).parent / "shellcheck"
+    if not checker.exists():
+        pytest.skip("shellcheck is not installed: run `make setup`")
+    done = subprocess.run([checker, "--severity=warning", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_slurm_script_is_valid_bash_and_wants_a_pipeline() -> None:

@@ -13,7 +13,7 @@ import ray.cloudpickle
 
 from actors.deadlines import NamedActor
 from actors.logs import redirect_output
-from actors.messages import LoadedWeights, Prompt, Sampling, TensorEntry, Trace, WeightUpdate
+from actors.messages import ChannelTerms, LoadedWeights, Prompt, Sampling, TensorEntry, Trace, WeightUpdate
 
 # Processes of the cluster do not find this folder: send them the classes, not their names.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -64,9 +64,9 @@ class StreamingWorker:
         version = update.version - (self._fault == "old version")
         return LoadedWeights(version, update.checksum + (self._fault == "other bytes"), 0.25)
 
-    async def join_channel(self, address: str, port: int, first_rank: int, size: int, timeout: float) -> None:
+    async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Say where it was told to meet."""
-        print(f"joined {address}:{port} as {first_rank} of {size}", flush=True)
+        print(f"joined {terms.address}:{terms.port} as {first_rank} of {terms.size}", flush=True)
 
     async def stop(self) -> None:
         """Say so."""
@@ -96,11 +96,14 @@ class RankWithoutModel:
     def open_channel(self) -> tuple[str, int]:
         return "there", 2
 
-    def join_channel(self, size: int) -> None:
-        print(f"joined as 0 of {size}", flush=True)
+    def join_channel(self, terms: ChannelTerms) -> None:
+        print(f"joined as 0 of {terms.size}", flush=True)
 
     def send(self) -> None:
         print("sent", flush=True)
+
+    def remove_written(self, path: str) -> None:
+        print(f"removed {path}", flush=True)
 
 
 def workers(folder: Path, *faults: str) -> list[NamedActor]:

@@ -38,6 +38,7 @@ def small_learner(**changes: Any) -> LearnerSettings:
         "packing": False,
         "lora": None,
         "threads": 1,
+        "rendezvous_timeout": 60.0,
         "timeout": 60.0,
     }
     return LearnerSettings(**values | changes)

@@ -36,7 +36,7 @@ def group(cluster: None, tmp_path_factory: pytest.TempPathFactory, model: str) -
         handle = ray.remote(Learner).options(num_cpus=1).remote(rank, 2, small_learner(), log)
         actors.append(NamedActor(handle, f"learner rank {rank}", log))
     ranks = LearnerGroup(actors, micro_batch_tokens=64, timeout=120.0, packing=False)
-    ranks.join(120.0)
+    ranks.join(120.0, 60.0)
     count = ranks.load(model, model, small_optimizer(learning_rate=1e-3, total_steps=10), 120.0)
     assert count == sum(parameter.numel() for parameter in plain(model).parameters())
     yield ranks

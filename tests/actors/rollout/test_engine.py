@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from small_settings import small_engine
 from transformers import AutoModelForCausalLM
 
-from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.rendezvous import open_store
 from actors.rollout.engine import Engine, EngineError
-from actors.weights.channel import WeightChannel, open_store
+from actors.weights.channel import WeightChannel
 from actors.weights.send import gathered, write_update
 from pipelines.data.tiny_model import build_tiny_model
 
@@ -160,14 +161,15 @@ def test_published_weights_are_the_ones_that_are_sampled_from(host: Host, tmp_pa
 
 def test_weights_over_the_network_are_the_ones_that_are_sampled_from(host: Host) -> None:
     store, address, port = open_store(60.0)
+    terms = ChannelTerms(address, port, 2, 2**16, 60.0, 60.0)
 
     async def over_the_network(update: WeightUpdate, tensors: dict[str, torch.Tensor]) -> LoadedWeights:
         sending = asyncio.to_thread(channel.send, update.tensors, tensors)
         return (await asyncio.gather(host.engine.update(update), sending))[0]
 
     async def meet() -> WeightChannel:
-        joining = host.engine.join_channel(address, port, 1, 2, 60.0)
-        return (await asyncio.gather(asyncio.to_thread(WeightChannel, store, 0, 2, "cpu", 60.0), joining))[0]
+        joining = host.engine.join_channel(terms, 1)
+        return (await asyncio.gather(asyncio.to_thread(WeightChannel, store, 0, "cpu", terms), joining))[0]
 
     channel = host.run(meet())
     weights = changed(host, seed=2)

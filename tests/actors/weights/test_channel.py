@@ -9,8 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from actors.messages import TensorEntry
-from actors.weights import channel as weight_channel
+from actors.messages import ChannelTerms, TensorEntry
 from actors.weights.channel import WeightChannel, buckets
 from actors.weights.send import gathered
 
@@ -28,8 +27,7 @@ def test_buckets_keep_order_and_data_types_apart_and_stay_within_the_limit() -> 
 
 
 @pytest.mark.parametrize("limit", [1, 1000, 2**28])
-def test_every_member_receives_what_was_sent(tmp_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_channel, "BUCKET_BYTES", limit)
+def test_every_member_receives_what_was_sent(tmp_path: Path, limit: int) -> None:
     generator = torch.Generator().manual_seed(0)
     sent = {
         "matrix": torch.randn(30, 7, generator=generator),
@@ -42,7 +40,7 @@ def test_every_member_receives_what_was_sent(tmp_path: Path, limit: int, monkeyp
 
     def member(rank: int) -> None:
         store = dist.FileStore(str(tmp_path / "store"), 3)
-        channel = WeightChannel(store, rank, 3, "cpu", 30.0)
+        channel = WeightChannel(store, rank, "cpu", ChannelTerms("here", 1, 3, limit, 30.0, 30.0))
         if rank == 0:
             channel.send(update.tensors, held)
         else:

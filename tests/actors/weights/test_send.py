@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from actors.errors import MachineFault
 from actors.weights.checksums import combined_checksum, tensor_checksum
-from actors.weights.send import refuse_if_full, write_update
+from actors.weights.send import refuse_if_full, remove_written, write_update
 
 
 def named(seed: int) -> list[tuple[str, torch.Tensor]]:
@@ -65,6 +65,18 @@ def test_a_gather_that_fails_leaves_the_version_before_it(tmp_path: Path) -> Non
         write_update(failing(), 2, str(tmp_path))  # type: ignore[arg-type]
     assert [str(path) for path in tmp_path.iterdir()] == [before.path]
     assert torch.equal(load_file(before.path)["model.norm.weight"], named(0)[0][1])
+
+
+def test_what_was_written_goes_with_its_folder_unless_something_else_is_there(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("not an update")
+    for folder, stays in (("alone", False), ("mine", True)):
+        path = write_update(named(0), 1, str(tmp_path / folder)).path
+        assert path is not None
+        remove_written(path)
+        remove_written(path)
+        assert not Path(path).exists()
+        assert (tmp_path / folder).exists() is stays
 
 
 def test_the_same_version_again_replaces_its_file(tmp_path: Path) -> None:

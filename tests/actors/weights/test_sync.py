@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 def sync(folder: Path, directory: str | None, *faults: str) -> WeightSync:
     """Two ranks, a worker per fault, and the way between them; engines have two processes each."""
     learners = LearnerGroup(ranks(folder, 2), micro_batch_tokens=8, timeout=120.0, packing=False)
-    return WeightSync(learners, RolloutFleet(workers(folder, *faults), 120.0), directory, "bfloat16", 2, 120.0)
+    fleet = RolloutFleet(workers(folder, *faults), 120.0)
+    return WeightSync(learners, fleet, directory, "bfloat16", 2, 120.0, bucket_bytes=64, rendezvous_timeout=60.0)
 
 
 def said(folder: Path, name: str) -> list[str]:
@@ -28,7 +29,8 @@ def said(folder: Path, name: str) -> list[str]:
 def test_through_a_file_nobody_meets(tmp_path: Path) -> None:
     weights = sync(tmp_path, "folder", "", "")
     assert weights.publish(3) == 0.25
-    assert said(tmp_path, "learner-0") == said(tmp_path, "learner-1") == ["published 3 as bfloat16"]
+    assert said(tmp_path, "learner-0") == ["published 3 as bfloat16", "removed folder"]
+    assert said(tmp_path, "learner-1") == ["published 3 as bfloat16"]
     assert said(tmp_path, "rollout-1") == []
 
 
@@ -48,3 +50,4 @@ def test_what_goes_wrong_names_who_and_what_for(tmp_path: Path) -> None:
     weights = sync(tmp_path, "folder", "", "other bytes")
     with pytest.raises(ActorFailed, match=r"rollout worker 1 \(log: .*\) holds weight version 4 with checksum"):
         weights.publish(4)
+    assert said(tmp_path, "learner-0")[-1] == "removed folder", "by its writer, on its node, also after an error"

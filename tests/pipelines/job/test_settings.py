@@ -18,6 +18,7 @@ from pipelines.job.settings import (
     engine_settings,
     learner_settings,
     optimizer_settings,
+    passed_on,
     passes_weights_in_memory,
     policy_settings,
     reward_functions,
@@ -75,6 +76,18 @@ def test_settings_that_are_computed() -> None:
     warm = optimizer_settings(Optimizer(warmup_fraction=0.03), 200)
     assert (warm.warmup_steps, warm.total_steps, warm.betas) == (6, 200, (0.9, 0.95))
     assert optimizer_settings(Optimizer(warmup_fraction=0.03, warmup_steps=2), 200).warmup_steps == 2
+
+
+def test_settings_of_libraries_reach_the_actors_and_what_is_of_one_process_does_not() -> None:
+    kept = {
+        **{"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib", "GLOO_SOCKET_IFNAME": "eth1", "HF_TOKEN": "t"},
+        **{"TORCH_NCCL_BLOCKING_WAIT": "1", "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_ATTENTION_BACKEND": ""},
+    }
+    left = {
+        **{"VLLM_HOST_IP": "10.0.0.1", "VLLM_PORT": "5000", "VLLM_RPC_BASE_PATH": "/tmp", "VLLM_DP_RANK": "0"},
+        **{"PATH": "/bin", "MY_NCCL_DEBUG": "INFO", "TORCHELASTIC_RUN_ID": "x", "CUDA_VISIBLE_DEVICES": "0"},
+    }
+    assert passed_on(kept | left) == kept
 
 
 def named(config: Config) -> dict[str, Role]:
