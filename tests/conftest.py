@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import sys
 
 import pytest
 
@@ -31,11 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """A Ray cluster for all tests that want one: two cores, and eight devices that are only counted."""
+@pytest.fixture(scope="module")
+def cluster() -> None:
+    """A Ray cluster, the same for all files of a test worker: two cores, and eight devices that are only counted."""
     import ray
 
-    ray.init(address="local", num_cpus=2, num_gpus=8, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=2, num_gpus=8, include_dashboard=False, log_to_driver=False)
+
+
+def pytest_sessionfinish() -> None:
+    """End that cluster."""
+    if (ray := sys.modules.get("ray")) and ray.is_initialized():
+        ray.shutdown()

@@ -73,8 +73,12 @@ BUNDLES = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[dict[str, Any]]]]:
     """Metrics of each bundle's steps."""
+    import ray
+
     folder = tmp_path_factory.mktemp("bundles")
     (folder / "variety_rewards.py").write_text(FUNCTION)
+    # A cluster that other files of this test worker share began without that folder in its PYTHONPATH.
+    ray.shutdown()
     common = (*COMMON, f"output_root={folder}", "run=bundles", f"rl.policy={folder}/bundles/model")
     seen: dict[str, list[dict[str, Any]]] = {}
     with pytest.MonkeyPatch.context() as patch:
