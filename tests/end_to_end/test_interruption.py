@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -106,26 +106,26 @@ def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def left_in_shared_memory(run: Path, before: set[str]) -> set[str]:
-    """New names in shared memory that no living process has mapped; other runs beside this one have weights there."""
-    new = set(os.listdir("/dev/shm")) - before
-    mapped = set()
-    for process in psutil.process_iter():
+def mapped_by(processes: Iterable[psutil.Process]) -> set[str]:
+    """Names in shared memory that these processes have mapped."""
+    names: set[str] = set()
+    for process in processes:
         with suppress(psutil.Error):
-            mapped |= {Path(region.path.removesuffix(" (deleted)")).name for region in process.memory_maps()}
-    weights = "reasoning-reward-models-"
-    own = weights + hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
-    return {
-        name
-        for name in new - mapped
-        if (name == own or not name.startswith(weights)) and (Path("/dev/shm") / name).exists()
-    }
+            names |= {region.path.removeprefix("/dev/shm/") for region in process.memory_maps()}
+    return names & set(os.listdir("/dev/shm"))
+
+
+def left_in_shared_memory(run: Path, mapped: set[str]) -> set[str]:
+    """Of what the run's processes had mapped, and of its weights, what is there and no living process has mapped."""
+    weights = "reasoning-reward-models-" + hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
+    there = (mapped | {weights}) & set(os.listdir("/dev/shm"))
+    return there - mapped_by(psutil.process_iter()) if there else there
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_saves_its_step_leaves_nothing_and_continues(runs: Runs, number: int, status: int) -> None:
     """Ctrl-C comes in the distillation, SIGTERM in RL; both save what no schedule would have."""
-    name, shared = f"stopped-{status}", set(os.listdir("/dev/shm"))
+    name = f"stopped-{status}"
     rare = (*SMALL, "rl.checkpoints.every=50", "distill.checkpoints.every=50")
     stage, rare = ("rl", rare) if number == signal.SIGTERM else ("distill", (*rare, "distill.epochs=40", "rl.steps=1"))
     process = runs.start("run", name, *rare)
@@ -134,6 +134,7 @@ def test_a_stopped_run_saves_its_step_leaves_nothing_and_continues(runs: Runs, n
     )
     started = psutil.Process(process.pid).children(recursive=True)
     assert of_actors(started)
+    mapped = mapped_by(started)
     process.send_signal(number)
     out, error = process.communicate(timeout=120)
     assert process.returncode == status, out + error
@@ -141,7 +142,7 @@ def test_a_stopped_run_saves_its_step_leaves_nothing_and_continues(runs: Runs, n
     assert f"Run the same command again to continue {stage} after step {steps}:" in error
     assert [int(path.name[-6:]) for path in runs.path(name).glob(f"checkpoints/{stage}/step-*")] == [steps]
     assert left_behind(started) == []
-    assert left_in_shared_memory(runs.path(name), shared) == set()
+    assert left_in_shared_memory(runs.path(name), mapped) == set()
     if number == signal.SIGTERM:
         assert f"continues after step {steps}" in runs("run", name, *rare)
         assert [line["step"] for line in runs.lines(name, stage)] == [1, 2, 3, 4, 5, 6]
@@ -177,17 +178,17 @@ def test_on_a_standing_cluster_a_stopped_run_ends_its_actors_and_nothing_else(
     runs: Runs, standing: tuple[subprocess.Popen[bytes], dict[str, str]]
 ) -> None:
     head, joined = standing
-    shared = set(os.listdir("/dev/shm"))
     overrides = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=500")
     runs("prepare", "guest", *overrides)
     process = runs.start("distill", "guest", *overrides, **joined)
     wait_until(lambda: process.poll() is not None or bool(runs.lines("guest", "distill")), 300, "distillation")
     actors = of_actors(psutil.Process(head.pid).children(recursive=True))
     assert actors
+    mapped = mapped_by(actors)
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 143, out + error
     assert f"continue distill after step {len(runs.lines('guest', 'distill'))}:" in error
     assert left_behind(actors) == []
-    assert left_in_shared_memory(runs.path("guest"), shared) == set()
+    assert left_in_shared_memory(runs.path("guest"), mapped) == set()
     assert head.poll() is None

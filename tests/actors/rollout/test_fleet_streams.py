@@ -47,7 +47,7 @@ def test_every_sample_of_every_prompt_arrives_once(tmp_path: Path) -> None:
 def test_a_worker_that_raises_is_named_with_its_log_and_the_cause(tmp_path: Path) -> None:
     fleet = started(workers(tmp_path, "", "raise"))
     with pytest.raises(
-        ActorFailed, match=r"rollout worker 1 \(log: .*rollout-1\.log\) failed: ValueError\('no more ink'\)"
+        ActorFailed, match=r"rollout worker 1 \(log: .*rollout-1\.log\) failed: ValueError: no more ink"
     ):
         generate(fleet, 4)
     assert fleet._in_flight == [0, 0], "what never came is owed no more"
