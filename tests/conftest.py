@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-# A shell starts its background jobs with interrupts ignored, and what they start inherits that: processes that tests
-# interrupt would never notice.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts its background jobs with interrupts ignored, `nohup` with hang-ups, and what they start inherits that:
+# processes to which tests send these signals would never notice.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
