@@ -180,7 +180,7 @@ def _benchmarks(run: RunDirectory, stage: str) -> Iterator[dict[str, Any]]:
             continue
         for result in results["benchmarks"].values():
             spread = flat(result["official_ci"])
-            note = result.get("not_comparable") or ""
+            note = result.get("not_comparable", "")
             if result["whole"] is not None and result["items"] < result["whole"]:
                 note = f"{result['items']:,} of {result['whole']:,} items. {note}".strip()
             for figure, value in flat(result["official"]).items():
