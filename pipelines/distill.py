@@ -37,7 +37,7 @@ def distill(config: Config, session: Session) -> None:
             stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
         with open_training(stage, learners, total) as training:
             train(config, session, training, learners, chains, heldout)
-        learners.export(str(session.run.export_directory("distill")))
+        stage.export(learners)
         session.weight_sync().publish(total)
         stage.finish("distill", asyncio.run(judge(fleet, heldout, config)), heldout)
 

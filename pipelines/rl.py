@@ -49,7 +49,7 @@ def rl(config: Config, session: Session) -> None:
             seconds=config.cluster.start_timeout,
         )
         asyncio.run(reinforce(config, session, stage, learners, task, heldout))
-        learners.export(str(session.run.export_directory("rl")))
+        stage.export(learners)
         shares = time_shares(session.run.metrics_file)
         session.run.update_summary({"time_share": shares})
         stage.console.note("time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))

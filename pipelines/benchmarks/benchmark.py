@@ -97,6 +97,8 @@ class Benchmark:
     combine_as_published: Combine | None = None
     """The same with the slip of the evaluation that the published figures come from; None: it has none."""
     matrix: Matrix | None = None
+    not_comparable: str = ""
+    """Why the figures must not be set beside those of the published table; empty: they may."""
 
     def as_published(self) -> Benchmark:
         """This benchmark scored with the published slip; itself where there is none."""

@@ -1,4 +1,8 @@
-"""RewardBench 2 (arXiv 2506.01937): best of four in five subsets, and Ties, where several answers are right."""
+"""RewardBench 2 (arXiv 2506.01937): best of four in five subsets, and Ties, where several answers are right.
+
+The official protocol shows all four answers at once, or rates each alone; a judge of pairs can do neither. What is here
+is stricter, and its figures are not comparable with the leaderboard's.
+"""
 
 from __future__ import annotations
 
@@ -83,4 +87,12 @@ def combine(means: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Figure
     return {"subsets": subsets, "average": mean_of(subsets.values()), "ties_pairwise": ties}
 
 
-BENCHMARK = Benchmark("reward_bench_2", "RewardBench 2", load, observe, combine, items=1865)
+BENCHMARK = Benchmark(
+    "reward_bench_2",
+    "RewardBench 2",
+    load,
+    observe,
+    combine,
+    items=1865,
+    not_comparable="not comparable with the leaderboard: judged in pairs, not four at once, and Ties not by ratings",
+)

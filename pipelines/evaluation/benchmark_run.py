@@ -33,6 +33,7 @@ from pipelines.evaluation.report import reading, write_evaluation_report
 from pipelines.evaluation.results import comparison_rows, results
 from pipelines.evaluation.tables import headline, line, tables
 from pipelines.job.session import Session
+from pipelines.reporting.model_card import write_model_cards
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import PROMPT_AND_RESPONSE, load_tokenizer
 from pipelines.stages.stage import Stage, open_run, open_stage
@@ -62,6 +63,7 @@ def judge_benchmarks(config: Config) -> None:
         with JudgmentLog(folder.path / "judgments.jsonl") as log:
             judgments = _judge(config, stage, folder, model, sets, log)
         _finish(config, stage, folder, sets, {name: _rows_of(name, judgments, log) for name in sets})
+        write_model_cards(run)
 
 
 def label_of(model: str) -> str:

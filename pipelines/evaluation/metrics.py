@@ -36,6 +36,8 @@ def summarise(
       same by the strict rule, read again from the text.
     - ``share_a``: verdicts for side A, of the verdicts that could be read. 0.5 is unbiased over both orders.
     - ``mean_tokens``: generated tokens per judgment.
+    - ``consistent_accuracy_ci``: as ``accuracy_ci``.
+    - ``by_order``: ``accuracy`` and ``accuracy_ci`` of each order, by its name.
     - ``extras``: by name, the share of True of the judgments where the observation is not None.
     - ``parse_failures``: judgments by cause, only causes that occur.
     - ``by_domain``: the same keys, without this one, for each domain in alphabetical order.
@@ -65,7 +67,15 @@ def summarise(
         items = [item for item, _ in chosen]
         summary = _rates(items, names)
         summary["strict_parse_rate"] = _share(reads for _, reads in chosen)
-        summary["accuracy_ci"] = interval(counts_by_unit(items, _accuracy), seed, resamples, confidence)
+
+        def spread(rate: Callable[[Sequence[JudgedComparison]], Counts]) -> list[float] | None:
+            return interval(counts_by_unit(items, rate), seed, resamples, confidence)
+
+        summary |= {"accuracy_ci": spread(_accuracy), "consistent_accuracy_ci": spread(_consistent)}
+        summary["by_order"] = {
+            order: {"accuracy": ratio(_accuracy_in(order)(items)), "accuracy_ci": spread(_accuracy_in(order))}
+            for order in _LABEL_OF
+        }
         return summary
 
     summary = over(everything)
@@ -133,6 +143,10 @@ def _causes(items: Iterable[JudgedComparison]) -> dict[str, int]:
 
 def _accuracy(items: Sequence[JudgedComparison]) -> Counts:
     return sum(item.right for item in items), len(items)
+
+
+def _accuracy_in(order: Order) -> Callable[[Sequence[JudgedComparison]], Counts]:
+    return lambda items: _accuracy([item for item in items if item.order == order])
 
 
 def _both_orders(items: Iterable[JudgedComparison]) -> list[list[JudgedComparison]]:

@@ -33,7 +33,8 @@ def results(
       readable votes that agree with the majority).
     - ``matrix``: of a benchmark with styles, their names ``styles``, ``cells`` (chosen styles down, rejected across;
       the mean of ``domains``), and its own figures, each with ``<figure>_ci``.
-    - ``items``: items judged, and ``whole``, those of the published set; ``published``: what published judges reach.
+    - ``items``: items judged, and ``whole``, those of the published set; ``published``: what published judges reach;
+      ``not_comparable``: why the figures must not be set beside the published table; empty: they may.
     """
     judged = [judged_of(row) for row in rows]
     outcomes = comparison_rows(benchmark, rows)
@@ -61,6 +62,7 @@ def results(
         "items": len({(row["subset"], row["item"]) for row in rows}),
         "whole": benchmark.items,
         "published": benchmark.published,
+        "not_comparable": benchmark.not_comparable,
     }
 
 

@@ -38,7 +38,7 @@ def headline(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def tables(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """The official figures, and every rate by subset, each value beside its interval."""
     official = [
-        [name, key, value, *(flat(result["official_ci"]).get(key) or (None, None))]
+        [name, key, value, *(flat(result["official_ci"]).get(key) or (None, None)), result["not_comparable"]]
         for name, result in benchmarks.items()
         for key, value in flat(result["official"]).items()
     ]
@@ -49,7 +49,7 @@ def tables(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         for subset, part in [("all", result["overall"]), *result["by_subset"].items()]
     ]
     return [
-        ("official", ["benchmark", "figure", "value", "low", "high"], official),
+        ("official", ["benchmark", "figure", "value", "low", "high", "note"], official),
         ("subsets", ["benchmark", "subset", *cells], rates),
     ]
 
@@ -71,4 +71,6 @@ def line(name: str, result: Mapping[str, Any]) -> str:
         parts.append(f"no verdict: {causes}")
     if result["whole"] is not None and result["items"] < result["whole"]:
         parts.append(f"{result['items']:,} of {result['whole']:,} items of the published set")
+    if result["not_comparable"]:
+        parts.append(result["not_comparable"])
     return "; ".join(parts)

@@ -41,12 +41,13 @@ def templates(*, html: bool) -> jinja2.Environment:
     )
 
 
-def render_card(data: Mapping[str, Any], package: str, kind: str) -> str:
-    """The card as ``md`` or ``html``, by the template in ``package``, ``pipelines/<package>/card.<kind>.jinja``."""
+def render_card(data: Mapping[str, Any], package: str, kind: str, name: str = "card") -> str:
+    """The card as ``md`` or ``html``, by the template in ``package``, ``pipelines/<package>/<name>.<kind>.jinja``."""
     environment = templates(html=kind == "html")
     environment.filters["share"] = lambda value: "–" if value is None else f"{100 * value:.1f}%"
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:,.0f}"
     environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:,.2f}"
     # Names of sources and domains and rows' ids are data, and may hold what Markdown would take for a table's edge.
     environment.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "\\|")
-    return environment.get_template(f"{package}/card.{kind}.jinja").render(data)
+    environment.filters["interval"] = lambda ends: f" ({100 * ends[0]:.1f}–{100 * ends[1]:.1f})" if ends else ""
+    return environment.get_template(f"{package}/{name}.{kind}.jinja").render(data)

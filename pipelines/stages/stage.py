@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from actors.files import write_text
+from actors.learner.group import LearnerGroup
 from actors.logs import LogFormatter
 from actors.redaction import redact
 from pipelines.config import Config, ConfigError, known_keys
@@ -20,6 +21,7 @@ from pipelines.evaluation.metrics import summarise
 from pipelines.job.session import Session
 from pipelines.loop.records import judgment_rows
 from pipelines.reporting.console import Console, StageProgress
+from pipelines.reporting.model_card import write_model_cards
 from pipelines.reporting.run_report import write_report
 from pipelines.reporting.tracking import Tracker
 from pipelines.runs.catalogue import STAGES
@@ -85,6 +87,11 @@ class Stage:
         self.run.update_summary({name: row})
         return row
 
+    def export(self, learners: LearnerGroup) -> None:
+        """Leave the trained model in the run's folder, in Hugging Face format, with its card."""
+        learners.export(str(self.run.export_directory(self.name)))
+        write_model_cards(self.run)
+
     def finish(self, name: str, judged: Sequence[JudgedComparison], task: JudgingTask) -> None:
         """Record the stage's result and mark it as finished."""
         row = self.record(name, judged, task)
@@ -94,6 +101,7 @@ class Stage:
         both = "" if row["consistent_accuracy"] is None else f", both orders right {row['consistent_accuracy']:.3f}"
         self.console.note(f"held out: accuracy {row['accuracy']:.3f}{both} ({row['n']} pairs)")
         write_report(self.run.path)
+        write_model_cards(self.run)
         self.run.mark_finished(self.name)
         self.is_finished = True
 

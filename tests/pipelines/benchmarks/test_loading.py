@@ -33,7 +33,8 @@ def turns(*texts: str) -> list[dict[str, str]]:
 
 def test_each_benchmark_is_one_module() -> None:
     assert names() == [
-        *("builtin", "judgebench", "pairs", "ppe_preference", "reward_bench", "reward_bench_2", "rm_bench", "rmb")
+        *("builtin", "judgebench", "pairs", "ppe_correctness", "ppe_preference"),
+        *("reward_bench", "reward_bench_2", "rm_bench", "rmb"),
     ]
     assert [find(name).name for name in names()] == names()
     with pytest.raises(DataError, match="there is no benchmark 'rewardbench': choose builtin, judgebench"):

@@ -57,8 +57,11 @@ def test_a_judge_that_always_says_a() -> None:
         "accuracy_ci": [0.5, 0.5], "parse_failures": {}, "extras": {},
     }  # fmt: skip
     assert {key: summary[key] for key in expected} == expected
-    assert set(summary) == {*expected, "by_domain"}
-    assert set(summary["by_domain"]["Chat"]) == set(expected)
+    assert set(summary) == {*expected, "by_order", "consistent_accuracy_ci", "by_domain"}
+    assert set(summary["by_domain"]["Chat"]) == set(summary) - {"by_domain"}
+    # It is right wherever the better response comes first.
+    assert [summary["by_order"][order]["accuracy"] for order in ("chosen_first", "chosen_second")] == [1.0, 0.0]
+    assert summary["consistent_accuracy_ci"] == [0.0, 0.0]
 
 
 def test_a_perfect_judge() -> None:

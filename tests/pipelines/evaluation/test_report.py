@@ -121,10 +121,24 @@ def test_tables_for_the_tracker(tmp_path: Path) -> None:
     (name, columns, rows), (_, wide, subsets) = tables(whole["benchmarks"])
     assert (name, columns, rows[2]) == (
         "official",
-        ["benchmark", "figure", "value", "low", "high"],
-        ["reward_bench", "average", 0.5, 0.5, 0.5],
+        ["benchmark", "figure", "value", "low", "high", "note"],
+        ["reward_bench", "average", 0.5, 0.5, 0.5, ""],
     )
     assert [row[1] for row in subsets] == ["all", "donotanswer", "hep-go"]
     assert all(len(row) == len(wide) for row in subsets)
     assert "says A 100.0%" in line("reward_bench", whole["benchmarks"]["reward_bench"])
     assert "12 of 2,985 items" in line("reward_bench", whole["benchmarks"]["reward_bench"])
+
+
+def test_figures_that_are_not_the_leaderboards_say_so_everywhere(tmp_path: Path) -> None:
+    whole, _ = evaluation(tmp_path / "a", "a", always_a)
+    marked = {
+        "reward_bench_2": {
+            **whole["benchmarks"]["reward_bench"],
+            "not_comparable": find("reward_bench_2").not_comparable,
+        }
+    }
+    assert all(row[-1].startswith("not comparable with the leaderboard") for row in tables(marked)[0][2])
+    assert "not comparable with the leaderboard: judged in pairs" in line("reward_bench_2", marked["reward_bench_2"])
+    assert report(tmp_path / "b", "b", always_a)["benchmarks"]["reward_bench"]["not_comparable"] == ""
+    assert "result.not_comparable" in (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
