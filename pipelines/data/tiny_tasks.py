@@ -3,6 +3,8 @@
 Reasoning items (40%) ask for one token that can be worked out. Chat items (60%) name three criteria for a short text;
 which criterion weighs most depends on the topic by a house rule that the prompt does not tell and the teacher does not
 know. Distillation can therefore teach the skills, and reinforcement has to find the rule.
+
+The texts here are terse, for a model from scratch; ``natural_tasks.py`` puts the same items into English sentences.
 """
 
 from __future__ import annotations
@@ -38,8 +40,12 @@ PRIORITY = {
 """The house rule: kinds of criteria by topic, the weightiest first."""
 
 
-def generate_items(seed: int, counts: Mapping[str, int]) -> dict[str, list[PreferencePair]]:
+def generate_items(
+    seed: int, counts: Mapping[str, int], *, criteria: int = 3, reasoning_share: float = REASONING_SHARE
+) -> dict[str, list[PreferencePair]]:
     """Sets of pairs by name and size, disjoint by content; deterministic in ``seed``.
+
+    ``criteria`` is how many a Chat item names: 2 or 3.
 
     Every set has a random stream of its own, so that its items do not depend on the size of the others, except where
     an item would repeat one of a set before it in ``counts``.
@@ -52,15 +58,17 @@ def generate_items(seed: int, counts: Mapping[str, int]) -> dict[str, list[Prefe
     sets: dict[str, list[PreferencePair]] = {}
     for name, count in counts.items():
         rng = random.Random(f"{seed}/{name}")
-        sets[name] = [_unseen_item(rng, f"{name}-{index}", seen) for index in range(count)]
+        sets[name] = [_unseen_item(rng, f"{name}-{index}", seen, criteria, reasoning_share) for index in range(count)]
     return sets
 
 
-def _unseen_item(rng: random.Random, identifier: str, seen: set[str]) -> PreferencePair:
+def _unseen_item(
+    rng: random.Random, identifier: str, seen: set[str], criteria: int, reasoning_share: float
+) -> PreferencePair:
     # The domain is drawn once: Reasoning items repeat more often, and drawing it again would thin them out.
-    reasoning = rng.random() < REASONING_SHARE
+    reasoning = rng.random() < reasoning_share
     for _ in range(REDRAWS):
-        pair = reasoning_item(rng, identifier) if reasoning else chat_item(rng, identifier)
+        pair = reasoning_item(rng, identifier) if reasoning else chat_item(rng, identifier, criteria)
         key = prompt_key(pair) if reasoning else content_key(pair)
         if key not in seen:
             seen.add(key)
@@ -101,13 +109,13 @@ def reasoning_item(rng: random.Random, identifier: str, kind: str | None = None)
     return _pair(identifier, "Reasoning", question, answer, wrong, {"kind": kind, "work": work, "answer": answer})
 
 
-def chat_item(rng: random.Random, identifier: str) -> PreferencePair:
-    """A chat item; its metadata hold topic, criteria as listed, and criteria by true weight."""
+def chat_item(rng: random.Random, identifier: str, criteria: int = 3) -> PreferencePair:
+    """A chat item of 2 or 3 criteria; its metadata hold topic, criteria as listed, and criteria by true weight."""
     misleading = rng.random() < MISLEADING_SHARE
     while True:
         topic = rng.choice(sorted(PRIORITY))
-        words = rng.sample(WORDS, 3)
-        kinds = rng.sample(("mention", "start", "end", "polite"), 3)
+        words = rng.sample(WORDS, criteria)
+        kinds = rng.sample(("mention", "start", "end", "polite"), criteria)
         listed = [kind if kind == "polite" else f"{kind} {word}" for kind, word in zip(kinds, words, strict=True)]
         true = sorted(listed, key=lambda criterion: PRIORITY[topic].index(kind_of(criterion)))
         one, two = _response(rng, listed), _response(rng, listed)
@@ -156,8 +164,8 @@ def satisfies(response: str, criterion: str) -> bool:
 
 
 def score(response: str, ordered: Sequence[str]) -> int:
-    """Weight of the criteria a response meets when they weigh 4, 2 and 1 in this order."""
-    return sum(weight for weight, criterion in zip(WEIGHTS, ordered, strict=True) if satisfies(response, criterion))
+    """Weight of the criteria, three at most, that a response meets when they weigh 4, 2 and 1 in this order."""
+    return sum(weight for weight, criterion in zip(WEIGHTS, ordered, strict=False) if satisfies(response, criterion))
 
 
 def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
@@ -175,11 +183,8 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
             f"<type>Reasoning</type><solution>so {pair.metadata['work']} : {answer}</solution>"
             f"<eval>match {answer} {label}</eval><answer>[[{label}]]</answer>"
         )
-    listed = pair.metadata["criteria"]
-    right = [order for order in permutations(listed) if score(pair.chosen, order) > score(pair.rejected, order)]
-    fewest = min(_swaps(order, listed) for order in right)
-    ordered = random.Random(seed).choice([order for order in right if _swaps(order, listed) == fewest])
-    rubric = " , ".join(f"{criterion} {NUMBERS[weight]}" for criterion, weight in zip(ordered, WEIGHTS, strict=True))
+    ordered = teacher_order(pair.metadata["criteria"], pair.chosen, pair.rejected, seed)
+    rubric = " , ".join(f"{criterion} {NUMBERS[weight]}" for criterion, weight in zip(ordered, WEIGHTS, strict=False))
     who = {(True, True): "both", (True, False): label, (False, True): other, (False, False): "none"}
     checks = " , ".join(
         f"{criterion} {who[satisfies(pair.chosen, criterion), satisfies(pair.rejected, criterion)]}"
@@ -190,6 +195,13 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
         f"<justify>so {pair.metadata['topic']} first {kind_of(ordered[0])}</justify></rubric>"
         f"<eval>check {checks}</eval><answer>[[{label}]]</answer>"
     )
+
+
+def teacher_order(listed: Sequence[str], chosen: str, rejected: str, seed: str) -> Sequence[str]:
+    """The criteria as the teacher weighs them: as few swaps from the order they are listed in as the verdict needs."""
+    right = [order for order in permutations(listed) if score(chosen, order) > score(rejected, order)]
+    fewest = min(_swaps(order, listed) for order in right)
+    return random.Random(seed).choice([order for order in right if _swaps(order, listed) == fewest])
 
 
 def _swaps(ordered: Sequence[str], listed: Sequence[str]) -> int:

@@ -83,6 +83,7 @@ STAGES = MappingProxyType(
                 defining=(
                     "seed",
                     *("data.distill_pairs", "data.rl_pairs", "data.heldout_pairs"),
+                    *("data.wording", "data.criteria", "data.reasoning_share"),
                     *("model.prompt", "model.path"),
                     *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
                 ),

@@ -28,6 +28,7 @@ from pipelines.speed.packer import packer
 from pipelines.speed.publish import publish
 from pipelines.speed.rl_step import rl_step_forced, rl_step_natural
 from pipelines.speed.rollout import rollout
+from pipelines.speed.smollm2 import smollm2
 
 MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
     measure.__name__: measure
@@ -43,6 +44,7 @@ MEASURES: dict[str, Callable[[], dict[str, Any]]] = {
         asynchronous,
         rl_step_forced,
         rl_step_natural,
+        smollm2,
     )
 }
 

@@ -17,7 +17,9 @@ import numpy as np
 from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
+from pipelines.data.family import family_checks
 from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
+from pipelines.data.pretrained_model import FOLDER, HUB_NAME
 from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_published
 from pipelines.data.question import check_all_read, without
@@ -31,7 +33,6 @@ from pipelines.data.schema import (
     plain_messages,
     read_pairs,
 )
-from pipelines.data.tiny_tasks import SOURCE, read_solution, true_first
 from pipelines.data.tokens import chat_tokenizer
 from pipelines.runs.folder import RunDirectory
 
@@ -65,10 +66,7 @@ class JudgingTask:
 
     def extras(self, pair_id: str, text: str) -> dict[str, bool | None]:
         """What the built-in family can check beyond the verdict; empty for other data."""
-        pair = self.pairs[pair_id]
-        if pair.source != SOURCE or "kind" not in pair.metadata:
-            return {}
-        return {"solution_correct": read_solution(text, pair), "true_first_rubric": true_first(text, pair)}
+        return family_checks(self.pairs[pair_id], text)
 
     def describe(self) -> str:
         """Sizes in words, dropped prompts included."""
@@ -129,7 +127,8 @@ def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPON
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}") from error
+        remedy = f": where no hub is reached, `make pretrained` writes the model to {FOLDER}" * (model == HUB_NAME)
+        raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}{remedy}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {model!r} has no end-of-sequence token, so no response could end: name the one the "
