@@ -39,9 +39,11 @@ def _typed(kind: Any, value: str) -> str:
     if kind is str:
         return quoted(value)
     inside = value.strip()
-    if get_origin(kind) is list and inside.startswith("[") and inside.endswith("]"):
+    if get_origin(kind) is list and not inside.startswith("${"):
         (item,) = get_args(kind)
-        return f"[{','.join(_typed(item, part.strip()) for part in _split(inside[1:-1]))}]"
+        # A list may come without its brackets, as one item mostly does.
+        items = inside[1:-1] if inside.startswith("[") and inside.endswith("]") else inside
+        return f"[{','.join(_typed(item, part.strip()) for part in _split(items))}]"
     if not (inside.startswith("{") and inside.endswith("}")):
         return value
     parts = [(next(_split(part, ":"), ""), part) for part in _split(inside[1:-1])]

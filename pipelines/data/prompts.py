@@ -66,9 +66,13 @@ def load_template(name: str) -> PromptTemplate:
         known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
         raise DataError(f"model.prompt: there is no template {name!r}; use one of {known}, or the path of a .yaml file")
     try:
-        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        written = path.read_text(encoding="utf-8")
+        parts, node = yaml.safe_load(written), yaml.compose(written, yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"prompt template {path}: cannot be read: {error}") from error
+    names = Counter(key.value for key, _ in node.value) if isinstance(node, yaml.MappingNode) else Counter()
+    if twice := [str(name) for name, count in names.items() if count > 1]:
+        raise DataError(f"prompt template {path}: has the part `{twice[0]}` twice: keep one")
     unknown = set(parts or {}) - {"system", "user", "user_multi_turn"} if isinstance(parts, dict) else {"?"}
     if unknown or "user" not in parts:
         raise DataError(

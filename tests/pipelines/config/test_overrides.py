@@ -68,6 +68,21 @@ def test_text_in_lists_and_tables_too() -> None:
     assert config.data.mix.sources["mine"].columns == {"chosen": "true", "rejected": "best.text"}
 
 
+@pytest.mark.parametrize(
+    ("typed", "benchmarks"),
+    [
+        ("rmb", ["rmb"]),
+        ("1e3", ["1e3"]),
+        ("rmb,judgebench", ["rmb", "judgebench"]),
+        ("'a, b.jsonl', c(1).jsonl", ["a, b.jsonl", "c(1).jsonl"]),
+        ("[rmb]", ["rmb"]),
+        ("[]", []),
+    ],
+)
+def test_a_list_needs_no_brackets(typed: str, benchmarks: list[str]) -> None:
+    assert load_config([f"evaluate.benchmarks={typed}"]).evaluate.benchmarks == benchmarks
+
+
 def test_quotes_null_references_and_numbers_mean_what_they_did() -> None:
     config = load_config(["data.train=null", "run='x y'", "evaluate.label=${run}", "seed=7", "rl.epochs=1_0"])
     assert (config.data.train, config.run, config.evaluate.label) == (None, "x y", "x y")

@@ -108,7 +108,7 @@ def test_own_template(tmp_path: Path) -> None:
 
 
 def test_unknown_template_names_the_known_ones() -> None:
-    with pytest.raises(DataError, match=r"model\.prompt: .*'tinny'; use one of chain_of_rubrics, reasoning, tiny"):
+    with pytest.raises(DataError, match=r"model\.prompt: .*'tinny'; use one of chain_of_rubrics, instruct_short, reasoning, tiny"):
         load_template("tinny")
     with pytest.raises(DataError, match=r"no template '/nowhere/x\.yaml'"):
         load_template("/nowhere/x.yaml")
@@ -126,6 +126,8 @@ GOOD_USER = "user: '{conversation} {response_a} {response_b}'\n"
         ("system: x", "needs `user`"),
         (GOOD_USER + "assistant: x", "no other part"),
         ("user: [unclosed", "cannot be read"),
+        pytest.param("user: " + "[" * 10_000, "cannot be read", id="deep"),
+        (GOOD_USER + GOOD_USER, "the part `user` twice"),
         ("user: '{conversation} {response_a}'", r"`user`: must name exactly .*names \['conversation', 'response_a'\]"),
         ("user: '{conversation} {response_a} {response_b} {label}'", "names .*'label'"),
         ("user: '{conversation.x} {response_a} {response_b}'", "must name exactly"),
