@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import configured
 
+from pipelines.job.session import Session
 from pipelines.planning.shape import ModelShape, ShapeError, find_shape, refuse_unsplittable, shape_if_known, shape_of
+from pipelines.runs.folder import RunDirectory
 
 KEYS: dict[str, Any] = {
     "model_type": "qwen2",
@@ -94,3 +97,12 @@ def test_devices_split_heads(heads: int, keys: int, accepted: set[int]) -> None:
     for devices in set(range(1, 9)) - accepted:
         with pytest.raises(ShapeError, match=f"rollout.tensor_parallel={devices} does not fit a model"):
             refuse_unsplittable(shape, devices, "a model")
+
+
+def test_engines_refuse_such_a_model_before_they_start(tmp_path: Path) -> None:
+    """Whichever model a stage gives them: here one that the settings do not name."""
+    (tmp_path / "config.json").write_text(json.dumps(KEYS | {"num_attention_heads": 9, "num_key_value_heads": 3}))
+    with RunDirectory(tmp_path / "outputs", "trial", "tiny") as run:
+        session = Session(configured("recipe=tiny", "rollout.tensor_parallel=2"), run)
+        with pytest.raises(ShapeError, match=f"tensor_parallel=2 does not fit {tmp_path}.*choose 1"):
+            session.launch_rollouts(str(tmp_path))
