@@ -72,6 +72,10 @@ distill: setup ## stage 1: supervised fine-tuning on reasoning chains
 rl: setup ## stage 2: reinforcement learning with a verifiable reward
 	$(call STAGE,rl)
 
+.PHONY: plan
+plan: setup ## memory, disk, time and price of RECIPE, and the first limit it meets; starts nothing
+	$(call STAGE,plan)
+
 # A stage that has no line here: `make NAME` runs the file NAME.py of pipelines/.
 %: pipelines/%.py setup
 	$(call STAGE,$@)

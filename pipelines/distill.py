@@ -80,4 +80,4 @@ def train(
 
 
 if __name__ == "__main__":
-    main(standalone(distill))
+    main(standalone(distill, "distill"))

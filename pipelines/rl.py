@@ -101,4 +101,4 @@ async def reinforce(
 
 
 if __name__ == "__main__":
-    main(standalone(rl))
+    main(standalone(rl, "rl"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.config import Config
 from pipelines.distill import distill
 from pipelines.job.session import Session
+from pipelines.planning.check import refuse_what_does_not_fit
 from pipelines.prepare import prepare
 from pipelines.reporting.console import Console
 from pipelines.reporting.examples import examples_of
@@ -16,6 +17,7 @@ from pipelines.stages.stage import open_run
 
 def run(config: Config) -> None:
     """The whole story of a recipe; stages that are finished are passed over."""
+    refuse_what_does_not_fit(config)
     with open_run(config) as folder:
         if config.data.train is None:
             prepare(config, folder)

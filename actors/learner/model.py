@@ -64,14 +64,10 @@ def load_judge(
     lora: LoraSettings | None = None,
     seed: int = 0,
 ) -> Judge:
-    """Load a checkpoint by directory or hub name and shard it over ``mesh``.
+    """Load a checkpoint by directory or hub name and shard it over ``mesh``; see :func:`shard_judge`.
 
-    Trained parameters are kept in float32, frozen ones in ``dtype``. With ``dtype`` bfloat16 they are gathered and used
-    in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
-    divided by global counts. With ``offload``, shards, gradients and so the optimiser's state stay in the machine's
-    memory, and parameters come to the device one layer at a time. A rank's machine holds the checkpoint in its stored
-    type while it loads; its device never holds more than one whole layer besides the shards. With ``lora``, only
-    adapters are trained, which begin from ``seed``.
+    A rank's machine holds the checkpoint in its stored type while it loads; its device never holds more than one whole
+    layer besides the shards.
 
     Raises:
         ModelError: there is no checkpoint at ``path``, some of its weights are missing, it is not a causal language
@@ -79,7 +75,43 @@ def load_judge(
             layer that it does not have.
 
     """
-    lm = _read(path, "packed" if packed else "sdpa")
+    return shard_judge(
+        _read(path, "packed" if packed else "sdpa"),
+        mesh,
+        dtype=dtype,
+        activation_checkpointing=activation_checkpointing,
+        reshard_after_forward=reshard_after_forward,
+        trainable=trainable,
+        offload=offload,
+        lora=lora,
+        seed=seed,
+    )
+
+
+def shard_judge(
+    lm: Any,
+    mesh: DeviceMesh,
+    *,
+    dtype: str,
+    activation_checkpointing: bool,
+    reshard_after_forward: bool,
+    trainable: bool,
+    offload: bool,
+    lora: LoraSettings | None,
+    seed: int,
+) -> Judge:
+    """A judge around ``lm``, sharded over ``mesh``.
+
+    Trained parameters are kept in float32, frozen ones in ``dtype``. With ``dtype`` bfloat16 they are gathered and used
+    in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
+    divided by global counts. With ``offload``, shards, gradients and so the optimiser's state stay in the machine's
+    memory, and parameters come to the device one layer at a time. With ``lora``, only adapters are trained, which begin
+    from ``seed``.
+
+    Raises:
+        ModelError: ``lora`` names a layer that the model does not have.
+
+    """
     if activation_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     judge = Judge(lm, lora)

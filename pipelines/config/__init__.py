@@ -9,7 +9,7 @@ from pipelines.config.algorithm import Algorithm, Function, Verifier
 from pipelines.config.chains import ChainFilters, Chains, Teacher
 from pipelines.config.constraints import ConfigError, nearest
 from pipelines.config.data import Data, Lint, Mix, MixSource
-from pipelines.config.parts import Cluster, Learner, Rollout, Tracking
+from pipelines.config.parts import Cluster, Learner, Plan, Rollout, Tracking
 from pipelines.config.schema import OPEN, Config, known_keys, setting, typed
 from pipelines.config.stages import Checkpoints, Distill, Evaluate, Model, Optimizer, Rl
 
@@ -32,6 +32,7 @@ __all__ = [
     "MixSource",
     "Model",
     "Optimizer",
+    "Plan",
     "Rl",
     "Rollout",
     "Teacher",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipelines.config.algorithm import objections
 from pipelines.config.chains import Teacher
 from pipelines.config.constraints import ConfigError, violations
+from pipelines.planning.shape import ShapeError, refuse_unsplittable, shape_if_known
 from pipelines.runs.catalogue import STAGES
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def check(config: Config) -> None:
         _of_memory(config),
         _of_adapters(config),
         _of_optimizers(config),
+        _of_devices(config),
     ):
         if reason := next(reasons, None):
             raise ConfigError(reason)
@@ -134,3 +136,15 @@ def _of_optimizers(config: Config) -> Iterator[str]:
         optimizer = getattr(getattr(config, name), "optimizer", None)
         if optimizer and (len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas)):
             yield f"{name}.optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)"
+
+
+def _of_devices(config: Config) -> Iterator[str]:
+    """Of a model that a stage takes from elsewhere, engines are held to the same when they start."""
+    devices, path = config.rollout.tensor_parallel, config.model.path
+    if devices > 1 and path and not (config.rl.policy or config.evaluate.model):
+        shape = shape_if_known(path, config.model.shape)
+        try:
+            if shape:
+                refuse_unsplittable(shape, devices, path)
+        except ShapeError as error:
+            yield str(error)

@@ -89,6 +89,16 @@ class Cluster:
     """Over the network: weights sent at a time, in MiB; sender and receivers hold that much more."""
     weights_directory: str = "/dev/shm"
     """Where that file lies; with several nodes, on a file system they share."""
+    memory_check: bool = True
+    """Refuse to start what does not fit into memory by the formulas of `make plan`; false: start it all the same."""
+    gpu_gib: float = number(80.0, above=0)
+    """CUDA: memory of a device, in GiB."""
+    gpus_per_node: int = number(8, at_least=1)
+    """CUDA: devices of a node."""
+    node_gib: float | None = number(None, above=0)
+    """Memory of a node, in GiB; null: this machine's, where the job has a cluster of its own; otherwise not checked."""
+    disk_gib: float | None = number(None, above=0)
+    """Free disk for outputs, in GiB; null: what this machine has, under the same condition."""
 
 
 @dataclass
@@ -98,3 +108,29 @@ class Tracking:
     wandb: str = one_of("auto", "online", "offline", "disabled")
     """`auto` (online when a key is there, offline otherwise), `online`, `offline` or `disabled`."""
     project: str = "reasoning-reward-models"
+
+
+@dataclass
+class Plan:
+    """What `make plan` takes for granted. docs/plan.md says where each default comes from."""
+
+    pairs: int = number(0, at_least=0)
+    """Training pairs; 0: what the recipe's data is known to hold."""
+    chains: int = number(0, at_least=0)
+    """Chains to distil; 0: likewise."""
+    prompt_share: float = number(0.25, above=0, at_most=1)
+    """Mean length of a prompt, as a share of `model.max_prompt_tokens`."""
+    response_share: float = number(0.25, above=0, at_most=1)
+    """Mean length of a trace, as a share of `model.max_response_tokens`."""
+    chain_share: float = number(0.2, above=0, at_most=1)
+    """Mean length of a prompt and its chain, as a share of `distill.max_tokens`."""
+    learner_tflops: float | None = number(None, above=0)
+    """What a rank computes, in 10^12 operations per second; null: 350 with CUDA, 0.1 on CPU."""
+    engine_tokens_per_second: float | None = number(None, above=0)
+    """What an engine generates; null: by a formula from the model's size."""
+    gpu_bandwidth: float = number(1.7, above=0)
+    """CUDA: what a device reads from its memory while it generates, in 10^12 bytes per second."""
+    link: float = number(10.0, above=0)
+    """What published weights pass at, in 10^9 bytes per second."""
+    gpu_price: float = number(0.0, at_least=0)
+    """Price of an hour of a GPU."""

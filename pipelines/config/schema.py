@@ -14,7 +14,7 @@ from pipelines.config.algorithm import Algorithm, Verifier
 from pipelines.config.checks import check
 from pipelines.config.constraints import OUTPUT, ConfigError, location, nearest, number
 from pipelines.config.data import Data, MixSource
-from pipelines.config.parts import Cluster, Learner, Rollout, Tracking
+from pipelines.config.parts import Cluster, Learner, Plan, Rollout, Tracking
 from pipelines.config.stages import Model, Stages
 
 
@@ -37,9 +37,11 @@ class Config(Stages):
     learner: Learner = field(default_factory=Learner)
     cluster: Cluster = field(default_factory=Cluster)
     tracking: Tracking = field(default_factory=Tracking)
+    plan: Plan = field(default_factory=Plan)
 
 
 OPEN = (
+    "model.shape.",
     "algorithm.reward.",
     "data.mix.sources.",
     "data.mix.expect.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from actors.learner.choices import OPTIMIZERS
 from pipelines.config.chains import Chains
@@ -26,6 +27,9 @@ class Model:
     layers: int = number(3, at_least=1)
     heads: int = number(3, at_least=1)
     intermediate: int = number(192, at_least=1)
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Keys of the `config.json` of the model that `_name_or_path` names: memory is planned by them where no such file
+    is on this machine."""
 
 
 @dataclass

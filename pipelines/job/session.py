@@ -26,6 +26,7 @@ from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.job.connection import connect
 from pipelines.job.settings import engine_settings, learner_settings, passed_on, reward_functions, reward_rule, roles
+from pipelines.planning.shape import refuse_unsplittable, shape_if_known
 from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
 
@@ -109,6 +110,9 @@ class Session:
         """
         if self._workers:
             return
+        devices = self.config.rollout.tensor_parallel
+        if devices > 1 and (shape := shape_if_known(model, self.config.model.shape)):
+            refuse_unsplittable(shape, devices, model)
         self._model = model
         for index in range(self.config.rollout.workers):
             engine = engine_settings(self.config, model, index)

@@ -211,6 +211,15 @@ class Console:
             table.add_row(name, Text(status, styles.get(status, "dim")), Text(self._safe(summary)))
         self._rich.print(table)
 
+    def facts(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """A table of facts: name, value, and what there is to say about it."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(self._safe(cell)) for cell in row))
+        self._rich.print(table)
+
     def examples(self, examples: Sequence[JudgmentExample]) -> None:
         """Judgments to read, each under the question it answers; very long texts are cut, and the cut is said."""
         for example in examples:

@@ -64,6 +64,7 @@ class StageRecord:
 
 
 _DATA_SETS = ("data.mix", "data.lint")  # Read by `make data` and `make lint-data` alone.
+_SHAPE = "model.shape"  # What is known of a model beforehand.
 _RHYTHM = ("checkpoints", "evaluate_every")
 # More benchmarks may be added to an evaluation, and it may be reported another way.
 _EVALUATION = (
@@ -96,7 +97,7 @@ STAGES = MappingProxyType(
                 leaves=("distill",),
                 judged=("before", "distill"),
                 defining=("seed", "model", "data", "distill"),
-                free=(*_DATA_SETS, *(f"distill.{name}" for name in _RHYTHM)),
+                free=(_SHAPE, *_DATA_SETS, *(f"distill.{name}" for name in _RHYTHM)),
                 reads=("model.path", "model.prompt", "data.chains", "data.train", "data.heldout"),
             ),
             StageRecord(
@@ -108,6 +109,7 @@ STAGES = MappingProxyType(
                 judged=("rl",),
                 defining=("seed", "model", "data", "rl", "algorithm", "verifier"),
                 free=(
+                    _SHAPE,
                     *_DATA_SETS,
                     *(f"rl.{name}" for name in _RHYTHM),
                     "rl.evaluate_pairs",
@@ -121,7 +123,7 @@ STAGES = MappingProxyType(
                 needs=("rl",),
                 judged=("evaluate",),
                 defining=("seed", "model", "data", "evaluate"),
-                free=(*_DATA_SETS, *_EVALUATION),
+                free=(_SHAPE, *_DATA_SETS, *_EVALUATION),
             ),
             # Benchmarks. It has a folder of its own, evaluations/<label>/.
             StageRecord(
@@ -129,7 +131,7 @@ STAGES = MappingProxyType(
                 section="evaluate",
                 leaves=("judgments.jsonl", "judgments.parquet", "comparisons.jsonl", "results.json"),
                 defining=("seed", "model", "evaluate"),
-                free=_EVALUATION,
+                free=(_SHAPE, *_EVALUATION),
                 submitted=False,
             ),
             # Its set is made from the journal at every call, under whatever settings, and outlives the pairs of
@@ -140,7 +142,7 @@ STAGES = MappingProxyType(
                 leaves=("chains/chains.parquet", "chains/refused.parquet", "chains/card.md", "chains/card.html"),
                 summary=("chains",),
                 defining=("seed", "model.prompt", "data", "chains"),
-                free=(*_DATA_SETS, "chains.budget_tokens", "chains.budget_cost"),
+                free=(_SHAPE, *_DATA_SETS, "chains.budget_tokens", "chains.budget_cost"),
             ),
         )
     }

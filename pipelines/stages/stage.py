@@ -20,6 +20,7 @@ from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
 from pipelines.job.session import Session
 from pipelines.loop.records import judgment_rows
+from pipelines.planning.check import refuse_what_does_not_fit
 from pipelines.reporting.console import Console, StageProgress
 from pipelines.reporting.model_card import write_model_cards
 from pipelines.reporting.run_report import write_report
@@ -209,10 +210,15 @@ def open_run(config: Config) -> Iterator[RunDirectory]:
             handler.close()
 
 
-def standalone(stage: Callable[[Config, Session], None]) -> Callable[[Config], None]:
-    """A stage as a command of its own: it opens the run's folder and a session, and closes both."""
+def standalone(stage: Callable[[Config, Session], None], *training: str) -> Callable[[Config], None]:
+    """A stage as a command of its own: it opens the run's folder and a session, and closes both.
+
+    One that trains names itself in ``training``, and is refused where it does not fit into memory.
+    """
 
     def command(config: Config) -> None:
+        if training:
+            refuse_what_does_not_fit(config, training)
         with open_run(config) as run, Session(config, run) as session:
             stage(config, session)
 
