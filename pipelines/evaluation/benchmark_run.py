@@ -23,10 +23,12 @@ from actors.files import write_text
 from actors.messages import Sampling
 from actors.verifier.trace import VerdictMode
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
+from pipelines.chain_generation.journal import Journal, set_aside
 from pipelines.config import Config
 from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
+from pipelines.evaluation.endpoint_judge import endpoint_facts, endpoint_of, is_endpoint, judge_by_endpoint
 from pipelines.evaluation.judging import TOO_LONG, Judgment, judge, pending, plan
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.evaluation.report import reading, write_evaluation_report
@@ -109,14 +111,11 @@ def _judge(
     sets: Sets,
     log: JudgmentLog,
 ) -> list[Judgment]:
-    facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
     settings = config.evaluate
-    with Session(config, folder) as session:
-        longest = config.model.max_prompt_tokens + config.model.max_response_tokens
-        limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
-        tokenizer = load_tokenizer(model, longest, limits)
-        template = load_template(config.model.prompt)
-        judgments = [
+    template = load_template(config.model.prompt)
+
+    def planned(tokenizer: Any | None) -> list[Judgment]:
+        return [
             judgment
             for name, (benchmark, comparisons) in sets.items()
             for judgment in plan(
@@ -130,6 +129,29 @@ def _judge(
                 seed=config.seed,
             )
         ]
+
+    mode = cast(VerdictMode, config.algorithm.verdict_mode)
+    if is_endpoint(model):
+        endpoint = endpoint_of(config)
+        # A model behind an endpoint is known by its name alone.
+        facts = {"model": model, "weights": model, "engine": endpoint_facts(config, endpoint)}
+        judgments = planned(None)
+        waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
+        stage.console.note(describe(config, model, judgments, waiting, log))
+        file = folder.path / "journal.jsonl"
+        if config.overwrite:
+            set_aside(file)
+        with Journal(file) as journal, stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
+            asked = judge_by_endpoint(config, endpoint, waiting, template, mode, facts, log, journal, progress.update)
+        if asked.repeated:
+            stage.console.note(f"attempts that failed and were repeated: {dict(asked.repeated)}")
+        return judgments
+    facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
+    with Session(config, folder) as session:
+        longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+        limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
+        tokenizer = load_tokenizer(model, longest, limits)
+        judgments = planned(tokenizer)
         waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
         stage.console.note(describe(config, model, judgments, waiting, log))
         if waiting:
@@ -140,7 +162,6 @@ def _judge(
                 seed=config.seed,
                 logprobs=settings.verdict_logprobs,
             )
-            mode = cast(VerdictMode, config.algorithm.verdict_mode)
             fleet = session.rollouts(model)
             with stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
                 asyncio.run(judge(fleet, waiting, sampling, mode, tokenizer, facts, log, progress.update))
@@ -153,9 +174,10 @@ def describe(
     """What will be done, with the limits that the figures depend on."""
     too_long = sum(log.rows.get(item.key, {}).get("cause") == TOO_LONG for item in judgments)
     longest = max(len(item.token_ids) for item in judgments)
+    limit = f", at most {config.model.max_prompt_tokens:,} tokens (longest {longest:,})" if longest else ""
     parts = [
         f"{model}: {len(judgments):,} judgments, {len(waiting):,} to make",
-        f"prompt {config.model.prompt}, at most {config.model.max_prompt_tokens:,} tokens (longest {longest:,})",
+        f"prompt {config.model.prompt}{limit}",
         f"at most {config.model.max_response_tokens:,} tokens per judgment",
         f"orders {config.evaluate.orders}, votes {config.evaluate.votes}, temperature {config.evaluate.temperature:g}",
         f"verdicts read in {config.algorithm.verdict_mode} mode",
@@ -226,7 +248,7 @@ def _finish(
             figures[name]["title"] = name
         outcomes += [{**row, "set": name} for row in comparison_rows(benchmark, rows[name])]
     everything = [row for part in rows.values() for row in part]
-    stored = [{**row, "engine": json.dumps(row["engine"])} for row in everything]
+    stored = [{"cost": None, **row, "engine": json.dumps(row["engine"])} for row in everything]
     folder.write_parquet(folder.path / "judgments.parquet", stored)
     write_text(folder.path / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in outcomes))
     whole = {
