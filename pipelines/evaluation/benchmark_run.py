@@ -4,6 +4,7 @@ outputs/<run>/evaluations/<label>/
   judgments.jsonl  judgments.parquet   every judgment, whole
   comparisons.jsonl                    one row per pair and order, for `rescore`
   results.json  report.html            all figures; the page to read them in
+  reward_bench_form/                   results as RewardBench's own scripts write them
   config.yaml  metrics.jsonl  logs/  wandb/
 """
 
@@ -33,6 +34,7 @@ from pipelines.evaluation.judging import TOO_LONG, Judgment, judge, pending, pla
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.evaluation.report import reading, write_evaluation_report
 from pipelines.evaluation.results import comparison_rows, results
+from pipelines.evaluation.reward_bench_form import reward_bench_form
 from pipelines.evaluation.tables import headline, line, tables
 from pipelines.job.session import Session
 from pipelines.reporting.model_card import write_model_cards
@@ -242,11 +244,15 @@ def _finish(
     settings = config.evaluate
     figures: dict[str, Any] = {}
     outcomes: list[dict[str, Any]] = []
-    for name, (benchmark, _) in sets.items():
+    for name, (benchmark, loaded) in sets.items():
         figures[name] = results(benchmark, rows[name], as_published=settings.as_published, seed=config.seed)
         if name != benchmark.name:  # A file of pairs goes by its own name.
             figures[name]["title"] = name
-        outcomes += [{**row, "set": name} for row in comparison_rows(benchmark, rows[name])]
+        judged = comparison_rows(benchmark, rows[name])
+        outcomes += [{**row, "set": name} for row in judged]
+        form = reward_bench_form(rows[name][0]["model"], judged, {item.pair.id: item for item in loaded})
+        for suffix, part in zip(("", "-scores"), form, strict=True):
+            folder.write_json(folder.path / "reward_bench_form" / f"{name}{suffix}.json", part)
     everything = [row for part in rows.values() for row in part]
     stored = [{"cost": None, **row, "engine": json.dumps(row["engine"])} for row in everything]
     folder.write_parquet(folder.path / "judgments.parquet", stored)

@@ -144,7 +144,13 @@ STAGES = MappingProxyType(
             StageRecord(
                 "judge",
                 section="evaluate",
-                leaves=("judgments.jsonl", "judgments.parquet", "comparisons.jsonl", "results.json"),
+                leaves=(
+                    "judgments.jsonl",
+                    "judgments.parquet",
+                    "comparisons.jsonl",
+                    "results.json",
+                    "reward_bench_form",
+                ),
                 defining=("seed", "model", "evaluate"),
                 free=_EVALUATION,
                 submitted=False,

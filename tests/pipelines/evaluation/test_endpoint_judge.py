@@ -75,6 +75,21 @@ def test_both_orders_the_same_figures_and_the_cost(evaluate: Evaluate, capsys: p
     assert '"cost":12.0' in (folder / "report.html").read_text()
 
 
+def test_results_are_there_in_the_form_of_reward_bench(evaluate: Evaluate) -> None:
+    """As its scripts write them: a mapping of subsets, and columns with the model beside them."""
+    with TeacherServer(lambda body, seen: Reply("<answer>[[B]]</answer>", model="judge-1")) as server:
+        folder = evaluate(server.url, "evaluate.orders=chosen_second") / "reward_bench_form"
+    about = {"model": "openai:judge-1", "model_type": "Generative RM"}
+    assert json.loads((folder / "mine.json").read_text()) == {**about, "chat_template": None, "chat": 1.0}
+    scores = json.loads((folder / "mine-scores.json").read_text())
+    assert {key: scores.pop(key) for key in about} == about
+    assert scores["results"] == [1.0] * PAIRS
+    assert (scores["id"], scores["subset"]) == ([f"p{n}" for n in range(PAIRS)], ["chat"] * PAIRS)
+    asked = {"role": "user", "content": "question 2"}
+    assert scores["text_rejected"][2] == [asked, {"role": "assistant", "content": "bad one"}]
+    assert all(len(column) == PAIRS for column in scores.values())
+
+
 def test_what_was_answered_is_never_asked_again(evaluate: Evaluate) -> None:
     with TeacherServer(always_a) as server:
         folder = evaluate(server.url)
