@@ -84,10 +84,10 @@ plan: setup ## memory, disk, time and price of RECIPE, and the first limit it me
 COMMA := ,
 SPACE := $(subst ,, )
 LISTED = evaluate.benchmarks=[$(subst $(SPACE),$(COMMA),$(strip $(foreach name,$(BENCH),'$(name)')))]
-MODEL_SET = $(if $(MODEL),$(call quote,evaluate.model=$(value MODEL))) $(if $(BENCH),$(call quote,$(LISTED)))
+MODEL_SET = $(if $(MODEL),$(call quote,evaluate.model=$(value MODEL))) $(if $(BASE_URL),$(call quote,evaluate.base_url=$(value BASE_URL))) $(if $(BENCH),$(call quote,$(LISTED)))
 
 .PHONY: evaluate
-evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." benchmarks; MODEL=path or hub name
+evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." benchmarks; MODEL=path, hub name, or openai:NAME with BASE_URL=
 	$(BIN)/python -m pipelines.evaluate $(NAMED) $(MODEL_SET) $(LINE)
 
 .PHONY: submit

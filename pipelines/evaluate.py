@@ -6,9 +6,11 @@ Where ``evaluate.benchmarks`` names any, those are judged instead, each from its
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from pipelines.config import Config
 from pipelines.evaluation.benchmark_run import judge_benchmarks
+from pipelines.evaluation.endpoint_judge import is_endpoint
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
 from pipelines.runs.command_line import main
@@ -29,7 +31,9 @@ def evaluate(config: Config, session: Session) -> None:
 
 
 def command(config: Config) -> None:
-    """The stage as a command, or an evaluation on benchmarks."""
+    """The stage as a command, or an evaluation on benchmarks; through an endpoint, held-out pairs are one of these."""
+    if is_endpoint(config.evaluate.model) and not config.evaluate.benchmarks:
+        config = replace(config, evaluate=replace(config.evaluate, benchmarks=["builtin"]))
     if config.evaluate.benchmarks:
         judge_benchmarks(config)
     else:

@@ -43,7 +43,7 @@ class Dispatcher:
     ) -> None:
         self._client = client
         self._settings = settings = teacher.settings
-        self._name = teacher.name
+        self._teacher = teacher
         self._journal = journal
         self._budget = budget
         self._clock = clock
@@ -148,7 +148,7 @@ class Dispatcher:
             if asked_for > self._settings.longest_wait:
                 raise TeacherError(
                     f"{self._describe()} asks to wait {asked_for:,.0f} s ({failure.detail}): run the same command "
-                    f"again then, or allow it with {self._name}.longest_wait"
+                    f"again then, or allow it with {self._teacher.setting('longest_wait')}"
                 )
             self._limit.pause(asked_for)
         await self._sleep(wait_before(attempt + 1, self._settings.backoff, asked_for, self._jitter))
@@ -201,13 +201,14 @@ class Dispatcher:
 
     def _describe(self) -> str:
         where = "" if self._settings.kind == "local" else f" at {self._settings.base_url or 'OpenAI'}"
-        return redact(f"{self._name} ({self._settings.model}{where})")
+        return redact(f"{self._teacher.name} ({self._settings.model}{where})")
 
     def _remedy(self, failure: Failure) -> str:
         if failure.cause == "key refused":
             return f". The key is read from the environment variable {self._settings.key_variable}"
         if failure.cause == "no such model or address":
-            return f". Check {self._name}.model and {self._name}.base_url"
+            return f". Check {self._teacher.setting('model')} and {self._teacher.setting('base_url')}"
         if failure.kind == "refused" and self._settings.stream and "stream" in failure.detail:
-            return f". An endpoint that cannot stream is asked for whole answers with {self._name}.stream=false"
+            setting = self._teacher.setting("stream")
+            return f". An endpoint that cannot stream is asked for whole answers with {setting}=false"
         return ""

@@ -47,12 +47,12 @@ class Endpoint:
         if not key and settings.base_url is None:
             raise TeacherError(
                 f"{name}: the environment variable {settings.key_variable} holds no key: export it, or set "
-                f"{name}.base_url to an endpoint of your own"
+                f"{teacher.setting('base_url')} to an endpoint of your own"
             )
         if settings.base_url is not None:
-            _check_address(settings.base_url, name)
+            _check_address(settings.base_url, teacher.setting("base_url"))
         self._settings = settings
-        self._name = name
+        self._teacher = teacher
         self._states_usage = True
         """Whether the endpoint takes `stream_options`, with which a stream states its tokens."""
         try:
@@ -143,8 +143,9 @@ class Endpoint:
         if answered and not same_model(wanted, answered):
             answered = one_line(answered)
             raise TeacherError(
-                f"{self._name}: asked for model {wanted!r}, but the endpoint answers as {answered!r}: correct "
-                f"{self._name}.model or base_url, or accept it with {self._name}.answers_as={answered}"
+                f"{self._teacher.name}: asked for model {wanted!r}, but the endpoint answers as {answered!r}: correct "
+                f"{self._teacher.setting('model')} or {self._teacher.setting('base_url')}, or accept it with "
+                f"{self._teacher.setting('answers_as')}={answered}"
             )
 
 
@@ -185,7 +186,7 @@ async def _read_to_end(pieces: AsyncIterator[bytes]) -> None:
                 pass
 
 
-def _check_address(url: str, name: str) -> None:
+def _check_address(url: str, setting: str) -> None:
     """Refuse what is no address, and hide a password in it from now on."""
     try:
         parts = urlsplit(url)
@@ -194,7 +195,7 @@ def _check_address(url: str, name: str) -> None:
         usable = False
     if not usable:
         raise TeacherError(
-            f"{name}.base_url={redact(url)!r} is no address: write it as http://host:port/v1 or https://host/v1"
+            f"{setting}={redact(url)!r} is no address: write it as http://host:port/v1 or https://host/v1"
         )
     if parts.password:
         for secret in (parts.password, unquote(parts.password), unquote(f"{parts.username}:{parts.password}")):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -30,6 +31,12 @@ class NamedTeacher:
 
     name: str
     settings: Teacher
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Names of those of its settings that stand outside its section."""
+
+    def setting(self, field: str) -> str:
+        """A setting by the name that a user gives it by."""
+        return self.elsewhere.get(field, f"{self.name}.{field}")
 
 
 def teachers_of(config: Config) -> tuple[NamedTeacher, NamedTeacher]:

@@ -30,6 +30,7 @@ def check(config: Config) -> None:
         _of_chains(config),
         objections(config.algorithm, config.verifier, config.data.orders),
         _of_batches(config),
+        _of_endpoint(config),
         _of_lengths(config),
         _of_memory(config),
         _of_adapters(config),
@@ -51,6 +52,20 @@ def _of_names(config: Config) -> Iterator[str]:
             )
     if not config.output_root.strip():
         yield "output_root is empty: name a folder, such as output_root=outputs"
+
+
+def _of_endpoint(config: Config) -> Iterator[str]:
+    evaluate = config.evaluate
+    for name in ("model", "base_url"):
+        if getattr(evaluate.endpoint, name) is not None:
+            yield f"evaluate.endpoint.{name} is not read: set evaluate.{name}"
+    if evaluate.model is not None and not evaluate.model.removeprefix("openai:").strip():
+        yield f"evaluate.model={evaluate.model!r} names no model: write openai:NAME"
+    if evaluate.base_url is not None and not (evaluate.model or "").startswith("openai:"):
+        yield (
+            f"evaluate.base_url is only read for a model behind an endpoint: write evaluate.model=openai:"
+            f"{evaluate.model or 'NAME'}"
+        )
 
 
 def _no_letter(character: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.learner.choices import OPTIMIZERS
-from pipelines.config.chains import Chains
+from pipelines.config.chains import Chains, Teacher
 from pipelines.config.constraints import FILE, PATH, location, number, one_of
 
 
@@ -114,7 +114,17 @@ class Evaluate:
     """Judging held-out pairs, or the benchmarks that are named."""
 
     model: str | None = location()
-    """Model to judge with; null: what the stages before left."""
+    """Model to judge with: a folder, a hub name, or `openai:NAME` behind an endpoint; null: what the stages before
+    left."""
+    base_url: str | None = None
+    """Where `openai:NAME` is, for example http://127.0.0.1:8000/v1; null: OpenAI's own."""
+    endpoint: Teacher = field(default_factory=Teacher)
+    """How that is asked, as teachers are; its model, address, temperature (null: not sent) and `max_tokens` are the
+    evaluation's."""
+    budget_tokens: int = number(0, at_least=0)
+    """Tokens that an evaluation through an endpoint may take, those of interrupted ones included; 0: no limit."""
+    budget_cost: float = number(0.0, at_least=0)
+    """What it may cost, in the currency of `endpoint`'s prices; 0: no limit."""
     temperature: float = number(0.0, at_least=0, at_most=2)
     example_traces: int = number(400, at_least=0)
     """Judgments stored for the report."""

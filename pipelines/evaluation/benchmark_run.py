@@ -4,6 +4,7 @@ outputs/<run>/evaluations/<label>/
   judgments.jsonl  judgments.parquet   every judgment, whole
   comparisons.jsonl                    one row per pair and order, for `rescore`
   results.json  report.html            all figures; the page to read them in
+  reward_bench_form/                   results as RewardBench's own scripts write them
   config.yaml  metrics.jsonl  logs/  wandb/
 """
 
@@ -23,14 +24,17 @@ from actors.files import write_text
 from actors.messages import Sampling
 from actors.verifier.trace import VerdictMode
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
+from pipelines.chain_generation.journal import Journal, set_aside
 from pipelines.config import Config
 from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
+from pipelines.evaluation.endpoint_judge import endpoint_facts, endpoint_of, is_endpoint, judge_by_endpoint
 from pipelines.evaluation.judging import TOO_LONG, Judgment, judge, pending, plan
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.evaluation.report import reading, write_evaluation_report
 from pipelines.evaluation.results import comparison_rows, results
+from pipelines.evaluation.reward_bench_form import reward_bench_form
 from pipelines.evaluation.tables import headline, line, tables
 from pipelines.job.session import Session
 from pipelines.reporting.model_card import write_model_cards
@@ -109,14 +113,11 @@ def _judge(
     sets: Sets,
     log: JudgmentLog,
 ) -> list[Judgment]:
-    facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
     settings = config.evaluate
-    with Session(config, folder) as session:
-        longest = config.model.max_prompt_tokens + config.model.max_response_tokens
-        limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
-        tokenizer = load_tokenizer(model, longest, limits)
-        template = load_template(config.model.prompt)
-        judgments = [
+    template = load_template(config.model.prompt)
+
+    def planned(tokenizer: Any | None) -> list[Judgment]:
+        return [
             judgment
             for name, (benchmark, comparisons) in sets.items()
             for judgment in plan(
@@ -130,6 +131,29 @@ def _judge(
                 seed=config.seed,
             )
         ]
+
+    mode = cast(VerdictMode, config.algorithm.verdict_mode)
+    if is_endpoint(model):
+        endpoint = endpoint_of(config)
+        # A model behind an endpoint is known by its name alone.
+        facts = {"model": model, "weights": model, "engine": endpoint_facts(config, endpoint)}
+        judgments = planned(None)
+        waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
+        stage.console.note(describe(config, model, judgments, waiting, log))
+        file = folder.path / "journal.jsonl"
+        if config.overwrite:
+            set_aside(file)
+        with Journal(file) as journal, stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
+            asked = judge_by_endpoint(config, endpoint, waiting, template, mode, facts, log, journal, progress.update)
+        if asked.repeated:
+            stage.console.note(f"attempts that failed and were repeated: {dict(asked.repeated)}")
+        return judgments
+    facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
+    with Session(config, folder) as session:
+        longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+        limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
+        tokenizer = load_tokenizer(model, longest, limits)
+        judgments = planned(tokenizer)
         waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
         stage.console.note(describe(config, model, judgments, waiting, log))
         if waiting:
@@ -140,7 +164,6 @@ def _judge(
                 seed=config.seed,
                 logprobs=settings.verdict_logprobs,
             )
-            mode = cast(VerdictMode, config.algorithm.verdict_mode)
             fleet = session.rollouts(model)
             with stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
                 asyncio.run(judge(fleet, waiting, sampling, mode, tokenizer, facts, log, progress.update))
@@ -153,9 +176,10 @@ def describe(
     """What will be done, with the limits that the figures depend on."""
     too_long = sum(log.rows.get(item.key, {}).get("cause") == TOO_LONG for item in judgments)
     longest = max(len(item.token_ids) for item in judgments)
+    limit = f", at most {config.model.max_prompt_tokens:,} tokens (longest {longest:,})" if longest else ""
     parts = [
         f"{model}: {len(judgments):,} judgments, {len(waiting):,} to make",
-        f"prompt {config.model.prompt}, at most {config.model.max_prompt_tokens:,} tokens (longest {longest:,})",
+        f"prompt {config.model.prompt}{limit}",
         f"at most {config.model.max_response_tokens:,} tokens per judgment",
         f"orders {config.evaluate.orders}, votes {config.evaluate.votes}, temperature {config.evaluate.temperature:g}",
         f"verdicts read in {config.algorithm.verdict_mode} mode",
@@ -220,13 +244,17 @@ def _finish(
     settings = config.evaluate
     figures: dict[str, Any] = {}
     outcomes: list[dict[str, Any]] = []
-    for name, (benchmark, _) in sets.items():
+    for name, (benchmark, loaded) in sets.items():
         figures[name] = results(benchmark, rows[name], as_published=settings.as_published, seed=config.seed)
         if name != benchmark.name:  # A file of pairs goes by its own name.
             figures[name]["title"] = name
-        outcomes += [{**row, "set": name} for row in comparison_rows(benchmark, rows[name])]
+        judged = comparison_rows(benchmark, rows[name])
+        outcomes += [{**row, "set": name} for row in judged]
+        form = reward_bench_form(rows[name][0]["model"], judged, {item.pair.id: item for item in loaded})
+        for suffix, part in zip(("", "-scores"), form, strict=True):
+            folder.write_json(folder.path / "reward_bench_form" / f"{name}{suffix}.json", part)
     everything = [row for part in rows.values() for row in part]
-    stored = [{**row, "engine": json.dumps(row["engine"])} for row in everything]
+    stored = [{"cost": None, **row, "engine": json.dumps(row["engine"])} for row in everything]
     folder.write_parquet(folder.path / "judgments.parquet", stored)
     write_text(folder.path / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in outcomes))
     whole = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ class Judgment:
     vote: int
     token_ids: tuple[int, ...]
     prompt_hash: str
-    """SHA-256 of the prompt's token ids."""
+    """SHA-256 of the prompt's token ids; for an endpoint, of its messages."""
 
     @property
     def key(self) -> Key:
@@ -80,13 +81,13 @@ def plan(
     name: str,
     comparisons: Sequence[Comparison],
     template: PromptTemplate,
-    tokenizer: Any,
+    tokenizer: Any | None,
     *,
     orders: str,
     votes: int,
     seed: int,
 ) -> list[Judgment]:
-    """Every judgment of a benchmark, in its order.
+    """Every judgment of a benchmark, in its order. Without a tokenizer, prompts are known as messages alone.
 
     Raises:
         DataError: a comparison is there twice.
@@ -99,8 +100,10 @@ def plan(
         raise DataError(f"{name}: comparison {twice!r} is there twice: give its rows different ids")
     judgments = []
     for pair, order in orders_of((item.pair for item in comparisons), orders, seed):
-        tokens = tuple(encode(render(pair, order, template), tokenizer))
-        digest = hashlib.sha256(",".join(map(str, tokens)).encode()).hexdigest()
+        messages = render(pair, order, template)
+        tokens = () if tokenizer is None else tuple(encode(messages, tokenizer))
+        told_by = json.dumps(messages) if tokenizer is None else ",".join(map(str, tokens))
+        digest = hashlib.sha256(told_by.encode()).hexdigest()
         judgments += [Judgment(benchmark, name, by_id[pair.id], order, vote, tokens, digest) for vote in range(votes)]
     return judgments
 
@@ -113,13 +116,13 @@ def read(judgment: Judgment, text: str, mode: VerdictMode, *, truncated: bool = 
     return {"text": text, "verdict": verdict.side, "cause": verdict.cause, "score": score}
 
 
-def not_judged(judgment: Judgment, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a comparison whose prompt is too long; it scores what an unreadable verdict scores."""
+def not_judged(judgment: Judgment, facts: Mapping[str, Any], cause: str = TOO_LONG) -> dict[str, Any]:
+    """The row of a comparison that gets no judgment; it scores what an unreadable verdict scores."""
     return judgment.row(
         facts,
         text="",
         verdict=None,
-        cause=TOO_LONG,
+        cause=cause,
         score=judgment.benchmark.unread_score,
         tokens=0,
         finish_reason=None,

@@ -101,10 +101,10 @@ def headline_table(name: str, own: Mapping[str, Any], others: Sequence[Mapping[s
         result = evaluation["benchmarks"][name]
         values, bounds = flat(result["official"]), flat(result["official_ci"])
         cells = [{"value": values.get(key), "ci": bounds.get(key)} for key in mine]
-        rows.append({"name": evaluation["label"], "kind": kind, "cells": cells})
+        rows.append({"name": evaluation["label"], "kind": kind, "cells": cells, "cost": result.get("cost")})
     for model, figures in own["benchmarks"][name]["published"].items():
         cells = [{"value": figures.get(key), "ci": None} for key in mine]
-        rows.append({"name": model, "kind": "published", "cells": cells})
+        rows.append({"name": model, "kind": "published", "cells": cells, "cost": None})
     return {"columns": [key.split(".")[-1].replace("_", " ") for key in mine], "rows": rows}
 
 

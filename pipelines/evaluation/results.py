@@ -33,6 +33,7 @@ def results(
       readable votes that agree with the majority).
     - ``matrix``: of a benchmark with styles, their names ``styles``, ``cells`` (chosen styles down, rejected across;
       the mean of ``domains``), and its own figures, each with ``<figure>_ci``.
+    - ``tokens``: of prompts and of judgments; ``cost``: what an endpoint charged for them, None for engines.
     - ``items``: items judged, and ``whole``, those of the published set; ``published``: what published judges reach;
       ``not_comparable``: why the figures must not be set beside the published table; empty: they may.
     """
@@ -59,6 +60,8 @@ def results(
         },
         "matrix": _matrix(benchmark, scores, seed, resamples),
         "judgments": len(rows),
+        "tokens": {name: sum(row[name] for row in rows) for name in ("prompt_tokens", "tokens")},
+        "cost": sum(row["cost"] for row in rows) if all(row.get("cost") is not None for row in rows) else None,
         "items": len({(row["subset"], row["item"]) for row in rows}),
         "whole": benchmark.items,
         "published": benchmark.published,

@@ -36,7 +36,7 @@ def headline(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def tables(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """The official figures, and every rate by subset, each value beside its interval."""
+    """The official figures, and every rate by subset, each value beside its interval; and what judging took."""
     official = [
         [name, key, value, *(flat(result["official_ci"]).get(key) or (None, None)), result["not_comparable"]]
         for name, result in benchmarks.items()
@@ -48,9 +48,13 @@ def tables(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         for name, result in benchmarks.items()
         for subset, part in [("all", result["overall"]), *result["by_subset"].items()]
     ]
+    spent = [
+        [name, result["judgments"], *result["tokens"].values(), result["cost"]] for name, result in benchmarks.items()
+    ]
     return [
         ("official", ["benchmark", "figure", "value", "low", "high", "note"], official),
         ("subsets", ["benchmark", "subset", *cells], rates),
+        ("spent", ["benchmark", "judgments", "prompt tokens", "judgment tokens", "cost"], spent),
     ]
 
 
@@ -71,6 +75,8 @@ def line(name: str, result: Mapping[str, Any]) -> str:
         parts.append(f"no verdict: {causes}")
     if result["whole"] is not None and result["items"] < result["whole"]:
         parts.append(f"{result['items']:,} of {result['whole']:,} items of the published set")
+    if result["cost"] is not None:
+        parts.append(f"cost {result['cost']:,.2f}")
     if result["not_comparable"]:
         parts.append(result["not_comparable"])
     return "; ".join(parts)

@@ -199,6 +199,11 @@ class Tracker:
         if rows:
             self._guest(f"logging the table {name}", send)
 
+    def alert(self, title: str, text: str) -> None:
+        """Tell the run's owner through W&B what a person must look at."""
+        text = redact(text)
+        self._guest("alerting", lambda run: run.alert(title=title, text=text, level="WARN", wait_duration=0))
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the stage's final numbers on its W&B run; nested mappings are allowed."""
         self._guest("writing the summary", lambda run: run.summary.update(plain_numbers(values)))
@@ -227,6 +232,9 @@ class Tracker:
             self._give_up(doing, error)
 
     def _give_up(self, doing: str, error: Exception) -> None:
+        # Before the warning, which would itself be an alert.
+        self._run = None
+        self.mode = "disabled"
         log.warning(
             "W&B: %s failed (%s); %s goes on without it, with every number in %s",
             doing,
@@ -234,8 +242,6 @@ class Tracker:
             self._stage,
             self._directory / "metrics.jsonl",
         )
-        self._run = None
-        self.mode = "disabled"
 
 
 def _one_line(error: Exception) -> str:

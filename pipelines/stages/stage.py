@@ -75,6 +75,11 @@ class Stage:
         before = self.run.notes(self.name).get("warnings", [])
         if message not in before:
             self.run.note(self.name, warnings=[*before, message])
+            self._alert("needs attention", message)
+
+    def _alert(self, what: str, text: str) -> None:
+        if self._tracker is not None:
+            self._tracker.alert(f"{self.config.run}: {self.name} {what}", text)
 
     def progress(self, total: int, done: int = 0) -> AbstractContextManager[StageProgress]:
         """The stage's progress bar."""
@@ -107,7 +112,9 @@ class Stage:
         self.is_finished = True
 
     def close(self, failed: bool) -> None:
-        """Close what was opened."""
+        """Close what was opened; one that did not reach its end says so."""
+        if failed:
+            self._alert("stopped before its end", f"the log is {self.run.logs}/driver.log")
         if self._tracker is not None:
             self._tracker.finish(exit_code=1 if failed else 0)
 

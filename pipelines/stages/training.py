@@ -118,6 +118,7 @@ def open_training(stage: Stage, learners: LearnerGroup, total: int) -> Iterator[
     if newest:
         stage.seconds_before = state["seconds"]
         stage.console.note(f"continues after step {first}, from {newest}")
+        stage.tracker.alert(f"{stage.config.run}: {stage.name} was restarted", f"it continues after step {first}")
 
     def point() -> str:
         saved = list_checkpoints(stage.run.checkpoints(stage.name))

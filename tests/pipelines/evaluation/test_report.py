@@ -118,12 +118,14 @@ def test_tables_for_the_tracker(tmp_path: Path) -> None:
     numbers = headline(whole["benchmarks"])
     assert numbers["reward_bench/official/average"] == 0.5
     assert numbers["reward_bench/flip_rate"] == 1.0
-    (name, columns, rows), (_, wide, subsets) = tables(whole["benchmarks"])
+    (name, columns, rows), (_, wide, subsets), spent = tables(whole["benchmarks"])
     assert (name, columns, rows[2]) == (
         "official",
         ["benchmark", "figure", "value", "low", "high", "note"],
         ["reward_bench", "average", 0.5, 0.5, 0.5, ""],
     )
+    # Engines of one's own cost no money; a judgment of these is counted as what it took.
+    assert (spent[0], spent[1][-1], spent[2][0][:2], spent[2][0][-1]) == ("spent", "cost", ["reward_bench", 24], None)
     assert [row[1] for row in subsets] == ["all", "donotanswer", "hep-go"]
     assert all(len(row) == len(wide) for row in subsets)
     assert "says A 100.0%" in line("reward_bench", whole["benchmarks"]["reward_bench"])

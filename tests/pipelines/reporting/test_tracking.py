@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.redaction import remember
 from pipelines.reporting.tracking import TRACE_COLUMNS, Tracker, plain_numbers
 from pipelines.reporting.wandb_mode import has_credentials, resolve_mode, server_hosts
 
@@ -180,6 +181,19 @@ def test_wandb_that_breaks_does_not_stop_the_run(tmp_path: Path, caplog: pytest.
     assert [line["step"] for line in read_lines(tmp_path)] == [1, 2]
     assert tracker.mode == "disabled"
     assert len([record for record in caplog.records if "service is gone" in record.message]) == 1
+
+
+def test_what_a_person_must_look_at_is_an_alert(tmp_path: Path) -> None:
+    """Two of one title are both sent; keys stay out of them."""
+    remember("sk-" + "x" * 40)
+    with Tracker(tmp_path, "rl", {}, "offline") as tracker:
+        tracker.alert("tiny: rl needs attention", "nothing was learned with sk-" + "x" * 40)
+        tracker.alert("tiny: rl needs attention", "engines and learners differ")
+        tracker.alert("tiny: rl stopped before its end", "the log is logs/")
+    alerts = wandb_records(tmp_path)["alert"]
+    assert [alert.title for alert in alerts] == ["tiny: rl needs attention"] * 2 + ["tiny: rl stopped before its end"]
+    assert {alert.level for alert in alerts} == {"WARN"}
+    assert "xxx" not in alerts[0].text
 
 
 @pytest.mark.slow

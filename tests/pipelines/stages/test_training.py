@@ -40,6 +40,22 @@ class Learners:
 LEARNERS = cast(LearnerGroup, Learners())
 
 
+class Alerts:
+    """A tracker that keeps the alerts it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, str]] = []
+
+    def alert(self, title: str, text: str) -> None:
+        self.given.append((title, text))
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing is asked of the numbers here."""
+
+    def finish(self, exit_code: int) -> None:
+        """Nothing is open."""
+
+
 async def judged(right: int = 10) -> Sequence[JudgedComparison]:
     """Twenty held-out judgments, the first ``right`` of them right."""
     return [
@@ -163,3 +179,22 @@ def handled_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def test_warnings_restarts_and_deaths_are_alerts(opened: Open) -> None:
+    """Each warning once; a stage that continues; one that stops before its end."""
+    alerts = Alerts()
+    checkpoints = "rl.checkpoints.every=1"
+    with suppress(RuntimeError), opened(checkpoints) as stage:
+        stage._tracker = cast(Any, alerts)
+        with open_training(stage, LEARNERS, 2) as training:
+            asyncio.run(training.after_step(1, {"reward": 1.0}, judged))
+            stage.warn("something is odd")
+            stage.warn("something is odd")
+            raise RuntimeError("broken")
+    titles = [title for title, _ in alerts.given]
+    assert titles == ["tiny: rl needs attention", "tiny: rl stopped before its end"]
+    with opened(checkpoints) as stage:
+        stage._tracker = cast(Any, alerts)
+        with open_training(stage, LEARNERS, 2):
+            assert alerts.given[2:] == [("tiny: rl was restarted", "it continues after step 1")]
