@@ -90,6 +90,13 @@ MODEL_SET = $(if $(MODEL),$(call quote,evaluate.model=$(value MODEL))) $(if $(BA
 evaluate: setup ## judge held-out pairs, or with BENCH="reward_bench rmb ..." benchmarks; MODEL=path, hub name, or openai:NAME with BASE_URL=
 	$(BIN)/python -m pipelines.evaluate $(NAMED) $(MODEL_SET) $(LINE)
 
+# INPUT=, OUT=, METHOD= and MODEL= as settings of the command that uses the judge.
+USED = $(foreach name,INPUT OUT METHOD MODEL,$(if $($(name)),$(call quote,$(1).$(shell echo $(name) | tr A-Z a-z)=$(value $(name)))))
+
+.PHONY: judge
+judge: setup ## decisions for a file of pairs without labels: INPUT=pairs.jsonl [OUT=decisions.jsonl] [MODEL=path or hub name]
+	$(BIN)/python -m pipelines.judge $(NAMED) $(call USED,judge) $(LINE)
+
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
 	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(call quote,$(ADDRESS)) -- $(NAMED) $(LINE)

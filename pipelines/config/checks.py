@@ -74,11 +74,13 @@ def _no_letter(character: str) -> bool:
 
 
 def _of_evaluation(config: Config) -> Iterator[str]:
-    if config.evaluate.votes > 1 and config.evaluate.temperature == 0:
-        yield (
-            f"evaluate.votes={config.evaluate.votes} at evaluate.temperature=0 gives equal votes: "
-            "set a temperature, for example 1.0"
-        )
+    for name in ("evaluate", "judge", "rank"):
+        section = getattr(config, name)
+        if section.votes > 1 and section.temperature == 0:
+            yield (
+                f"{name}.votes={section.votes} at {name}.temperature=0 gives equal votes: "
+                "set a temperature, for example 1.0"
+            )
 
 
 def _of_chains(config: Config) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from actors.learner.choices import OPTIMIZERS
 from pipelines.config.chains import Chains, Teacher
 from pipelines.config.constraints import FILE, PATH, location, number, one_of
+from pipelines.config.judging import Judge, Rank
 
 
 @dataclass
@@ -158,3 +159,5 @@ class Stages:
     distill: Distill = field(default_factory=Distill)
     rl: Rl = field(default_factory=Rl)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    judge: Judge = field(default_factory=Judge)
+    rank: Rank = field(default_factory=Rank)

@@ -88,10 +88,12 @@ def read_pair_file(
     on_bad_row: str = "fail",
     split: str = "train",
     ignore: Sequence[str] = (),
+    labelled: bool = True,
 ) -> PairFile:
     """Read and check every row of a file, of all files in a folder, or of a hub dataset.
 
-    ``ignore`` names columns that are left out before a row is read.
+    ``ignore`` names columns that are left out before a row is read. Without ``labelled`` no label is needed or read:
+    the response that stands first in a row, or is called chosen, is ``chosen`` here.
 
     Raises:
         DataError: the file is missing, of an unknown kind or form, not UTF-8, malformed at a line, holds a bad row,
@@ -105,6 +107,8 @@ def read_pair_file(
     homes: dict[str, str] = {}
     first_file, before = "", 0
     for name, rows in parts_of(path, bad_rows, split):
+        if not labelled:
+            rows = ((number, sources.first_better(row)) for number, row in rows)
         if schema == "auto" and mapped is None:
             first = list(islice(rows, _LOOK_AHEAD))
             if not first:

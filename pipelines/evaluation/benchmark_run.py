@@ -11,7 +11,6 @@ outputs/<run>/evaluations/<label>/
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -30,19 +29,19 @@ from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.endpoint_judge import endpoint_facts, endpoint_of, is_endpoint, judge_by_endpoint
-from pipelines.evaluation.judging import TOO_LONG, Judgment, judge, pending, plan
+from pipelines.evaluation.judging import Judgment, judge, pending, plan
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.evaluation.report import reading, write_evaluation_report
 from pipelines.evaluation.results import comparison_rows, results
 from pipelines.evaluation.reward_bench_form import reward_bench_form
 from pipelines.evaluation.tables import headline, line, tables
 from pipelines.job.session import Session
+from pipelines.judgment.judging import TOO_LONG
+from pipelines.judgment.weights import weights_id
 from pipelines.reporting.model_card import write_model_cards
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import PROMPT_AND_RESPONSE, load_tokenizer
 from pipelines.stages.stage import Stage, open_run, open_stage
-
-_MIB = 1 << 20
 
 Sets = dict[str, tuple[Benchmark, list[Comparison]]]
 """Name in this evaluation -> benchmark and what of it is judged."""
@@ -209,27 +208,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except ModuleNotFoundError:
         return None
-
-
-def weights_id(model: str) -> str:
-    """What tells one set of weights from another, without reading all of them.
-
-    For a folder: SHA-256 over names, sizes and the first and last MiB of its weight files. For a hub name: the commit.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        from transformers import AutoConfig
-
-        return str(getattr(AutoConfig.from_pretrained(model), "_commit_hash", None) or model)
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_MIB))
-            stream.seek(max(0, size - _MIB))
-            digest.update(stream.read(_MIB))
-    return digest.hexdigest()[:16]
 
 
 def _rows_of(name: str, judgments: Sequence[Judgment], log: JudgmentLog) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +10,11 @@ from actors.messages import Order, Prompt, Sampling, Side, Trace
 from actors.rollout.fleet import RolloutFleet
 from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.benchmarks.benchmark import Benchmark, Comparison
-from pipelines.data.prompts import PromptTemplate, encode, orders_of, render
+from pipelines.data.prompts import PromptTemplate, orders_of
 from pipelines.data.schema import DataError
-from pipelines.evaluation.confidence import verdict_logprob
 from pipelines.evaluation.log import JudgmentLog, Key
 from pipelines.evaluation.traces import traces_of
-
-TOO_LONG = "prompt_too_long"
-"""Cause of a comparison that was not judged, because its prompt leaves no room for a judgment."""
+from pipelines.judgment.judging import TOO_LONG, encoded, logprob_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +94,8 @@ def plan(
         twice = next(item.pair.id for item in comparisons if item.pair.id in seen or seen.add(item.pair.id))  # type: ignore[func-returns-value]
         raise DataError(f"{name}: comparison {twice!r} is there twice: give its rows different ids")
     judgments = []
-    for pair, order in orders_of((item.pair for item in comparisons), orders, seed):
-        messages = render(pair, order, template)
-        tokens = () if tokenizer is None else tuple(encode(messages, tokenizer))
-        told_by = json.dumps(messages) if tokenizer is None else ",".join(map(str, tokens))
-        digest = hashlib.sha256(told_by.encode()).hexdigest()
+    ordered = orders_of((item.pair for item in comparisons), orders, seed)
+    for (pair, order), (tokens, digest) in zip(ordered, encoded(ordered, template, tokenizer), strict=True):
         judgments += [Judgment(benchmark, name, by_id[pair.id], order, vote, tokens, digest) for vote in range(votes)]
     return judgments
 
@@ -161,7 +153,7 @@ async def judge(
     waiting: Sequence[Judgment],
     sampling: Sampling,
     mode: VerdictMode,
-    tokenizer: Any,
+    tokenizer: Any | None,
     facts: Mapping[str, Any],
     log: JudgmentLog,
     progress: Callable[[int, dict[str, float]], None] | None = None,
@@ -190,11 +182,7 @@ def _row(
     judgment: Judgment, trace: Trace, mode: VerdictMode, tokenizer: Any, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     what = read(judgment, trace.text, mode, truncated=trace.finish_reason == "length")
-    logprob = (
-        verdict_logprob(trace.token_ids, trace.logprobs, trace.text, what["verdict"], mode, tokenizer)
-        if len(trace.logprobs)
-        else None
-    )
+    logprob = logprob_of(trace, what["verdict"], mode, tokenizer)
     return judgment.row(
         facts, **what, tokens=len(trace.token_ids), finish_reason=trace.finish_reason, verdict_logprob=logprob
     )

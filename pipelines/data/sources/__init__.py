@@ -1,6 +1,6 @@
 """The forms in which preference pairs are published: one module each, found by its name.
 
-A module states :class:`Source`'s four names. A new form is one new file here; ``schema: <its name>`` reads it.
+A module states :class:`Source`'s five names. A new form is one new file here; ``schema: <its name>`` reads it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Source(Protocol):
     """Where the set lies on the hub; None: only files."""
     LEFT_OUT: tuple[str, ...]
     """Sources of pairs that are not used unless the mix asks for them."""
+    FIRST_BETTER: Mapping[str, Any]
+    """Columns that hold the label, with values that name the first response; empty where the responses' names do."""
 
     def recognises(self, row: Mapping[str, Any]) -> bool:
         """Whether a row has this form; ``row`` holds only columns with a value."""
@@ -66,3 +68,14 @@ def recognise(row: Any) -> str | None:
         return None
     present = {key: value for key, value in row.items() if value is not None}
     return next((name for name in names() if source(name).recognises(present)), None)
+
+
+def first_better(row: Any) -> Any:
+    """A row with a label that names the first response, whatever its own; as it is where its form is unknown."""
+    if not isinstance(row, Mapping):
+        return row
+    for name in names():
+        stated = {**row, **source(name).FIRST_BETTER}
+        if source(name).recognises({key: value for key, value in stated.items() if value is not None}):
+            return stated
+    return row

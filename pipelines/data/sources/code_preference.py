@@ -9,6 +9,7 @@ from pipelines.data.schema import PreferencePair, text_field, validate
 
 HUB = "Vezora/Code-Preference-Pairs"
 LEFT_OUT = ()
+FIRST_BETTER: dict[str, Any] = {}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from pipelines.data.sources import RowDropped
 
 HUB = None
 LEFT_OUT = ()
+FIRST_BETTER: dict[str, Any] = {}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

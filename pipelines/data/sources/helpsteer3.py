@@ -10,6 +10,7 @@ from pipelines.data.sources import RowDropped
 
 HUB = "nvidia/HelpSteer3"
 LEFT_OUT = ()
+FIRST_BETTER = {"overall_preference": -3}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

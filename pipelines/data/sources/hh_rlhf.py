@@ -10,6 +10,7 @@ from pipelines.data.schema import DataError, PreferencePair, text_field, validat
 
 HUB = "Anthropic/hh-rlhf"
 LEFT_OUT = ()
+FIRST_BETTER: dict[str, Any] = {}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 

@@ -9,6 +9,7 @@ from pipelines.data.schema import PreferencePair, text_field, validate
 
 HUB = "xinlai/Math-Step-DPO-10K"
 LEFT_OUT = ()
+FIRST_BETTER: dict[str, Any] = {}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

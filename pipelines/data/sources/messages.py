@@ -13,6 +13,7 @@ from pipelines.data.schema import DataError, PreferencePair, validate
 
 HUB = "HuggingFaceH4/ultrafeedback_binarized"
 LEFT_OUT = ()
+FIRST_BETTER: dict[str, Any] = {}
 SKYWORK = {"chosen", "rejected", "source"}
 
 

@@ -14,6 +14,7 @@ from pipelines.data.schema import PreferencePair, validate
 
 HUB = None
 LEFT_OUT = ()
+FIRST_BETTER = {"label": "A"}
 _QUESTIONS = set(QUESTIONS)
 _RESPONSES = ("chosen", "rejected", "response_a", "response_b")
 

@@ -11,6 +11,7 @@ from pipelines.data.sources import RowDropped
 
 HUB = None
 LEFT_OUT = ()
+FIRST_BETTER = {"annotator1": 1, "annotator2": 1, "annotator3": 1}
 ANNOTATORS = ("annotator1", "annotator2", "annotator3")
 
 

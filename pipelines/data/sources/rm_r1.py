@@ -10,6 +10,7 @@ from pipelines.data.schema import PreferencePair
 
 HUB = "gaotang/RM-R1-Entire-RLVR-Train"
 LEFT_OUT = ()
+FIRST_BETTER = {"winner": "model_a"}
 
 
 def recognises(row: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from pipelines.data.sources.messages import SKYWORK, split_conversations
 HUB = "Skywork/Skywork-Reward-Preference-80K-v0.2"
 # About 30% of the set; spurious cues tell its two sides apart (RM-R1, arXiv 2505.02387).
 LEFT_OUT = ("magpie_ultra",)
+FIRST_BETTER: dict[str, Any] = {}
 DOMAINS = {"wildguard": "safety"}
 
 

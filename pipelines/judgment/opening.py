@@ -1,0 +1,122 @@
+"""A judge for a command: the model's tokenizer and template, engines that start when something is asked, a journal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from actors.verifier.trace import VerdictMode
+from pipelines.config import Config, ConfigError
+from pipelines.config.judging import Judging
+from pipelines.data.prompts import load_template
+from pipelines.data.rows import stem_of
+from pipelines.job.session import Session
+from pipelines.judgment.decision import SHOWN, Shown
+from pipelines.judgment.journal import JudgingJournal
+from pipelines.judgment.judging import JudgingRule, PairwiseJudge
+from pipelines.judgment.weights import weights_id
+from pipelines.runs.folder import RunDirectory
+from pipelines.stages.inputs import load_tokenizer
+from pipelines.stages.stage import open_run
+
+_KINDS = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a command reads and writes."""
+
+    source: str
+    out: Path
+    folder: Path
+    """Beside ``out``: journal, logs, resolved configuration."""
+
+    def beside(self, ending: str) -> Path:
+        """Another file of this work, such as ``decisions.html``."""
+        return self.out.with_name(f"{self.out.stem}{ending}")
+
+
+def work_of(config: Config, section: Judging, command: str) -> Work:
+    """Input, output and the folder of a command's work.
+
+    Raises:
+        ConfigError: no input is named, or an output of another kind.
+
+    """
+    if section.input is None:
+        raise ConfigError(f"{command}.input is not set: name a file of rows (INPUT=...)")
+    name = stem_of(section.input) or Path(section.input).name
+    out = Path(section.out or Path(config.output_root) / config.run / command / f"{name}.jsonl")
+    if out.suffix not in _KINDS:
+        raise ConfigError(f"{command}.out={str(out)!r}: unknown kind of file: use {' or '.join(_KINDS)}")
+    if Path(section.input).resolve() == out.resolve():
+        raise ConfigError(f"{command}.out={str(out)!r} is the input: name another file")
+    return Work(section.input, out, out.with_name(f"{out.stem}.{command}"))
+
+
+class SessionEngines:
+    """Engines of a session on one model, started by the first prompts."""
+
+    def __init__(self, session: Session, model: str) -> None:
+        self._session = session
+        self._model = model
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+        """As :meth:`actors.rollout.fleet.RolloutFleet.generate`."""
+        if prompts:
+            async for finished in self._session.rollouts(self._model).generate(prompts, sampling):
+                yield finished
+
+
+def judging_rule(config: Config, section: Judging) -> JudgingRule:
+    """The settings a decision depends on."""
+    return JudgingRule(
+        orders=SHOWN if section.orders == "both" else (cast(Shown, section.orders),),
+        votes=section.votes,
+        temperature=section.temperature,
+        max_prompt_tokens=config.model.max_prompt_tokens,
+        max_tokens=config.model.max_response_tokens,
+        mode=cast(VerdictMode, config.algorithm.verdict_mode),
+        seed=config.seed,
+    )
+
+
+def model_of(config: Config, section: Judging) -> str:
+    """The section's model, or what the run's stages left."""
+    named = replace(config, evaluate=replace(config.evaluate, model=section.model))
+    return RunDirectory(config.output_root, config.run, config.recipe_name).model_to_judge(named)[0]
+
+
+@contextmanager
+def open_judge(config: Config, section: Judging, folder: Path) -> Iterator[PairwiseJudge]:
+    """A judge whose engines end with this context; its logs go to ``folder``, which one process may use at a time.
+
+    Raises:
+        ModelError, DataError: the model, its tokenizer or the template cannot be used.
+
+    """
+    model = model_of(config, section)
+    # Judging needs no learners.
+    own = replace(config, output_root=str(folder.parent), run=folder.name, learner=replace(config.learner, ranks=0))
+    tokenizer: Any = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
+    template = load_template(config.model.prompt)
+    with open_run(own) as run, Session(own, run) as session:
+        engines = SessionEngines(session, model)
+        yield PairwiseJudge(engines, template, tokenizer, model, weights_id(model), judging_rule(config, section))
+
+
+@contextmanager
+def open_work(config: Config, section: Judging, work: Work) -> Iterator[tuple[PairwiseJudge, JudgingJournal]]:
+    """A judge and the journal of a command's work; ``overwrite`` begins it anew."""
+    journal = work.folder / "journal.jsonl"
+    with open_judge(config, section, work.folder) as judge:
+        if config.overwrite:
+            journal.unlink(missing_ok=True)
+        with JudgingJournal(journal) as known:
+            yield judge, known
