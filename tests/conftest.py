@@ -5,7 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 
+import hypothesis
 import pytest
+
+# How fast an example runs says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A shell starts its background jobs with interrupts ignored, `nohup` with hang-ups, and what they start inherits that:
 # processes to which tests send these signals would never notice.

@@ -61,7 +61,7 @@ def judge_benchmarks(config: Config) -> None:
         model=replace(config.model, max_response_tokens=room),
         learner=replace(config.learner, ranks=0),
     )
-    with open_run(config) as folder, open_stage(config, folder, "judge") as stage:
+    with open_run(config) as folder, open_stage(config, folder, "benchmarks") as stage:
         sets = load_benchmarks(config, run)
         with JudgmentLog(folder.path / "judgments.jsonl") as log:
             judgments = _judge(config, stage, folder, model, sets, log)
@@ -261,7 +261,7 @@ def _trace_row(row: Mapping[str, Any]) -> dict[str, Any]:
     right = row["verdict"] == row["label"]
     return {
         **row,
-        "stage": "judge",
+        "stage": "benchmarks",
         "pair_id": row["comparison"],
         "domain": row["subset"],
         "sample": row["vote"],

@@ -144,7 +144,7 @@ STAGES = MappingProxyType(
             ),
             # Benchmarks. It has a folder of its own, evaluations/<label>/.
             StageRecord(
-                "judge",
+                "benchmarks",
                 section="evaluate",
                 leaves=(
                     "judgments.jsonl",
@@ -165,7 +165,7 @@ STAGES = MappingProxyType(
                 leaves=("chains/chains.parquet", "chains/refused.parquet", "chains/card.md", "chains/card.html"),
                 summary=("chains",),
                 defining=("seed", "model.prompt", "data", "chains"),
-                free=(_SHAPE, *_DATA_SETS, "chains.budget_tokens", "chains.budget_cost"),
+                free=(*_DATA_SETS, "chains.budget_tokens", "chains.budget_cost"),
             ),
         )
     }

@@ -157,7 +157,7 @@ def _gradient(learner: Learner, micro: Any, want: PolicySettings) -> tuple[dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(budget=st.sampled_from([20, 33, 47, 64, 90, 128]), order=st.permutations(range(ITEMS)), empty=st.booleans())
 def test_loss_and_gradient_do_not_depend_on_the_cut(
     learner: Learner, models: tuple[str, str], case: str, budget: int, order: list[int], empty: bool

@@ -227,7 +227,7 @@ def test_only_one_order_of_the_sections_is_well_formed() -> None:
     assert [well_formed(parse("".join(order))) for order in permutations(parts)] == [True] + [False] * 23
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.one_of(SOUP, ANYTHING), truncated=st.booleans())
 def test_any_text_is_read_without_an_error(text: str, truncated: bool) -> None:
     for mode in MODES:
@@ -240,7 +240,7 @@ def test_any_text_is_read_without_an_error(text: str, truncated: bool) -> None:
         assert judgment.answer == f"[[{side(text, 'strict')}]]"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=SOUP, ending=st.sampled_from(["", " ", ANSWER["A"], ANSWER["B"], "</eval>" + ANSWER["A"]]))
 def test_a_strict_verdict_is_the_end_of_the_text_and_no_other_mode_contradicts_it(text: str, ending: str) -> None:
     text += ending
@@ -251,7 +251,7 @@ def test_a_strict_verdict_is_the_end_of_the_text_and_no_other_mode_contradicts_i
         assert reference in (strict, None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(quoted=st.one_of(SOUP, ANYTHING), tag=st.sampled_from(["quote_A", "summary_A", "quote_B", "summary_B"]))
 def test_no_evidence_decides_while_its_tag_is_open(quoted: str, tag: str) -> None:
     quoted = quoted.replace(f"</{tag}>", "").replace(f"<{tag}>", "")
@@ -261,7 +261,7 @@ def test_no_evidence_decides_while_its_tag_is_open(quoted: str, tag: str) -> Non
         assert side(f"{head}</{tag}>B</eval>{ANSWER['B']}", "strict") == "B"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=SOUP)
 def test_every_prefix_of_an_open_evaluation_has_no_strict_verdict(text: str) -> None:
     assert side("<eval>" + text.replace("</eval>", ""), "strict") is None

@@ -52,7 +52,7 @@ def test_a_pause_holds_for_all_and_those_after_it_are_spaced() -> None:
     assert not limit.paused
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 600),
     st.integers(100, 100_000),

@@ -122,7 +122,7 @@ def test_a_verdict_against_its_own_tally() -> None:
     assert measure(TRACE.replace("A 9.5", "A 2"), {"A": A, "B": B}).tally_agrees is False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(alphabet="<>/qureoAB_%.\n1 evaljstifyb", max_size=300))
 def test_any_text_is_measured(text: str) -> None:
     quality = measure(f"<type>Chat</type><rubric>{text}</rubric><eval>{text}</eval>", {"A": text, "B": ""})

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -42,7 +42,6 @@ def test_the_label_leaves_no_mark(name: str, prompt: tuple[Message, ...]) -> Non
     assert render(pair, "chosen_first", template) != render(pair, "chosen_second", template)
 
 
-@settings(deadline=None)
 @given(st.text(), st.text(), st.text(), st.sampled_from(NAMES), st.booleans())
 def test_the_label_leaves_no_mark_whatever_the_text(one: str, two: str, asked: str, name: str, multi: bool) -> None:
     prompt = (*MULTI[:3], Message("user", asked)) if multi else (Message("user", asked),)

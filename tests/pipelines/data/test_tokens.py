@@ -62,7 +62,7 @@ def test_ordinary_text_keeps_its_ids(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[name]

@@ -175,7 +175,7 @@ def test_comparisons_that_contradict_one_another_are_refused(comparisons: list[J
         summarise(comparisons)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(verdicts=st.lists(st.tuples(st.sampled_from("AB?"), st.sampled_from("AB?")), min_size=1, max_size=30))
 def test_rates_hold_together_for_any_judge(verdicts: list[tuple[str, str]]) -> None:
     comparisons = judge(lambda pair, label: verdicts[pair][label == "B"], pairs=len(verdicts))

@@ -41,7 +41,7 @@ def test_nothing_is_left_by_two_stages() -> None:
         ("distill", ["evaluate", "rl", "distill"]),
         ("rl", ["evaluate", "rl"]),
         ("evaluate", ["evaluate"]),
-        ("judge", ["judge"]),
+        ("benchmarks", ["benchmarks"]),
         ("chains", ["chains"]),
     ],
 )
@@ -56,6 +56,7 @@ def test_settings_are_single_values_without_those_that_are_free() -> None:
     assert not any(key.startswith(("distill.checkpoints", "data.mix", "rl.")) for key in settings)
     assert set(STAGES["prepare"].settings(config)) == {
         *("seed", "data.distill_pairs", "data.rl_pairs", "data.heldout_pairs", "model.prompt", "model.path"),
+        *("data.wording", "data.criteria", "data.reasoning_share"),
         *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
     }
 
