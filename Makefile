@@ -97,6 +97,10 @@ USED = $(foreach name,INPUT OUT METHOD MODEL,$(if $($(name)),$(call quote,$(1).$
 judge: setup ## decisions for a file of pairs without labels: INPUT=pairs.jsonl [OUT=decisions.jsonl] [MODEL=path or hub name]
 	$(BIN)/python -m pipelines.judge $(NAMED) $(call USED,judge) $(LINE)
 
+.PHONY: rank
+rank: setup ## order the responses to each question: INPUT=samples.jsonl [METHOD=all_pairs|circular|knockout|swiss] [OUT=] [MODEL=]
+	$(BIN)/python -m pipelines.rank $(NAMED) $(call USED,rank) $(LINE)
+
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
 	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(call quote,$(ADDRESS)) -- $(NAMED) $(LINE)

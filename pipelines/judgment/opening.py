@@ -94,28 +94,34 @@ def model_of(config: Config, section: Judging) -> str:
 
 
 @contextmanager
-def open_judge(config: Config, section: Judging, folder: Path) -> Iterator[PairwiseJudge]:
-    """A judge whose engines end with this context; its logs go to ``folder``, which one process may use at a time.
+def open_judge(config: Config, section: Judging, run: RunDirectory, eager: bool = False) -> Iterator[PairwiseJudge]:
+    """A judge whose engines end with this context, and log to ``run``. They start with it where it is ``eager``.
 
     Raises:
         ModelError, DataError: the model, its tokenizer or the template cannot be used.
 
     """
     model = model_of(config, section)
-    # Judging needs no learners.
-    own = replace(config, output_root=str(folder.parent), run=folder.name, learner=replace(config.learner, ranks=0))
     tokenizer: Any = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
     template = load_template(config.model.prompt)
-    with open_run(own) as run, Session(own, run) as session:
+    with Session(without_learners(config), run) as session:
+        if eager:
+            session.rollouts(model)
         engines = SessionEngines(session, model)
         yield PairwiseJudge(engines, template, tokenizer, model, weights_id(model), judging_rule(config, section))
+
+
+def without_learners(config: Config) -> Config:
+    """The configuration of a job that only judges."""
+    return replace(config, learner=replace(config.learner, ranks=0))
 
 
 @contextmanager
 def open_work(config: Config, section: Judging, work: Work) -> Iterator[tuple[PairwiseJudge, JudgingJournal]]:
     """A judge and the journal of a command's work; ``overwrite`` begins it anew."""
     journal = work.folder / "journal.jsonl"
-    with open_judge(config, section, work.folder) as judge:
+    own = replace(config, output_root=str(work.folder.parent), run=work.folder.name)
+    with open_run(own) as run, open_judge(config, section, run) as judge:
         if config.overwrite:
             journal.unlink(missing_ok=True)
         with JudgingJournal(journal) as known:

@@ -1,0 +1,31 @@
+"""The judge from Python: whose settings it takes, and what is refused before an engine starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.learner.settings import ModelError
+from pipelines.judgment.judge import Judge, settings_of
+
+
+def test_a_model_of_a_run_is_asked_as_in_its_run(tmp_path: Path) -> None:
+    model = tmp_path / "run" / "rl" / "hf"
+    model.mkdir(parents=True)
+    assert settings_of(str(model)) == []
+    (tmp_path / "run" / "config.yaml").write_text(
+        "recipe_name: tiny\nmodel: {prompt: tiny, max_prompt_tokens: 96, max_response_tokens: 64}\n"
+        "algorithm: {verdict_mode: strict}\n"
+    )
+    assert settings_of(str(model)) == [
+        "recipe=tiny",
+        *("model.prompt=tiny", "model.max_prompt_tokens=96", "model.max_response_tokens=64"),
+        "algorithm.verdict_mode=strict",
+    ]
+    assert settings_of(str(model.parent)) == settings_of("org/name") == []
+
+
+def test_a_model_that_is_not_there_starts_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load a tokenizer"):
+        Judge(str(tmp_path / "nothing"))
