@@ -1,7 +1,7 @@
 """The output head: log-probabilities of tokens straight from hidden states, without logits of all positions.
 
-Matrix products have the operands' type and float32 results. CUDA has such products of 16-bit operands. A CPU has none:
-there the operands are copied to float32, once per pass.
+Logits and the gradient of the embedding are float32, whatever the type of the operands. CUDA has products of 16-bit
+matrices in float32. A CPU has none: there the operands are copied to float32, once per pass.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class _TokenLogprobs(torch.autograd.Function):
             if of_entropies is not None:
                 grad_logits += logits
             grad_logits /= ctx.temperature
-            operand = grad_logits.to(embedding.dtype)
-            grad_hidden[part] = operand @ embedding
+            operand = grad_logits.to(weight.dtype)
+            grad_hidden[part] = operand @ weight
             if grad_weight is not None:
-                _add_product(grad_weight, operand.t(), states[part])
+                _add_product(grad_weight, operand.to(embedding.dtype).t(), states[part])
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 

@@ -100,13 +100,14 @@ def test_gradients_of_bfloat16_operands_add_up_in_float32() -> None:
     hidden, weight, targets = of_bfloat16(300, 64, 500)
     mine = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     plain = hidden.double().requires_grad_(), weight.double().requires_grad_()
-    token_logprobs(*mine, targets, chunk=4)[0].sum().backward()
+    logprobs, _ = token_logprobs(*mine, targets, chunk=4)
+    logprobs.sum().backward()
     torch.log_softmax(plain[0] @ plain[1].t(), -1).gather(1, targets[:, None]).sum().backward()
     for ours, exact in zip(mine, plain, strict=True):
         assert ours.grad is not None
         assert exact.grad is not None
-        # One rounding to bfloat16 at the end. 75 chunks added in bfloat16 would be several of them off.
-        assert ((ours.grad - exact.grad).abs() <= 2**-8 * exact.grad.abs() + 1e-4).all()
+        # A rounding of one operand and one of the result. Added in bfloat16, 75 chunks would be 0.01 off and more.
+        assert (ours.grad - exact.grad).norm() < 0.003 * exact.grad.norm()
 
 
 class Calls(TorchDispatchMode):

@@ -25,13 +25,14 @@ def test_recipe_composes_and_names_itself(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_recipes_in_bfloat16_correct_for_the_engine_and_pack_on_cuda(recipe: str) -> None:
+def test_recipes_for_gpus_correct_for_the_engine_and_pack(recipe: str) -> None:
     config = load_config([f"recipe={recipe}"])
-    if "bfloat16" in (config.rollout.dtype, config.learner.dtype):
-        assert config.algorithm.correction != "none"
     on_cuda = config.cluster.device == "cuda"
-    assert config.learner.packing is on_cuda
     assert learner_settings(config).attention == ("flex" if on_cuda else "sdpa")
+    if on_cuda:
+        assert "bfloat16" in (config.rollout.dtype, config.learner.dtype)
+        assert config.algorithm.correction != "none"
+        assert config.learner.packing
 
 
 @pytest.mark.parametrize("recipe", PAPER)
