@@ -95,6 +95,7 @@ class Learner:
         from actors.learner.steps import Trainer
 
         settings, self._trainer = self._settings, None
+        attention = settings.attention if settings.packing else None
         if settings.lora is not None and reference not in (None, model):
             raise ModelError(
                 f"with learner.lora the reference is the policy's own base {model!r}, not {reference!r}: "
@@ -108,7 +109,7 @@ class Learner:
         common: dict[str, Any] = {
             "dtype": settings.dtype,
             "reshard_after_forward": settings.reshard_after_forward,
-            "packed": settings.packing,
+            "attention": attention,
         }
         judge = load_judge(
             model,
@@ -133,7 +134,7 @@ class Learner:
             self._mesh.get_group(),
             settings.device,
             accumulate=not settings.reshard_after_forward,
-            packed=settings.packing,
+            attention=attention,
         )
         return sum(parameter.numel() for parameter in judge.parameters())
 

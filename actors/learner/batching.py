@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
-from actors.learner.packing import Layout, pack_row
+from actors.learner.attention import Layout, layout
+from actors.learner.packing import pack_row
 from actors.messages import TrainingSequence
 
 
@@ -25,7 +27,7 @@ class Batch:
     """[B, T] int64"""
     position_ids: torch.Tensor | None
     """[1, T] int64 of a packed row"""
-    layout: Layout | None
+    layout: Layout | BlockMask | None
     """Of a packed row"""
     positions: torch.Tensor
     """[N] int64, index into B*T of the position that predicts each completion token"""
@@ -41,9 +43,11 @@ class Batch:
     """Completion tokens of each row; they sum to N"""
 
 
-def collate(sequences: Sequence[TrainingSequence], device: str = "cpu", packed: bool = False) -> Batch:
-    """Make a micro-batch. An empty one becomes a single row of two tokens that scores nothing: ranks without work still
-    take part in every collective.
+def collate(sequences: Sequence[TrainingSequence], device: str = "cpu", attention: str | None = None) -> Batch:
+    """Make a micro-batch: a packed row for this kind of attention, or padded rows where there is none.
+
+    An empty one becomes a single row of two tokens that scores nothing: ranks without work still take part in every
+    collective.
 
     Raises:
         ValueError: a prompt or completion without tokens, or log-probabilities that some sequences have and some lack.
@@ -53,10 +57,11 @@ def collate(sequences: Sequence[TrainingSequence], device: str = "cpu", packed: 
         if not len(sequence.prompt_ids) or not len(sequence.completion_ids):
             raise ValueError("a training sequence needs at least one prompt token and one completion token")
     position_ids: torch.Tensor | None = None
-    layout: Layout | None = None
-    if packed:
-        row = pack_row(sequences, device)
-        input_ids, positions, layout = row.input_ids[None], row.predictors, row.layout
+    attends: Layout | BlockMask | None = None
+    if attention is not None:
+        row = pack_row(sequences)
+        input_ids, positions = row.input_ids[None], row.predictors
+        attends = layout(attention, row.segments, len(row.input_ids), device)
         position_ids = torch.from_numpy(row.position_ids[None]).to(device)
     else:
         input_ids, positions = _padded_rows(sequences)
@@ -75,7 +80,7 @@ def collate(sequences: Sequence[TrainingSequence], device: str = "cpu", packed: 
     return Batch(
         input_ids=torch.from_numpy(input_ids).to(device),
         position_ids=position_ids,
-        layout=layout,
+        layout=attends,
         positions=flat(positions, np.int64),
         targets=flat([sequence.completion_ids for sequence in sequences], np.int64),
         advantages=flat(

@@ -67,6 +67,14 @@ class Advantage(Choice):
     """Ends with standardising over all tokens of the rollout batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Attention(Choice):
+    """Attention of packed rows; the function says how a row's segments attend."""
+
+    devices: tuple[str, ...] = ()
+    """On which it has gradients."""
+
+
 # Functions of objectives.py.
 LOSSES: Mapping[str, Loss] = {
     "clip": Loss("clipped_loss", ("ratios", "advantages", "clip_low", "clip_high", "dual_clip")),
@@ -108,8 +116,17 @@ ADVANTAGES: Mapping[str, Advantage] = {
     "batch_standardised": Advantage("as_they_are", over_batch=True),
 }
 
+# Functions of attention.py; a device takes the first row that trains on it.
+ATTENTIONS: Mapping[str, Attention] = {
+    "flex": Attention("block_mask", devices=("cuda",)),
+    "sdpa": Attention("buckets", devices=("cuda", "cpu")),
+}
+
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 """See ``build_optimizers`` in ``optimizers.py``."""
+
+LOGITS_BYTES: Mapping[str, int] = {"cpu": 2**27, "cuda": 2**30, "meta": 2**30}
+"""Bytes of one float32 chunk of tokens x vocabulary in ``head.py``, by device; no more than three exist at a time."""
 
 
 def chosen(what: str, table: Mapping[str, Choice], name: str, functions: Mapping[str, Any]) -> Callable[..., Any]:

@@ -15,18 +15,20 @@ from torch.distributed.tensor import DTensor
 from transformers import AttentionInterface
 
 from actors.files import atomic_folder
+from actors.learner.attention import flex_packed_attention, packed_attention
 from actors.learner.batching import Batch
+from actors.learner.head import token_logprobs
 from actors.learner.lora import add_adapters, merged
-from actors.learner.objectives import token_logprobs
-from actors.learner.packing import packed_attention
 from actors.learner.settings import LoraSettings, ModelError
 from actors.learner.sharding import gather_whole
 
 # Configuration keys by which a model changes its logits after the output embedding.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 _PADDED = "set learner.packing=false"
+_SDPA = "set learner.attention=sdpa"
 
-AttentionInterface.register("packed", packed_attention)
+AttentionInterface.register("packed_sdpa", packed_attention)
+AttentionInterface.register("packed_flex", flex_packed_attention)
 
 
 class Judge(nn.Module):
@@ -59,7 +61,7 @@ def load_judge(
     activation_checkpointing: bool = False,
     reshard_after_forward: bool = True,
     trainable: bool = True,
-    packed: bool = False,
+    attention: str | None = None,
     offload: bool = False,
     lora: LoraSettings | None = None,
     seed: int = 0,
@@ -71,12 +73,16 @@ def load_judge(
 
     Raises:
         ModelError: there is no checkpoint at ``path``, some of its weights are missing, it is not a causal language
-            model whose log-probabilities follow from hidden states and output embedding alone, or ``lora`` names a
-            layer that it does not have.
+            model whose log-probabilities follow from hidden states and output embedding alone, ``lora`` names a layer
+            that it does not have, or ``attention`` of packed rows cannot compute it.
 
     """
+    lm = _read(path)
+    if attention is not None:
+        _refuse_unpackable(lm, path, attention)
+        lm.set_attn_implementation(f"packed_{attention}")
     return shard_judge(
-        _read(path, "packed" if packed else "sdpa"),
+        lm,
         mesh,
         dtype=dtype,
         activation_checkpointing=activation_checkpointing,
@@ -143,7 +149,7 @@ def shard_judge(
     return judge
 
 
-def _read(path: str, attention: str) -> Any:
+def _read(path: str) -> Any:
     """A causal LM on the CPU in its stored data type, checked to be one that :class:`Judge` computes right."""
     from transformers import AutoModelForCausalLM
 
@@ -151,7 +157,7 @@ def _read(path: str, attention: str) -> Any:
         raise ModelError(f"there is no model at {path}")
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype="auto", attn_implementation=attention, output_loading_info=True
+            path, dtype="auto", attn_implementation="sdpa", output_loading_info=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load a causal language model from {path!r}: {str(error).splitlines()[0]}") from error
@@ -166,9 +172,22 @@ def _read(path: str, attention: str) -> Any:
     if head is None or getattr(head, "bias", None) is not None or changed:
         what = changed[0] if changed else "an output layer that is not a plain matrix"
         raise ModelError(f"the model at {path!r} has {what}, which learners do not compute: choose another base model")
-    if attention == "packed" and "sliding_attention" in (getattr(lm.config, "layer_types", None) or ()):
-        raise ModelError(f"the model at {path!r} has sliding attention, which packed rows do not know: {_PADDED}")
     return lm
+
+
+def _refuse_unpackable(lm: Any, path: str, attention: str) -> None:
+    """Refuse a model that packed rows would compute wrong, and one whose heads or dropout a kernel does not take."""
+    config: Any = lm.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds and getattr(config, "sliding_window", None):
+        kinds = {"sliding_attention"}
+    if other := sorted(kinds - {"full_attention"}):
+        raise ModelError(f"the model at {path!r} has layers of {other[0]}, which packed rows do not know: {_PADDED}")
+    heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if attention == "flex" and heads < 16:
+        raise ModelError(f"the model at {path!r} has heads of {heads}, flex attention at least 16: {_SDPA}")
+    if attention == "flex" and getattr(config, "attention_dropout", None):
+        raise ModelError(f"the model at {path!r} has dropout in attention, flex attention has none: {_SDPA}")
 
 
 def synchronise_gradients(judge: Judge, now: bool) -> None:

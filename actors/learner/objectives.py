@@ -1,4 +1,4 @@
-"""The mathematics of learning, as pure functions: log-probabilities, policy losses, KL, how tokens are weighed.
+"""The mathematics of learning, as pure functions: policy losses, KL, how tokens are weighed.
 
 Per-token functions return one value per token; callers weigh them (:func:`token_weights`), sum, and divide by global
 counts (:func:`loss_divisor`), so that no result depends on how a batch was cut into micro-batches or spread over ranks.
@@ -8,7 +8,7 @@ What belongs to a whole trace (a sequence's ratio) is computed within it: a trac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -17,94 +17,6 @@ from actors.learner.settings import PolicySettings
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to this before ``exp``: beyond it float32 has long overflowed what a loss can use."""
-
-LOGITS_BYTES = 2**27
-"""Size of one float32 chunk of tokens x vocabulary; no more than three exist at a time."""
-
-
-class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(h Wᵀ / t)[target] and its entropy, chunk by chunk, forward and backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, chunk: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        entropies, normalisers = torch.empty_like(logprobs), torch.empty_like(logprobs)
-        for start in range(0, len(targets), chunk):
-            part = slice(start, start + chunk)
-            logits = _logits(hidden[part], weight, temperature)
-            normalisers[part] = torch.logsumexp(logits, dim=-1)
-            logits -= normalisers[part, None]
-            logprobs[part] = logits.gather(1, targets[part, None])[:, 0]
-            # Not normaliser - sum p x logit: of a peaked distribution, that is a small difference of large numbers.
-            entropies[part] = -torch.exp(logits).mul_(logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, normalisers, entropies)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        # A loss without an entropy bonus then pays nothing for the entropies' gradient.
-        ctx.set_materialize_grads(False)
-        return logprobs, entropies
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, normalisers, entropies = ctx.saved_tensors
-        of_logprobs, of_entropies = gradients
-        if of_logprobs is None:
-            of_logprobs = torch.zeros_like(normalisers)
-        grad_hidden = torch.empty_like(hidden)
-        # With adapters, the output embedding is frozen.
-        trained = ctx.needs_input_grad[1]
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
-        for start in range(0, len(targets), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            logits = _logits(hidden[part], weight, ctx.temperature)
-            logits -= normalisers[part, None]
-            # d logprob / d logits = onehot(target) - softmax
-            grad_logits = torch.exp(logits).neg_()
-            if of_entropies is not None:
-                # d entropy / d logits = -softmax x (log softmax + entropy)
-                logits.add_(entropies[part, None]).mul_(grad_logits).mul_(of_entropies[part, None])
-            grad_logits.scatter_add_(1, targets[part, None], torch.ones_like(grad_logits[:, :1]))
-            grad_logits *= of_logprobs[part, None]
-            if of_entropies is not None:
-                grad_logits += logits
-            grad_logits /= ctx.temperature
-            grad_hidden[part] = grad_logits.to(weight.dtype) @ weight
-            if grad_weight is not None:
-                grad_weight += grad_logits.t() @ hidden[part].float()
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
-
-
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
-    """[n, V] float32, a tensor of our own that may be changed in place."""
-    logits = (hidden @ weight.t()).float()
-    return logits.div_(temperature) if temperature != 1 else logits
-
-
-def token_logprobs(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    temperature: float = 1.0,
-    chunk: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability and entropy of each target token, straight from hidden states.
-
-    No tensor of tokens x vocabulary exists, forward or backward: at most ``chunk`` rows of it do at a time.
-
-    Args:
-        hidden: [N, H], the state that predicts each target.
-        weight: [V, H], the output embedding.
-        targets: [N] int64.
-        temperature: divides the logits, as it did when the tokens were sampled.
-        chunk: rows of logits in memory at once; None: as many as :data:`LOGITS_BYTES` holds.
-
-    Returns:
-        Log-probabilities and entropies (nats), [N] float32 each, both with gradient.
-
-    """
-    rows = chunk or max(1, LOGITS_BYTES // (4 * len(weight)))
-    return _TokenLogprobs.apply(hidden, weight, targets, temperature, rows)
 
 
 def over_sequences(values: torch.Tensor, counts: Sequence[int], mean: bool) -> torch.Tensor:

@@ -38,6 +38,8 @@ class LearnerSettings:
     """What lives in the machine's memory instead of the device's: `none`, the `reference`, or `all`."""
     packing: bool
     """Sequences end to end, a prompt that several share once; otherwise padded rows."""
+    attention: str
+    """Of packed rows; a row of ``choices.ATTENTIONS``."""
     lora: LoraSettings | None
     """Train adapters of low rank and leave the model as it is; None: train all of it."""
     threads: int

@@ -47,8 +47,8 @@ class Trainer:
     device: str
     accumulate: bool = False
     """Reduce gradients once per step instead of once per micro-batch."""
-    packed: bool = False
-    """Micro-batches are packed rows."""
+    attention: str | None = None
+    """Of packed rows, which micro-batches then are; None: padded rows."""
     tally: PolicyTally = field(default_factory=PolicyTally)
     """Measures the policy step that is under way."""
     step: int = 0
@@ -61,7 +61,7 @@ def supervised_step(trainer: Trainer, micro_batches: MicroBatches, global_tokens
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
             synchronise_gradients(trainer.judge, index == len(micro_batches) - 1)
-        batch = collate(sequences, trainer.device, trainer.packed)
+        batch = collate(sequences, trainer.device, trainer.attention)
         logprobs, _ = trainer.judge(batch)
         loss = -logprobs.sum() / global_tokens
         loss.backward()
@@ -101,7 +101,7 @@ def add_policy_gradients(
     for index, sequences in enumerate(micro_batches):
         if trainer.accumulate:
             synchronise_gradients(trainer.judge, last and index == len(micro_batches) - 1)
-        batch = collate(sequences, trainer.device, trainer.packed)
+        batch = collate(sequences, trainer.device, trainer.attention)
         # Before the policy's forward: with adapters, both are passes of one model.
         measured = _measures_kl(trainer, settings)
         reference = _reference_logprobs(trainer, batch, settings.temperature) if measured else None
@@ -171,7 +171,7 @@ def completion_logprobs(trainer: Trainer, micro_batches: MicroBatches, temperatu
     """Log-probabilities ([L] float32) of every completion under the current weights, as the micro-batches are cut."""
     results: list[list[np.ndarray]] = []
     for sequences in micro_batches:
-        batch = collate(sequences, trainer.device, trainer.packed)
+        batch = collate(sequences, trainer.device, trainer.attention)
         logprobs, _ = trainer.judge(batch, temperature)
         parts = logprobs.cpu().split(list(batch.counts)) if batch.counts else []
         results.append([part.numpy() for part in parts])
@@ -185,7 +185,7 @@ def kl_to_reference(
     """KL(engine's policy || reference) of every completion token ([L] float32), as the micro-batches are cut."""
     results: list[list[np.ndarray]] = []
     for sequences in micro_batches:
-        batch = collate(sequences, trainer.device, trainer.packed)
+        batch = collate(sequences, trainer.device, trainer.attention)
         reference = _reference_logprobs(trainer, batch, temperature)
         if batch.rollout_logprobs is None:
             # A batch without sequences: this rank only took part in the others' collectives.

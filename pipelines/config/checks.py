@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from actors.learner.choices import ATTENTIONS
 from pipelines.config.algorithm import objections
 from pipelines.config.chains import Teacher
 from pipelines.config.constraints import ConfigError, violations
@@ -33,6 +34,7 @@ def check(config: Config) -> None:
         _of_endpoint(config),
         _of_lengths(config),
         _of_memory(config),
+        _of_attention(config),
         _of_adapters(config),
         _of_optimizers(config),
         _of_devices(config),
@@ -134,6 +136,16 @@ def _of_memory(config: Config) -> Iterator[str]:
             f"learner.offload={config.learner.offload} moves nothing with cluster.device=cpu, where all of it is in "
             "the machine's memory already: set learner.offload=none"
         )
+
+
+def _of_attention(config: Config) -> Iterator[str]:
+    kind, device = config.learner.attention, config.cluster.device
+    if kind == "auto":
+        return
+    if not config.learner.packing:
+        yield f"learner.attention={kind} is of packed rows: set learner.packing=true, or learner.attention=auto"
+    if device not in ATTENTIONS[kind].devices:
+        yield f"learner.attention={kind} has no gradients with cluster.device={device}: set learner.attention=auto"
 
 
 def _of_adapters(config: Config) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actors.learner.choices import ATTENTIONS
 from pipelines.config.constraints import number, one_of
 
 
@@ -54,6 +55,9 @@ class Learner:
     optimiser's state too. Slower; for models that do not fit."""
     packing: bool = False
     """Sequences end to end without padding, a prompt that several traces share once; otherwise padded rows."""
+    attention: str = one_of("auto", *ATTENTIONS)
+    """Of packed rows: `flex` (one kernel for a row; CUDA), `sdpa` (torch's kernels on segments of similar length), or
+    `auto`, the faster on the device."""
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
     lora: Lora = field(default_factory=Lora)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
+from actors.learner.choices import ATTENTIONS
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
 from actors.placement import Role
 from actors.rollout.engine import EngineSettings
@@ -106,11 +107,19 @@ def learner_settings(config: Config) -> LearnerSettings:
         reshard_after_forward=learner.reshard_after_forward,
         offload=learner.offload,
         packing=learner.packing,
+        attention=attention(config),
         lora=LoraSettings(lora.rank, lora.alpha, tuple(lora.targets)) if lora.rank else None,
         threads=learner.threads,
         rendezvous_timeout=config.cluster.rendezvous_timeout,
         timeout=config.cluster.step_timeout,
     )
+
+
+def attention(config: Config) -> str:
+    """The kind of attention that packed rows get."""
+    if config.learner.attention != "auto":
+        return config.learner.attention
+    return next(name for name, row in ATTENTIONS.items() if config.cluster.device in row.devices)
 
 
 def optimizer_settings(optimizer: Optimizer, total_steps: int) -> OptimizerSettings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.learner.choices import LOGITS_BYTES
 from pipelines.planning.shape import ModelShape
 
 GIB = 2**30
@@ -15,8 +16,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MASTER = 4
 """Bytes of a trained parameter, of its gradient, and of an element of the reduction: float32."""
 
-# Output head: bytes of a chunk of logits (`LOGITS_BYTES` of objectives.py), and how many chunks exist at a time.
-LOGITS_BYTES = 2**27
+# Chunks of logits that exist at a time.
 _CHUNKS = 2.5
 # As wide as the MLP: what a layer keeps for its backward (gate, its activation, up, their product); what is left of it
 # while the MLP's own backward runs, and the gradients that are there then.
@@ -45,6 +45,7 @@ class LearnerLoad:
     optimizer: str
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
+    device: str = "cuda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +123,11 @@ def learner_memory(shape: ModelShape, load: LearnerLoad) -> LearnerMemory:
     stored = shape.layers * (hidden if load.checkpointing else kept + _MLP * wide)
     mlp = _MLP_GRADIENTS * wide + (size * shape.hidden * shape.intermediate if full else 0)
     backward = mlp + (kept + _MLP_LEFT * wide if load.checkpointing else (_MLP_LEFT - _MLP) * wide)
-    # The head: its gradient in float32 with a product of that size to be added, and later in the compute type.
+    # The head: its gradient in float32, and later in the compute type; on a CPU a float32 copy of 16-bit operands.
     head = size * shape.embedding if full else 0.0
-    chunks = min(load.tokens * shape.vocabulary * 4, LOGITS_BYTES) * _CHUNKS
-    scored = chunks + (2 * MASTER * shape.embedding if full else 0.0)
+    chunks = min(load.tokens * shape.vocabulary * 4, LOGITS_BYTES[load.device]) * _CHUNKS
+    copied = MASTER * shape.embedding if load.device == "cpu" and size < MASTER else 0.0
+    scored = chunks + copied + (MASTER * shape.embedding if full else 0.0)
     moments = {
         "layer": _moment(inside, reduced, stored + backward, head),
         "head": _moment(around, 0.0, stored + _AROUND_HEAD * hidden, scored),

@@ -66,6 +66,7 @@ def learner_load(config: Config, stage: str) -> LearnerLoad:
         optimizer=(config.rl if stage == "rl" else config.distill).optimizer.name,
         lora_rank=lora.rank,
         lora_targets=tuple(lora.targets),
+        device=settings.device,
     )
 
 

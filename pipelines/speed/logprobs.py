@@ -28,7 +28,7 @@ def peak_gib(tokens: int) -> float:
     """What the process's peak memory grows by. A narrow model, so that its own gradients do not count."""
     import torch
 
-    from actors.learner.objectives import token_logprobs
+    from actors.learner.head import token_logprobs
 
     torch.manual_seed(0)
     hidden = torch.randn(tokens, HIDDEN, requires_grad=True)

@@ -46,17 +46,17 @@ def smollm2() -> dict[str, Any]:
         mesh = init_device_mesh("cpu", (1,))
         for dtype in ("float32", "bfloat16"):
             for rank in (0, 16):
-                for packed in (False, True):
+                for form, attention in (("padded", None), ("packed", "sdpa")):
                     lora = LoraSettings(rank, 2 * rank, ("all-linear",)) if rank else None
-                    judge = load_judge(str(FOLDER), mesh, dtype=dtype, packed=packed, lora=lora)
+                    judge = load_judge(str(FOLDER), mesh, dtype=dtype, attention=attention, lora=lora)
                     for kind, micro_batch in rows.items():
                         seconds = []
                         for _ in range(3):
                             started = time.process_time()
-                            logprobs, _ = judge(collate(micro_batch, "cpu", packed))
+                            logprobs, _ = judge(collate(micro_batch, "cpu", attention))
                             (-logprobs.sum()).backward()
                             seconds.append(time.process_time() - started)
-                        form, trained = "packed" if packed else "padded", "lora" if rank else "whole"
+                        trained = "lora" if rank else "whole"
                         name = f"smollm2_{kind}_{dtype}_{trained}_{form}_tokens_per_second"
                         found[name] = len(micro_batch) * COMPLETION / min(seconds)
                     del judge

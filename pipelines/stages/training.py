@@ -14,6 +14,7 @@ from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
 from pipelines.reporting.console import StageProgress
 from pipelines.reporting.flat_steps import FlatSteps
+from pipelines.reporting.policies_apart import PoliciesApart
 from pipelines.runs import interruption
 from pipelines.runs.catalogue import STAGES
 from pipelines.stages.stage import Stage
@@ -41,7 +42,11 @@ class Training:
         self._progress = progress
         self._evaluate_every: int = section.evaluate_every
         self._checkpoints = section.checkpoints
-        self._flat_steps = FlatSteps(stage.config.rl.warn_after_flat_steps)
+        config = stage.config
+        self._alarms = (
+            FlatSteps(config.rl.warn_after_flat_steps),
+            PoliciesApart((config.rollout.dtype, config.learner.dtype), config.algorithm.old_logprobs),
+        )
         self._best: Sequence[float] | None = state.get("best")
         """Highest held-out accuracy on the way, and its step."""
 
@@ -77,8 +82,9 @@ class Training:
             logged["time/evaluate"] = time.monotonic() - started
         self._stage.tracker.log(done, logged)
         self._progress.update(done, logged)
-        if warning := self._flat_steps.after(logged):
-            self._stage.warn(f"step {done}: {warning}")
+        for alarm in self._alarms:
+            if warning := alarm.after(logged):
+                self._stage.warn(f"step {done}: {warning}")
         stops = interruption.requested() and not is_ahead
         if self._saves(done) or stops:
             await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"))

@@ -38,3 +38,17 @@ def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(run
     logs = sorted((runs.path("two") / "logs").glob("rollout-*.log"))
     assert [log.name for log in logs] == ["rollout-0.log", "rollout-1.log"]
     assert [writer for log in logs for writer in _writers(str(log))] == [], "no process of an engine is left"
+
+
+def test_ranks_in_bfloat16_agree_with_an_engine_whose_layers_are_shared(runs: Runs) -> None:
+    half = ("learner.dtype=bfloat16", "rollout.dtype=bfloat16", "learner.packing=true", "algorithm.correction=truncate")
+    runs("run", "half", *SMALL, "learner.ranks=2", *SHARED, *LARGE, *NETWORK, *half, "rl.steps=2")
+    steps = [line["metrics"] for line in runs.metrics("half", "rl")]
+    assert [step["weight_version"] for step in steps] == [1, 2]
+    for step in steps:
+        # 8 bits: far from float32's 1e-7, and far below what other weights would give.
+        assert 1e-4 < step["logprob_difference"] < 0.02
+        assert step["correction_weight"] == pytest.approx(1.0, abs=0.02)
+        assert step["ess"] > 0.99
+    stages = runs.path("half") / "stages"
+    assert not [file for file in stages.glob("*.json") if "engine and learner are apart" in file.read_text()]

@@ -36,6 +36,7 @@ def small_learner(**changes: Any) -> LearnerSettings:
         "reshard_after_forward": True,
         "offload": "none",
         "packing": False,
+        "attention": "sdpa",
         "lora": None,
         "threads": 1,
         "rendezvous_timeout": 60.0,

@@ -21,7 +21,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
 
+from actors.learner import head
 from actors.learner.batching import collate
+from actors.learner.choices import LOGITS_BYTES
 from actors.learner.model import Judge, shard_judge, synchronise_gradients
 from actors.learner.objectives import kl_divergence, policy_loss, token_weights
 from actors.learner.settings import PolicySettings
@@ -82,6 +84,9 @@ def tracked(case: dict[str, Any]) -> dict[str, float]:
     """GiB at the peak of two micro-batches, in all and by torch's kinds: parameters, gradients and activations, without
     optimiser and reference.
     """
+    # The head as it is on the case's device: fake tensors of a CPU have the products that real ones lack.
+    head.LOGITS_BYTES = {"cpu": LOGITS_BYTES[case["device"]]}
+    head._operand = torch.Tensor.float if case["device"] == "cpu" else lambda matrix: matrix
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=case["ranks"])
     try:
         mesh = init_device_mesh("cpu", (case["ranks"],))

@@ -53,7 +53,7 @@ def test_sequence_without_tokens_is_refused(prompt: list[int], completion: list[
 
 def test_packed_row_by_hand() -> None:
     shared = [sequence([5, 6], [7, 8], advantage=1.0), sequence([5, 6], [9], advantage=-1.0)]
-    batch = collate([shared[0], sequence([3], [4, 2]), shared[1]], packed=True)
+    batch = collate([shared[0], sequence([3], [4, 2]), shared[1]], attention="sdpa")
     assert batch.position_ids is not None
     # The shared prompt once, its two completions, each going on at position 2; then the sequence that shares with none.
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9, 3, 4, 2]]
@@ -66,7 +66,7 @@ def test_packed_row_by_hand() -> None:
 
 
 def test_empty_packed_micro_batch_scores_nothing_but_has_a_row_to_run() -> None:
-    batch = collate([], packed=True)
+    batch = collate([], attention="sdpa")
     assert batch.input_ids.shape == (1, 2)
     assert batch.layout is not None
     assert len(batch.positions) == len(batch.targets) == 0

@@ -15,7 +15,6 @@ from actors.learner.objectives import (
     kl_divergence,
     loss_divisor,
     policy_ratio,
-    token_logprobs,
     token_weights,
 )
 
@@ -174,65 +173,3 @@ def test_of_the_estimators_as_losses_k1_restrains_nothing_and_k2_is_the_kl() -> 
     }
     assert expected["k1"] == pytest.approx([0, 0, 0], abs=1e-6)
     assert expected["k2"] == pytest.approx(exact, abs=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
-@pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
-def test_chunked_logprobs_equal_plain_ones_and_so_do_their_gradients(chunk: int, temperature: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    # Logits of variance 1 before the temperature: of 10 and more, float32 itself no longer resolves 1e-6.
-    hidden, weight = torch.randn(20, 8, generator=generator), torch.randn(50, 8, generator=generator) / math.sqrt(8)
-    targets, upstream = torch.randint(0, 50, (20,), generator=generator), torch.randn(20, generator=generator)
-    of_entropy = torch.randn(20, generator=generator)
-
-    def leaves(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        return hidden.to(dtype, copy=True).requires_grad_(), weight.to(dtype, copy=True).requires_grad_()
-
-    # The plain formula in float64: what is left is the rounding of float32.
-    plain_hidden, plain_weight = leaves(torch.float64)
-    full = torch.log_softmax(plain_hidden @ plain_weight.t() / temperature, dim=-1)
-    plain = full.gather(1, targets[:, None])[:, 0]
-    plain_entropy = -(full.exp() * full).sum(-1)
-    (plain * upstream + plain_entropy * of_entropy).sum().backward()
-    our_hidden, our_weight = leaves(torch.float32)
-    ours, entropy = token_logprobs(our_hidden, our_weight, targets, temperature=temperature, chunk=chunk)
-    (ours * upstream + entropy * of_entropy).sum().backward()
-
-    for mine, exact in (
-        (ours, plain),
-        (entropy, plain_entropy),
-        (our_hidden.grad, plain_hidden.grad),
-        (our_weight.grad, plain_weight.grad),
-    ):
-        assert mine is not None
-        assert exact is not None
-        # Relative to the largest entry: small ones are differences of terms of that size.
-        # A handful of float32 roundings, which is what other processors' kernels may differ by.
-        assert (mine.double() - exact).abs().max() < 32 * torch.finfo(torch.float32).eps * exact.abs().max()
-
-
-def test_gradients_of_the_two_results_do_not_need_each_other() -> None:
-    generator = torch.Generator().manual_seed(1)
-    hidden, weight = torch.randn(5, 4, generator=generator), torch.randn(7, 4, generator=generator)
-    targets = torch.randint(0, 7, (5,), generator=generator)
-    for index in (0, 1):
-        ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-        token_logprobs(ours, weight, targets)[index].sum().backward()
-        full = torch.log_softmax(plain @ weight.t(), dim=-1)
-        (full.gather(1, targets[:, None])[:, 0], -(full.exp() * full).sum(-1))[index].sum().backward()
-        torch.testing.assert_close(ours.grad, plain.grad, atol=2e-6, rtol=1e-5)
-
-
-def test_entropy_of_a_peaked_distribution_is_not_lost_in_its_logits() -> None:
-    # Logits 120 and 110 of two tokens: H = log(1 + e^-10) + 10 / (1 + e^10), 0.0005.
-    weight = torch.tensor([[120.0], [110.0]])
-    _, entropy = token_logprobs(torch.ones(1, 1), weight, torch.tensor([0]))
-    assert entropy.item() == pytest.approx(math.log1p(math.exp(-10)) + 10 / (1 + math.exp(10)), rel=1e-3)
-
-
-def test_no_targets_give_no_logprobs_and_a_gradient_of_zeros() -> None:
-    hidden, weight = torch.zeros(0, 4).requires_grad_(), torch.ones(5, 4).requires_grad_()
-    logprobs, _ = token_logprobs(hidden, weight, torch.zeros(0, dtype=torch.int64))
-    logprobs.sum().backward()
-    assert weight.grad is not None
-    assert weight.grad.abs().sum().item() == 0

@@ -272,6 +272,42 @@ def test_packed_rows_equal_padded_ones(learner: Learner, one: dict[str, Any], mo
     same(padded, recomputed, weights=1e-5, metrics=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_learns_what_padded_rows_do(
+    learner: Learner, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch computes it uncompiled: it has gradients on CPU then, though torch refuses them there."""
+    from torch.nn.attention import flex_attention as torch_flex
+
+    from actors.learner import attention
+
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
+    monkeypatch.setattr(attention, "_flex", lambda: torch_flex.flex_attention)
+    wide = build_model(folder / "wide", hidden_size=48)
+    padded = on_groups(learner, 1, wide, packed=False)
+    for recompute in (False, True):
+        flex = on_groups(learner, 1, wide, packed=True, attention="flex", activation_checkpointing=recompute)
+        same(padded, flex, weights=1e-5, metrics=1e-5)
+
+
+def test_models_that_packed_rows_would_compute_wrong_are_refused(learner: Learner, model: str, folder: Path) -> None:
+    sliding = build_model(
+        folder / "sliding",
+        use_sliding_window=True,
+        sliding_window=4,
+        layer_types=["full_attention", "sliding_attention"],
+    )
+    dropping = build_model(folder / "dropping", hidden_size=48, attention_dropout=0.1)
+    for attention, path, reason in (
+        ("sdpa", sliding, "has layers of sliding_attention, .* set learner.packing=false"),
+        ("flex", sliding, "has layers of sliding_attention, .* set learner.packing=false"),
+        ("flex", model, "heads of 8, flex attention at least 16: set learner.attention=sdpa"),
+        ("flex", dropping, "dropout in attention, .* set learner.attention=sdpa"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            on_groups(learner, 1, path, packed=True, attention=attention)
+
+
 @pytest.mark.slow
 def test_one_rank_equals_two_with_packed_rows(one: dict[str, Any], two: dict[str, Any]) -> None:
     same(one["packed"], two["packed"], weights=1e-5, metrics=1e-4)

@@ -29,6 +29,8 @@ from pipelines.config.compose import load_config
         ("rl.optimizer.weight_decay=nan", ["rl.optimizer.weight_decay=nan", "at least 0"]),
         ("algorithm.reward.verdit=1", ["algorithm.reward", "verdit"]),
         ("learner.offload=all", ["learner.offload=all", "cluster.device=cpu", "learner.offload=none"]),
+        ("learner.attention=flex", ["learner.attention=flex", "learner.packing=true", "learner.attention=auto"]),
+        ("learner.attention=varlen", ["learner.attention='varlen'", "auto, flex, sdpa"]),
         ("learner.lora.rank=-1", ["learner.lora.rank=-1", "at least 0"]),
         ("run=a/b", ["run='a/b'", "folder name"]),
         ("data.heldout_fraction=1.5", ["data.heldout_fraction=1.5"]),
@@ -42,6 +44,13 @@ def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> No
         load_config([override])
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_attention_has_gradients_on_the_device() -> None:
+    load_config(["learner.packing=true", "learner.attention=sdpa"])
+    load_config(["learner.packing=true", "learner.attention=flex", "cluster.device=cuda"])
+    with pytest.raises(ConfigError, match=r"learner\.attention=flex has no gradients with cluster\.device=cpu.*auto"):
+        load_config(["learner.packing=true", "learner.attention=flex"])
 
 
 def test_adapters_have_targets_and_leave_no_reference_to_offload() -> None:

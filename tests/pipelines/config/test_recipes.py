@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.config.compose import CONF, load_config
+from pipelines.job.settings import learner_settings
 
 # model, SFT learning rate (None: no distillation), RL learning rate, GPUs: arXiv 2505.02387, training details.
 PAPER = {
@@ -23,6 +24,17 @@ def test_recipe_composes_and_names_itself(recipe: str) -> None:
     assert load_config([f"recipe={recipe}"]).recipe_name == recipe
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_for_gpus_correct_for_the_engine_and_pack(recipe: str) -> None:
+    config = load_config([f"recipe={recipe}"])
+    on_cuda = config.cluster.device == "cuda"
+    assert learner_settings(config).attention == ("flex" if on_cuda else "sdpa")
+    if on_cuda:
+        assert "bfloat16" in (config.rollout.dtype, config.learner.dtype)
+        assert config.algorithm.correction != "none"
+        assert config.learner.packing
+
+
 @pytest.mark.parametrize("recipe", PAPER)
 def test_hyper_parameters_are_the_papers(recipe: str) -> None:
     config = load_config([f"recipe={recipe}"])
@@ -39,6 +51,8 @@ def test_hyper_parameters_are_the_papers(recipe: str) -> None:
     assert (algorithm.samples, algorithm.temperature, algorithm.top_p) == (7, 1.0, 1.0)
     assert (algorithm.clip_low, algorithm.clip_high) == (0.2, 0.2)
     assert (algorithm.kl_coefficient, algorithm.kl_estimator) == (1e-3, "k3")
+    # The one departure: the paper takes the engine's policy for the learner's.
+    assert (algorithm.correction, algorithm.correction_level, algorithm.correction_limit) == ("truncate", "token", 2.0)
     assert algorithm.reward == {"verdict": 1.0}
     assert algorithm.verdict_mode == "paper"
     assert (config.rl.optimizer.schedule, config.rl.optimizer.gradient_clip) == ("constant", 1.0)

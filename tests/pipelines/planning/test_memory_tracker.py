@@ -32,6 +32,7 @@ VARIANTS = {
     "float32": (MIDDLE, replace(SHARDED, dtype="float32")),
     "all activations": (MIDDLE, replace(SHARDED, checkpointing=False)),
     "whole between forward and backward": (MIDDLE, replace(SHARDED, reshard=False)),
+    "on a CPU": (MIDDLE, replace(SHARDED, device="cpu")),
     "norms of heads": (replace(MIDDLE, qkv_bias=False, normed_heads=True), SHARDED),
 }
 
@@ -44,6 +45,7 @@ def case(shape: ModelShape, load: LearnerLoad) -> dict[str, Any]:
         "tokens": load.tokens,
         "checkpointing": load.checkpointing,
         "reshard": load.reshard,
+        "device": load.device,
         "shape": {
             "model_type": kind,
             "hidden_size": shape.hidden,

@@ -17,7 +17,7 @@ from pipelines.plan import plan
 from pipelines.planning.budget import budget, limits
 from pipelines.planning.check import DoesNotFit, refuse_what_does_not_fit
 from pipelines.planning.engine import EngineLoad, cache_bytes_per_token, engine_memory
-from pipelines.planning.learner import GIB, LOGITS_BYTES, LearnerLoad, learner_memory, trained_parameters
+from pipelines.planning.learner import GIB, LearnerLoad, learner_memory, trained_parameters
 from pipelines.planning.nodes import place
 from pipelines.planning.recipe import Machine, memory_here, model_shape
 from pipelines.planning.report import plan_of
@@ -124,12 +124,6 @@ def test_adapters_are_counted_by_target() -> None:
     memory = learner_memory(SHAPE, replace(LOAD, lora_rank=rank, lora_targets=("q_proj",)))
     assert memory.parts["parameters"] == (4 * 3 * query + 2 * SHAPE.parameters) / 4
     assert memory.parts["reference"] == 0
-
-
-def test_the_head_is_cut_into_chunks_as_learners_cut_it() -> None:
-    from actors.learner.objectives import LOGITS_BYTES as OF_LEARNERS
-
-    assert LOGITS_BYTES == OF_LEARNERS
 
 
 def test_an_engines_cache() -> None:
