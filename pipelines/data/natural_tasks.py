@@ -98,7 +98,7 @@ def _solution(pair: PreferencePair) -> str:
     work, answer = pair.metadata["work"].split(), pair.metadata["answer"]
     if pair.metadata["kind"] == "count":
         tally = ", ".join(f"{letter} {number}" for letter, number in zip(work[::2], work[1::2], strict=True))
-        return f"Letter by letter: {tally}. So it occurs {answer} times."
+        return f"Going through it letter by letter: {tally}. So it occurs {answer} times."
     before = work[work.index(answer) - 1]
     do = "Sorted" if pair.metadata["kind"] == "sort" else "Reversed"
     return f"{do}, the numbers are {', '.join(work)}. Right after {before} comes {answer}. So the answer is {answer}."

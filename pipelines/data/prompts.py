@@ -55,7 +55,7 @@ def template_file(name: str) -> Path:
 
 
 def load_template(name: str) -> PromptTemplate:
-    """A template by name (``tiny``, ``chain_of_rubrics``, ``reasoning``) or by the path of a YAML file.
+    """A template by name, such as ``chain_of_rubrics``, or by the path of a YAML file.
 
     Raises:
         DataError: there is no such template, or it lacks a part or names an unknown field.

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from actors.files import sha256_file
 from pipelines.config import Config
+from pipelines.data.pretrained_model import check_reached
 from pipelines.data.prompts import template_file
 from pipelines.data.published import hub_version, is_hub_name
 from pipelines.data.rows import files_of
@@ -118,6 +119,7 @@ def _model(path: str) -> Content:
         return {file.name: _sampled(file) for file in folder.iterdir() if file.suffix in _MODEL_FILES}
     from transformers.utils import cached_file
 
+    check_reached(path)
     try:
         config = cached_file(path, "config.json")
     except (OSError, ValueError):

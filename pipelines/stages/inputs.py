@@ -19,7 +19,7 @@ from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.family import family_checks
 from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
-from pipelines.data.pretrained_model import FOLDER, HUB_NAME
+from pipelines.data.pretrained_model import check_reached
 from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_published
 from pipelines.data.question import check_all_read, without
@@ -120,15 +120,16 @@ def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPON
     Raises:
         ModelError: there is none at that path or name, it has no end-of-sequence token or more tokens than the model
             beside it, or that model's context holds fewer than ``longest``.
+        HubUnreached: see :func:`pipelines.data.pretrained_model.check_reached`.
 
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    check_reached(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        remedy = f": where no hub is reached, `make pretrained` writes the model to {FOLDER}" * (model == HUB_NAME)
-        raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}{remedy}") from error
+        raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {model!r} has no end-of-sequence token, so no response could end: name the one the "
