@@ -62,7 +62,7 @@ def test_an_export_has_a_card_before_and_after_it_is_judged(opened: Open, run: R
         "consistent_accuracy": 0.5,
     }
     assert "| reinforced | 2 | 75.0% (50.0–100.0) | 100.0% (100.0–100.0) | 50.0% (0.0–100.0) | 50.0%" in found.text
-    assert f"make serve MODEL={run.shown}/rl/hf" in found.text
+    assert f"make judge MODEL={run.shown}/rl/hf" in found.text
     assert "| `rl.epochs` | `1` |" in found.text
 
 
