@@ -101,6 +101,10 @@ judge: setup ## decisions for a file of pairs without labels: INPUT=pairs.jsonl 
 rank: setup ## order the responses to each question: INPUT=samples.jsonl [METHOD=all_pairs|circular|knockout|swiss] [OUT=] [MODEL=]
 	$(BIN)/python -m pipelines.rank $(NAMED) $(call USED,rank) $(LINE)
 
+.PHONY: serve
+serve: setup ## answer comparisons over HTTP until Ctrl-C: MODEL=path or hub name; ARGS="serve.port=8000 serve.keys=file"
+	$(BIN)/python -m pipelines.serve $(NAMED) $(call USED,serve) $(LINE)
+
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
 	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(call quote,$(ADDRESS)) -- $(NAMED) $(LINE)

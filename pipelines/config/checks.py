@@ -76,7 +76,7 @@ def _no_letter(character: str) -> bool:
 
 
 def _of_evaluation(config: Config) -> Iterator[str]:
-    for name in ("evaluate", "judge", "rank"):
+    for name in ("evaluate", "judge", "rank", "serve"):
         section = getattr(config, name)
         if section.votes > 1 and section.temperature == 0:
             yield (

@@ -1,4 +1,4 @@
-"""Settings of the commands that use a judge: decisions for a file of pairs, rankings of responses."""
+"""Settings of the commands that use a judge: decisions for a file of pairs, rankings of responses, a server."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ class Judging:
     votes: int = number(1, at_least=1)
     """Judgments of each comparison and order; more than one needs a temperature."""
     temperature: float = number(0.0, at_least=0, at_most=2)
+
+
+@dataclass
+class FileJudging(Judging):
+    """What a file of questions is judged for."""
+
     input: str | None = location(None, FILE)
     """File or folder of rows, or a hub name."""
     out: str | None = location(None, OUTPUT)
@@ -25,7 +31,7 @@ class Judging:
 
 
 @dataclass
-class Judge(Judging):
+class Judge(FileJudging):
     """Decisions for a file of pairs."""
 
     page: bool = False
@@ -33,7 +39,7 @@ class Judge(Judging):
 
 
 @dataclass
-class Rank(Judging):
+class Rank(FileJudging):
     """Rankings of the responses to each question of a file."""
 
     method: str = one_of("all_pairs", "circular", "knockout", "swiss")

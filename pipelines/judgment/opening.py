@@ -11,7 +11,7 @@ from typing import Any, cast
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from actors.verifier.trace import VerdictMode
 from pipelines.config import Config, ConfigError
-from pipelines.config.judging import Judging
+from pipelines.config.judging import FileJudging, Judging
 from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.job.session import Session
@@ -40,7 +40,7 @@ class Work:
         return self.out.with_name(f"{self.out.stem}{ending}")
 
 
-def work_of(config: Config, section: Judging, command: str) -> Work:
+def work_of(config: Config, section: FileJudging, command: str) -> Work:
     """Input, output and the folder of a command's work.
 
     Raises:
@@ -117,7 +117,7 @@ def without_learners(config: Config) -> Config:
 
 
 @contextmanager
-def open_work(config: Config, section: Judging, work: Work) -> Iterator[tuple[PairwiseJudge, JudgingJournal]]:
+def open_work(config: Config, section: FileJudging, work: Work) -> Iterator[tuple[PairwiseJudge, JudgingJournal]]:
     """A judge and the journal of a command's work; ``overwrite`` begins it anew."""
     journal = work.folder / "journal.jsonl"
     own = replace(config, output_root=str(work.folder.parent), run=work.folder.name)

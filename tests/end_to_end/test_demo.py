@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from commands import ROOT, Runs
+from commands import ROOT, Runs, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -173,6 +177,51 @@ if __name__ == "__main__":
     assert calls == 3
     # Response a of the comparison stands at 1 here: the same judgment, the same score.
     assert (winner == "a") == (score == 1.0)
+
+
+def test_make_serve_answers_as_the_judge_decides_and_ends_cleanly(
+    runs: Runs, demo: Path, heldout: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Asked with the real client of OpenAI's interface, too. The run's last model is served."""
+    import httpx
+    import openai
+
+    keys = tmp_path / "keys"
+    keys.write_text("secret-of-the-test\n")
+    keys.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = runs.start("serve", "demo", f"serve.port={port}", f"serve.keys={keys}", "serve.replicas=2")
+    address, bearer = f"http://127.0.0.1:{port}", {"authorization": "Bearer secret-of-the-test"}
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{address}/health").status_code == 200
+        return False
+
+    wait_until(answers, 300, "the server")
+    bodies = [
+        {"messages": row["prompt"], "response_a": row["response_a"], "response_b": row["response_b"]} for row in heldout
+    ]
+    assert httpx.post(f"{address}/v1/compare", json=bodies[0]).status_code == 401
+    assert httpx.post(f"{address}/v1/compare", json={"question": "q"}, headers=bearer).status_code == 422
+    with httpx.Client(timeout=120) as http, ThreadPoolExecutor(16) as threads:
+        replies = list(threads.map(lambda body: http.post(f"{address}/v1/compare", json=body, headers=bearer), bodies))
+    assert {reply.status_code for reply in replies} == {200}
+    right = sum(reply.json()["winner"] == "ab"[number % 2] for number, reply in enumerate(replies))
+    assert right >= 0.8 * len(replies)
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="secret-of-the-test")
+    (model,) = client.models.list().data
+    assert model.id.endswith("rl/hf")
+    asked = [{"role": "user", "content": "count b in e f f f b"}]
+    completion = client.chat.completions.create(model=model.id, messages=asked, max_tokens=4)  # type: ignore[arg-type]
+    assert (completion.choices[0].finish_reason, completion.usage.completion_tokens) == ("length", 4)
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 143, error
+    assert "Traceback" not in out + error
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # Nothing listens there any more.
 
 
 def test_own_pairs_train_from_the_distilled_model(runs: Runs, demo: Path, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Serve a judge over HTTP, on Ray Serve, until a signal ends it.
+
+    python -m pipelines.serve serve.model=outputs/tiny/rl/hf [serve.port=8000] [serve.host=...] [serve.keys=file]
+
+Without ``serve.model`` the last model of the run judges. ``/docs`` lists the routes.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pipelines.config import Config, ConfigError
+from pipelines.data.prompts import encode, load_template
+from pipelines.job.session import Session
+from pipelines.judgment.opening import judging_rule, model_of, without_learners
+from pipelines.judgment.weights import weights_id
+from pipelines.reporting.console import Console
+from pipelines.runs import interruption
+from pipelines.runs.command_line import main
+from pipelines.serving.limits import Limits, read_keys
+from pipelines.stages.inputs import load_tokenizer
+from pipelines.stages.stage import open_run
+
+
+def check_port(host: str, port: int) -> None:
+    """Hold the address to one that can be listened at.
+
+    Raises:
+        ConfigError: the port is taken, or the address is not this machine's.
+
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        remedy = "another server listens there: set serve.port" if error.errno == errno.EADDRINUSE else str(error)
+        raise ConfigError(f"serve.host={host} serve.port={port}: cannot listen: {remedy}") from error
+
+
+def command(config: Config) -> None:
+    """Serve until a signal; status 128 and its number."""
+    from pipelines.serving.deployment import Served, deploy, withdraw
+
+    section, console = config.serve, Console()
+    keys = read_keys(section.keys, section.host)
+    check_port(section.host, section.port)
+    model = model_of(config, section)
+    tokenizer = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
+    load_template(config.model.prompt)
+    encode([{"role": "user", "content": "?"}], tokenizer)
+    limits = Limits(
+        section.max_in_flight,
+        int(section.max_body_mib * 2**20),
+        section.max_votes,
+        section.max_responses,
+        section.deadline,
+    )
+    home = Path(config.output_root) / config.run / "serve"
+    own = replace(without_learners(config), output_root=str(home), run=f"port-{section.port}")
+    console.header("serve", model)
+    with open_run(own) as run, Session(own, run) as session:
+        fleet = session.rollouts(model)
+        deploy(
+            Served(
+                fleet.workers,
+                config.cluster.step_timeout,
+                model,
+                weights_id(model),
+                config.model.prompt,
+                judging_rule(config, section),
+                limits,
+                keys,
+                str(run.logs / "serve.log"),
+            ),
+            config,
+        )
+        # Ray and Serve install handlers of their own.
+        interruption.install()
+        try:
+            console.note(f"http://{section.host}:{section.port}/docs; Ctrl-C ends it")
+            while True:
+                signal.pause()
+        except KeyboardInterrupt as error:
+            name, _, status = interruption.described(error)
+            with interruption.shielded():
+                console.note(f"{name}: no more requests are taken")
+                withdraw()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main(command)

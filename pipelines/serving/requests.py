@@ -1,0 +1,80 @@
+"""Bodies of requests: exact types, and no key but these."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Turn(_Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Asked(_Body):
+    """A question, and how its responses are judged; null: as the server's settings say."""
+
+    question: str | None = Field(None, description="What was asked; or `messages`.")
+    messages: list[Turn] | None = Field(None, description="A conversation that ends with the user.")
+    orders: Literal["both", "a_first", "b_first"] | None = None
+    votes: int | None = Field(None, ge=1, description="Judgments of each order; more than one needs a temperature.")
+    temperature: float | None = Field(None, ge=0, le=2, strict=False)
+
+    @model_validator(mode="after")
+    def _is_asked_once(self) -> Self:
+        if (self.question is None) == (self.messages is None):
+            raise ValueError("give either `question` or `messages`")
+        return self
+
+    def conversation(self) -> Any:
+        """The question as the judging core takes it."""
+        return self.question if self.messages is None else [turn.model_dump() for turn in self.messages]
+
+
+class CompareRequest(_Asked):
+    """Which of two responses is better?"""
+
+    response_a: str
+    response_b: str
+
+
+class RankRequest(_Asked):
+    """The order of some responses."""
+
+    responses: list[str] = Field(min_length=2)
+    method: Literal["all_pairs", "circular", "knockout", "swiss"] = "all_pairs"
+    rounds: int = Field(0, ge=0)
+
+
+class RewardRequest(_Body):
+    """A reward for each response of a group."""
+
+    prompt: str | list[Turn]
+    responses: list[str] = Field(min_length=2)
+    method: Literal["all_pairs", "circular", "knockout", "swiss"] = "circular"
+    rounds: int = Field(0, ge=0)
+
+    def conversation(self) -> Any:
+        """The prompt as the judging core takes it."""
+        return self.prompt if isinstance(self.prompt, str) else [turn.model_dump() for turn in self.prompt]
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's chat completion. Fields that are not here are ignored, as clients send many."""
+
+    model: str
+    messages: list[Turn] = Field(min_length=1)
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    n: int = Field(1, ge=1, le=16)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    seed: int | None = None
+    stream: bool = False

@@ -1,0 +1,168 @@
+"""What the routes answer: requests in, plain JSON out, on the judging core."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from pipelines.data.prompts import PromptTemplate, encode
+from pipelines.judgment.decision import SHOWN, hash_of
+from pipelines.judgment.judging import TOO_LONG, Engines, JudgingRule, PairwiseJudge, asked
+from pipelines.judgment.ranking import Group, Ranking, rank_groups
+from pipelines.judgment.tournaments import Method
+from pipelines.serving.limits import Limits, Refused
+from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest
+
+
+class Service:
+    """One judge. Requests that are answered at the same time share its engines' batches."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        template: PromptTemplate,
+        tokenizer: Any,
+        model: str,
+        weights: str,
+        rule: JudgingRule,
+        limits: Limits,
+    ) -> None:
+        self.model = model
+        self.limits = limits
+        self._engines = engines
+        self._template = template
+        self._tokenizer = tokenizer
+        self._weights = weights
+        self._rule = rule
+
+    async def compare(self, request: CompareRequest) -> dict[str, Any]:
+        """A decision; see :class:`pipelines.judgment.decision.Decision`.
+
+        Raises:
+            DataError: the texts cannot be compared.
+            Refused: the prompt is too long, or the engines failed on a vote.
+
+        """
+        judge = self._judge(request.orders, request.votes, request.temperature)
+        pair = asked(request.conversation(), request.response_a, request.response_b)
+        (decision,) = [decision async for _, decision in judge.decisions([pair])]
+        _refuse_failed(decision.failures)
+        return decision.as_json()
+
+    async def rank(self, request: RankRequest) -> dict[str, Any]:
+        """A ranking; see :class:`pipelines.judgment.ranking.Ranking`.
+
+        Raises:
+            DataError, Refused: as :meth:`compare`.
+
+        """
+        judge = self._judge(request.orders, request.votes, request.temperature)
+        group = Group("request", request.conversation(), tuple(request.responses))
+        return (await self._ranking(judge, group, request.method, request.rounds)).as_json()
+
+    async def reward(self, request: RewardRequest) -> dict[str, Any]:
+        """``rewards`` in [0, 1], one for each response: the mean of its scores against those it met; equal responses
+        have equal ones. ``ranking``, ``calls`` and ``usage`` beside them.
+
+        Raises:
+            DataError, Refused: as :meth:`compare`; a group in which one response was not judged has no rewards.
+
+        """
+        group = Group("request", request.conversation(), tuple(request.responses))
+        ranking = await self._ranking(self._judge(), group, request.method, request.rounds)
+        met = [[score for score in row if score is not None] for row in ranking.wins]
+        if ranking.calls and not all(met):
+            raise Refused(422, "not_judged", f"no judgment of one response could be read: {ranking.failures}")
+        rewards = [fmean(scores) if scores else 0.5 for scores in met]
+        return {"rewards": rewards, "ranking": ranking.ranking, "calls": ranking.calls, "usage": ranking.usage}
+
+    async def _ranking(self, judge: PairwiseJudge, group: Group, method: Method, rounds: int) -> Ranking:
+        if len(group.responses) > self.limits.responses:
+            raise Refused(
+                422, "too_many_responses", f"{len(group.responses)} responses; at most {self.limits.responses}"
+            )
+        (ranking,) = await rank_groups(judge.decisions, [group], method, rounds)
+        _refuse_failed(ranking.failures)
+        return ranking
+
+    async def chat(self, request: ChatRequest) -> dict[str, Any]:
+        """The model's own completion of a conversation, in OpenAI's form.
+
+        Raises:
+            Refused: 404 for another model; the prompt is too long, or the engines failed.
+
+        """
+        if request.model != self.model:
+            raise Refused(404, "model_not_found", f"the model here is {self.model!r}, not {request.model!r}")
+        token_ids = tuple(encode([turn.model_dump() for turn in request.messages], self._tokenizer))
+        if len(token_ids) > self._rule.max_prompt_tokens:
+            _refuse_failed({TOO_LONG: 1})
+        longest = request.max_completion_tokens or request.max_tokens or self._rule.max_tokens
+        sampling = Sampling(
+            request.n,
+            request.temperature,
+            request.top_p,
+            min(longest, self._rule.max_tokens),
+            request.seed,
+            logprobs=False,
+        )
+        prompt = Prompt(hash_of(*token_ids), "chat", "chosen_first", "A", "chat", token_ids)
+        finished: list[Trace | GenerationFailure] = []
+        async for some in self._engines.generate([prompt], sampling):
+            finished += some
+        traces = sorted((item for item in finished if isinstance(item, Trace)), key=lambda trace: trace.sample)
+        if len(traces) < request.n:
+            _refuse_failed({item.cause: 1 for item in finished if isinstance(item, GenerationFailure)})
+        written = sum(len(trace.token_ids) for trace in traces)
+        return {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": self.model,
+            "choices": [
+                {
+                    "index": trace.sample,
+                    "message": {"role": "assistant", "content": trace.text},
+                    "finish_reason": trace.finish_reason,
+                    "logprobs": None,
+                }
+                for trace in traces
+            ],
+            "usage": {
+                "prompt_tokens": len(token_ids),
+                "completion_tokens": written,
+                "total_tokens": len(token_ids) + written,
+            },
+        }
+
+    def _judge(
+        self, orders: str | None = None, votes: int | None = None, temperature: float | None = None
+    ) -> PairwiseJudge:
+        rule = self._rule
+        if orders is not None:
+            rule = replace(rule, orders=tuple(shown for shown in SHOWN if orders in ("both", shown)))
+        rule = replace(
+            rule,
+            votes=rule.votes if votes is None else votes,
+            temperature=rule.temperature if temperature is None else temperature,
+        )
+        if rule.votes > self.limits.votes:
+            raise Refused(422, "too_many_votes", f"{rule.votes} votes; at most {self.limits.votes}")
+        if rule.votes > 1 and rule.temperature == 0:
+            raise Refused(
+                422, "equal_votes", "more than one vote at temperature 0 gives equal votes: set `temperature`"
+            )
+        return PairwiseJudge(self._engines, self._template, self._tokenizer, self.model, self._weights, rule)
+
+
+def _refuse_failed(causes: Mapping[str, int]) -> None:
+    """Refuse what was not judged. A judgment that was written and has no verdict is an answer, and stays one."""
+    if TOO_LONG in causes:
+        raise Refused(422, TOO_LONG, "the prompt leaves no room for a judgment: shorten question or responses")
+    if "engine_error" in causes:
+        raise Refused(503, "engine_error", "the engine failed on this request: ask again", retry_after=1)

@@ -1,0 +1,231 @@
+"""The HTTP side of the server, with scripted engines in place of real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from families import FAMILIES
+from fastapi.testclient import TestClient
+from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
+
+from actors.deadlines import ActorFailed
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from pipelines.serving.app import build_app
+from pipelines.serving.limits import Limits
+from pipelines.serving.service import Service
+
+QWEN = FAMILIES["qwen2_5"]()
+LIMITS = Limits(in_flight=8, body_bytes=20_000, votes=4, responses=5, deadline=60.0)
+PAIR = {"question": "q", "response_a": "a long answer", "response_b": "short"}
+
+
+def client(engines: Any = None, keys: Sequence[str] = (), limits: Limits = LIMITS, rule: Any = RULE) -> TestClient:
+    engines = engines or ScriptedEngines(QWEN, longer)
+    service = Service(engines, TEMPLATE, QWEN, "judge", "w", rule, limits)
+    return TestClient(build_app(service, keys), raise_server_exceptions=False)
+
+
+def refused(response: Any, status: int, code: str) -> str:
+    """Message of a refusal, in OpenAI's form."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    return error["message"]
+
+
+def test_a_comparison_has_both_orders_and_a_reason() -> None:
+    answer = client().post("/v1/compare", json=PAIR).json()
+    assert (answer["winner"], answer["score"], answer["consistent"]) == ("a", 1.0, True)
+    assert answer["verdicts"] == {"a_first": "a", "b_first": "a"}
+    assert answer["rationale"]["text"] == "<answer>[[A]]</answer>"
+    assert answer["usage"]["completion_tokens"] == 6
+
+
+def test_a_request_says_orders_and_votes() -> None:
+    engines = ScriptedEngines(QWEN, longer)
+    answer = (
+        client(engines).post("/v1/compare", json={**PAIR, "orders": "b_first", "votes": 3, "temperature": 1}).json()
+    )
+    assert answer["consistent"] is None
+    assert len(answer["votes"]) == len(engines.asked) == 3
+
+
+def test_a_conversation_is_a_question() -> None:
+    turns = [{"role": "user", "content": "q"}]
+    pair = {key: value for key, value in PAIR.items() if key != "question"}
+    assert client().post("/v1/compare", json={**pair, "messages": turns}).json()["winner"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ({**PAIR, "extra": 1}, "invalid_request", "Extra inputs"),
+        ({**PAIR, "response_a": 5}, "invalid_request", "valid string"),
+        ({**PAIR, "response_a": None}, "invalid_request", "valid string"),
+        ({"question": "q", "response_a": "x"}, "invalid_request", "required"),
+        ({**PAIR, "messages": [{"role": "user", "content": "q"}]}, "invalid_request", "either"),
+        ({"response_a": "x", "response_b": "y"}, "invalid_request", "either"),
+        ({**PAIR, "response_a": "short"}, "invalid_request", "both responses are equal"),
+        ({**PAIR, "response_a": " "}, "invalid_request", "empty"),
+        ({**PAIR, "question": ""}, "invalid_request", "empty"),
+        ({**PAIR, "votes": 0}, "invalid_request", "greater than or equal to 1"),
+        ({**PAIR, "votes": 5, "temperature": 1.0}, "too_many_votes", "at most 4"),
+        ({**PAIR, "votes": 2}, "equal_votes", "set `temperature`"),
+        ({**PAIR, "orders": "c_first"}, "invalid_request", "both"),
+        ({**PAIR, "temperature": 9}, "invalid_request", "less than or equal to 2"),
+        ({**PAIR, "response_a": "long " * 5000}, "request_too_large", "at most 20000"),
+        ([1], "invalid_request", "valid"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(body: Any, code: str, said: str) -> None:
+    status = 413 if code == "request_too_large" else 422
+    assert said in refused(client().post("/v1/compare", json=body), status, code)
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe{}", b"", b'{"question": "\\ud800", "response_a": "x", "response_b": "y"}']
+)
+def test_what_is_no_json_text_is_refused(content: bytes) -> None:
+    response = client().post("/v1/compare", content=content, headers={"content-type": "application/json"})
+    assert response.status_code in (400, 422)
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_other_routes_and_methods_are_refused_in_the_same_form() -> None:
+    refused(client().get("/v1/nothing"), 404, "invalid_request")
+    refused(client().get("/v1/compare"), 405, "invalid_request")
+
+
+def test_a_body_of_no_stated_length_is_refused() -> None:
+    def parts() -> Any:
+        yield b"{}"
+
+    refused(client().post("/v1/compare", content=parts()), 411, "length_required")
+
+
+def test_a_prompt_that_is_too_long_is_the_clients_fault() -> None:
+    response = client(rule=replace(RULE, max_prompt_tokens=20)).post("/v1/compare", json=PAIR)
+    refused(response, 422, "prompt_too_long")
+
+
+def test_an_engine_that_fails_is_no_verdict() -> None:
+    engines = ScriptedEngines(QWEN, lambda text, vote: None if "\nA short" in text else "<answer>[[A]]</answer>")
+    response = client(engines).post("/v1/compare", json=PAIR)
+    refused(response, 503, "engine_error")
+    assert response.headers["retry-after"] == "1"
+    refused(client(engines).post("/v1/reward", json={"prompt": "q", "responses": ["short", "x"]}), 503, "engine_error")
+
+
+def test_engines_that_died_are_said() -> None:
+    class Dead:
+        async def generate(self, prompts: Any, sampling: Any) -> AsyncIterator[list[Trace]]:
+            raise ActorFailed("rollout worker 0 has died")
+            yield []
+
+    assert "worker 0" in refused(client(Dead()).post("/v1/compare", json=PAIR), 503, "engine_unavailable")
+
+
+def test_keys() -> None:
+    guarded = client(keys=("one-key", "zweiter Schlüssel".replace(" ", "-")))
+    for authorization in (None, "Bearer wrong", "Bearer ", "Basic one-key", "one-key"):
+        headers = {} if authorization is None else {"authorization": authorization}
+        refused(guarded.post("/v1/compare", json=PAIR, headers=headers), 401, "invalid_api_key")
+        refused(guarded.get("/v1/models", headers=headers), 401, "invalid_api_key")
+    assert guarded.post("/v1/compare", json=PAIR, headers={"authorization": "Bearer one-key"}).status_code == 200
+    assert guarded.get("/health").status_code == 200
+
+
+class Held:
+    """Engines that write nothing before they are let."""
+
+    def __init__(self) -> None:
+        self.asked, self.let = threading.Event(), threading.Event()
+        self._inner = ScriptedEngines(QWEN, longer)
+
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+        self.asked.set()
+        await asyncio.to_thread(self.let.wait)
+        async for finished in self._inner.generate(prompts, sampling):
+            yield finished
+
+
+def test_requests_above_those_in_flight_are_refused_and_the_first_is_answered() -> None:
+    engines = Held()
+    with client(engines, limits=replace(LIMITS, in_flight=1)) as http, ThreadPoolExecutor() as threads:
+        first = threads.submit(http.post, "/v1/compare", json=PAIR)
+        assert engines.asked.wait(60)
+        response = http.post("/v1/compare", json=PAIR)
+        refused(response, 429, "rate_limit_exceeded")
+        assert response.headers["retry-after"] == "1"
+        assert http.get("/health").json()["in_flight"] == 1
+        engines.let.set()
+        assert first.result().json()["winner"] == "a"
+        assert http.post("/v1/compare", json=PAIR).status_code == 200
+
+
+def test_a_request_ends_at_its_deadline() -> None:
+    engines = Held()
+    with client(engines, limits=replace(LIMITS, deadline=0.05)) as http:
+        refused(http.post("/v1/compare", json=PAIR), 504, "deadline_exceeded")
+        engines.let.set()
+
+
+def test_rankings_and_rewards() -> None:
+    responses = ["xx", "xxxx", "x", "xx"]
+    ranking = client().post("/v1/rank", json={"question": "q", "responses": responses}).json()
+    assert (ranking["ranking"][0], ranking["ranking"][-1]) == (1, 2)
+    assert len(ranking["scores"]) == 4
+    reward = client().post("/v1/reward", json={"prompt": "q", "responses": responses, "method": "all_pairs"}).json()
+    # Against two different others each: wins of one, both, none; equal responses have equal rewards.
+    assert reward["rewards"] == [0.5, 1.0, 0.0, 0.5]
+    refused(client().post("/v1/rank", json={"question": "q", "responses": ["x"]}), 422, "invalid_request")
+    refused(client().post("/v1/rank", json={"question": "q", "responses": [*"abcdef"]}), 422, "too_many_responses")
+    refused(
+        client().post("/v1/rank", json={"question": "q", "responses": ["a", "b"], "method": "elo"}),
+        422,
+        "invalid_request",
+    )
+    assert client().post("/v1/reward", json={"prompt": "q", "responses": ["a", "a"]}).json()["rewards"] == [0.5, 0.5]
+
+
+def test_openais_form_of_a_completion() -> None:
+    engines = ScriptedEngines(QWEN, lambda text, vote: f"of {len(text)}")
+    body = {"model": "judge", "messages": [{"role": "user", "content": "hello"}], "user": "ignored", "max_tokens": 5}
+    scripted = _Uid(engines)
+    answer = client(scripted).post("/v1/chat/completions", json=body).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + 3
+    lines = client(scripted).post("/v1/chat/completions", json={**body, "stream": True}).text.split("\n\n")
+    assert lines[-2] == "data: [DONE]"
+    assert '"finish_reason": "stop"' in lines[-3]
+    refused(client(scripted).post("/v1/chat/completions", json={**body, "model": "gpt"}), 404, "model_not_found")
+    assert client().get("/v1/models").json()["data"][0]["id"] == "judge"
+
+
+class _Uid:
+    """Scripted engines read a vote's number from a uid; a completion has none."""
+
+    def __init__(self, inner: ScriptedEngines) -> None:
+        self._inner = inner
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Any:
+        return self._inner.generate([replace(prompt, uid=f"{prompt.uid}/0") for prompt in prompts], sampling)
+
+
+def test_metrics_count_by_route_and_status() -> None:
+    http = client()
+    http.post("/v1/compare", json=PAIR)
+    http.post("/v1/compare", json={})
+    text = http.get("/metrics").text
+    assert 'judge_requests_total{route="/v1/compare",status="200"} 1.0' in text
+    assert 'judge_requests_total{route="/v1/compare",status="422"} 1.0' in text
