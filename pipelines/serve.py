@@ -15,15 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.config import Config, ConfigError
-from pipelines.data.prompts import encode, load_template
 from pipelines.job.session import Session
-from pipelines.judgment.opening import judging_rule, model_of, without_learners
+from pipelines.judgment.opening import judge_parts, judging_rule, without_learners
 from pipelines.judgment.weights import weights_id
 from pipelines.reporting.console import Console
 from pipelines.runs import interruption
 from pipelines.runs.command_line import main
 from pipelines.serving.limits import Limits, read_keys
-from pipelines.stages.inputs import load_tokenizer
 from pipelines.stages.stage import open_run
 
 
@@ -51,10 +49,7 @@ def command(config: Config) -> None:
     section, console = config.serve, Console()
     keys = read_keys(section.keys, section.host)
     check_port(section.host, section.port)
-    model = model_of(config, section)
-    tokenizer = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
-    load_template(config.model.prompt)
-    encode([{"role": "user", "content": "?"}], tokenizer)
+    model = judge_parts(config, section).model
     limits = Limits(
         section.max_in_flight,
         int(section.max_body_mib * 2**20),

@@ -26,7 +26,7 @@ from pipelines.config.compose import load_config
 from pipelines.data.schema import PreferencePair
 from pipelines.judgment.decision import Decision
 from pipelines.judgment.judging import asked
-from pipelines.judgment.opening import open_judge
+from pipelines.judgment.opening import judge_parts, open_judge
 from pipelines.judgment.ranking import Group, Ranking, rank_groups
 from pipelines.judgment.tournaments import Method
 from pipelines.runs.folder import RunDirectory
@@ -85,12 +85,13 @@ class Judge:
 
         """
         config = load_config([*settings_of(model), *settings, f"judge.model={model}"])
+        parts = judge_parts(config, config.judge)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         with ExitStack() as stack, _callers_signals():
             folder = stack.enter_context(TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True))
             run = stack.enter_context(RunDirectory(folder, "run"))
-            self._judge = stack.enter_context(open_judge(config, config.judge, run, eager=True))
+            self._judge = stack.enter_context(open_judge(config, config.judge, parts, run, eager=True))
             self._stack = stack.pop_all()
         self._thread.start()
 

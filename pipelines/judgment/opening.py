@@ -12,7 +12,7 @@ from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from actors.verifier.trace import VerdictMode
 from pipelines.config import Config, ConfigError
 from pipelines.config.judging import FileJudging, Judging
-from pipelines.data.prompts import load_template
+from pipelines.data.prompts import PromptTemplate, encode, load_template
 from pipelines.data.rows import stem_of
 from pipelines.job.session import Session
 from pipelines.judgment.decision import SHOWN, Shown
@@ -93,22 +93,40 @@ def model_of(config: Config, section: Judging) -> str:
     return RunDirectory(config.output_root, config.run, config.recipe_name).model_to_judge(named)[0]
 
 
-@contextmanager
-def open_judge(config: Config, section: Judging, run: RunDirectory, eager: bool = False) -> Iterator[PairwiseJudge]:
-    """A judge whose engines end with this context, and log to ``run``. They start with it where it is ``eager``.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a judge needs beside engines; loaded before anything is started or written."""
+
+    model: str
+    tokenizer: Any
+    template: PromptTemplate
+
+
+def judge_parts(config: Config, section: Judging) -> Parts:
+    """The model's name, its tokenizer and the prompt template.
 
     Raises:
         ModelError, DataError: the model, its tokenizer or the template cannot be used.
 
     """
     model = model_of(config, section)
-    tokenizer: Any = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
-    template = load_template(config.model.prompt)
+    tokenizer = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
+    # A tokenizer without a chat template is refused here.
+    encode([{"role": "user", "content": "?"}], tokenizer)
+    return Parts(model, tokenizer, load_template(config.model.prompt))
+
+
+@contextmanager
+def open_judge(
+    config: Config, section: Judging, parts: Parts, run: RunDirectory, eager: bool = False
+) -> Iterator[PairwiseJudge]:
+    """A judge whose engines end with this context, and log to ``run``. They start with it where it is ``eager``."""
     with Session(without_learners(config), run) as session:
         if eager:
-            session.rollouts(model)
-        engines = SessionEngines(session, model)
-        yield PairwiseJudge(engines, template, tokenizer, model, weights_id(model), judging_rule(config, section))
+            session.rollouts(parts.model)
+        engines, weights = SessionEngines(session, parts.model), weights_id(parts.model)
+        rule = judging_rule(config, section)
+        yield PairwiseJudge(engines, parts.template, parts.tokenizer, parts.model, weights, rule)
 
 
 def without_learners(config: Config) -> Config:
@@ -119,9 +137,9 @@ def without_learners(config: Config) -> Config:
 @contextmanager
 def open_work(config: Config, section: FileJudging, work: Work) -> Iterator[tuple[PairwiseJudge, JudgingJournal]]:
     """A judge and the journal of a command's work; ``overwrite`` begins it anew."""
-    journal = work.folder / "journal.jsonl"
+    parts, journal = judge_parts(config, section), work.folder / "journal.jsonl"
     own = replace(config, output_root=str(work.folder.parent), run=work.folder.name)
-    with open_run(own) as run, open_judge(config, section, run) as judge:
+    with open_run(own) as run, open_judge(config, section, parts, run) as judge:
         if config.overwrite:
             journal.unlink(missing_ok=True)
         with JudgingJournal(journal) as known:

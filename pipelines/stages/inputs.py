@@ -21,7 +21,7 @@ from pipelines.data.family import family_checks
 from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
 from pipelines.data.pretrained_model import check_reached
 from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
-from pipelines.data.published import conversation, is_published
+from pipelines.data.published import conversation, is_hub_name, is_published
 from pipelines.data.question import check_all_read, without
 from pipelines.data.rows import placed_rows
 from pipelines.data.schema import (
@@ -129,7 +129,9 @@ def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPON
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a tokenizer from {model!r}: {str(error).splitlines()[0]}") from error
+        is_path = "/" in model and not is_hub_name(model)
+        why = "there is no such folder" if is_path and not Path(model).is_dir() else str(error).splitlines()[0]
+        raise ModelError(f"cannot load a tokenizer from {model!r}: {why}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {model!r} has no end-of-sequence token, so no response could end: name the one the "

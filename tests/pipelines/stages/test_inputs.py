@@ -263,7 +263,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, 
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot load a tokenizer from '.*/empty'"):
+    with pytest.raises(ModelError, match=r"cannot load a tokenizer from '.*/empty': there is no such folder"):
         load_tokenizer(str(tmp_path / "empty"))
 
 
