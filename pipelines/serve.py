@@ -61,9 +61,9 @@ def command(config: Config) -> None:
     own = replace(without_learners(config), output_root=str(home), run=f"port-{section.port}")
     console.header("serve", model)
     with open_run(own) as run, Session(own, run) as session:
-        fleet = session.rollouts(model)
-        deploy(
-            Served(
+        try:
+            fleet = session.rollouts(model)
+            served = Served(
                 fleet.workers,
                 config.cluster.step_timeout,
                 model,
@@ -73,12 +73,10 @@ def command(config: Config) -> None:
                 limits,
                 keys,
                 str(run.logs / "serve.log"),
-            ),
-            config,
-        )
-        # Ray and Serve install handlers of their own.
-        interruption.install()
-        try:
+            )
+            deploy(served, config)
+            # Ray and Serve install handlers of their own.
+            interruption.install()
             console.note(f"http://{section.host}:{section.port}/docs; Ctrl-C ends it")
             while True:
                 signal.pause()

@@ -70,7 +70,9 @@ def deploy(served: Served, config: Config) -> None:
 
 
 def withdraw() -> None:
-    """Let running requests end, and stop Serve."""
+    """Let running requests end, and stop Serve, if it was started."""
+    import ray
     from ray import serve
 
-    serve.shutdown()
+    if ray.is_initialized():
+        serve.shutdown()
