@@ -78,7 +78,9 @@ def run_loop(folder: Path, parts: Parts, *overrides: str) -> list[dict[str, Any]
     """The loop's part of an RL stage; returns the lines of metrics.jsonl."""
     config: Config = load_config(
         [
-            *("recipe=tiny", "run=loop", f"output_root={folder}", "tracking=off", "rl.policy=model"),
+            *("recipe=tiny", "run=loop", f"output_root={folder}", "tracking=off"),
+            # A folder, for any other name would be looked for on the hub.
+            f"rl.policy={folder}",
             "data.orders=alternate",
             *("rl.prompts_per_step=2", "rl.mini_batch_prompts=2", "rl.steps=4", "rl.evaluate_every=3"),
             *("rl.checkpoints.every=2", "algorithm.kl_coefficient=1", "algorithm.kl_target=0.1"),
