@@ -74,7 +74,8 @@ def command(config: Config) -> None:
                 keys,
                 str(run.logs / "serve.log"),
             )
-            deploy(served, config)
+            # A third of the time that a process has to end is for what comes after: actors, engines, the cluster.
+            deploy(served, section, config.cluster.grace * 2 / 3)
             # Ray and Serve install handlers of their own.
             interruption.install()
             console.note(f"http://{section.host}:{section.port}/docs; Ctrl-C ends it")

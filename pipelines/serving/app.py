@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from pipelines.data.schema import DataError
@@ -22,6 +24,7 @@ from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest,
 from pipelines.serving.service import Service
 
 Answer = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
@@ -30,10 +33,12 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
     slots, metrics = Slots(service.limits.in_flight), _Metrics()
 
     async def answered(work: Awaitable[Answer]) -> Answer:
-        """What ``work`` comes to, in a slot and before the deadline."""
+        """What ``work`` comes to before the deadline."""
         metrics.in_flight.inc()
         try:
-            return await asyncio.wait_for(work, service.limits.deadline)
+            answer = await asyncio.wait_for(work, service.limits.deadline)
+            metrics.count_tokens(answer["usage"])
+            return answer
         except TimeoutError as error:
             seconds = f"{service.limits.deadline:g} s"
             raise Refused(504, "deadline_exceeded", f"no answer within {seconds}", retry_after=1) from error
@@ -57,7 +62,12 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
                 response = await call(request)
         except Refused as refusal:
             response = _error(refusal.status, refusal.code, str(refusal), refusal.retry_after)
-        metrics.record(route, response.status_code, time.perf_counter() - started)
+        except Exception:
+            log.exception("%s %s", request.method, route)
+            response = _error(500, "internal_error", "a defect of the server; its log has the traceback")
+        # Only routes that are there name a series: what strangers ask for could be anything.
+        name = route if any(route == known.path for known in app.routes if isinstance(known, Route)) else "other"
+        metrics.record(name, response.status_code, time.perf_counter() - started)
         return response
 
     @app.post("/v1/compare")
@@ -79,7 +89,9 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
     async def chat(request: ChatRequest) -> Answer | StreamingResponse:
         """The judge's own completion of a conversation, as OpenAI's clients ask for it."""
         completion = await answered(service.chat(request))
-        return StreamingResponse(_chunks(completion), media_type="text/event-stream") if request.stream else completion
+        if not request.stream:
+            return completion
+        return StreamingResponse(_chunks(completion, request.wants_usage), media_type="text/event-stream")
 
     @app.get("/v1/models")
     async def models() -> Answer:
@@ -115,18 +127,22 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
 
 
 class _Metrics:
+    """Of one replica; see ``/metrics``."""
+
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "judge_requests", "Requests by route and status", ["route", "status"], registry=self.registry
-        )
-        self._seconds = Histogram("judge_request_seconds", "From request to answer", ["route"], registry=self.registry)
-        self.in_flight = Gauge("judge_requests_in_flight", "Requests being answered", registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("judge_requests", "By route and status", ["route", "status"], registry=registry)
+        self._seconds = Histogram("judge_request_seconds", "From request to answer", ["route"], registry=registry)
+        self._tokens = Counter("judge_tokens", "Read and written for answers", ["kind"], registry=registry)
+        self.in_flight = Gauge("judge_requests_in_flight", "Requests being answered", registry=registry)
 
     def record(self, route: str, status: int, seconds: float) -> None:
-        name = "other" if status in (404, 405) else route
-        self._requests.labels(name, status).inc()
-        self._seconds.labels(name).observe(seconds)
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def count_tokens(self, usage: Mapping[str, int]) -> None:
+        for kind in ("prompt", "completion"):
+            self._tokens.labels(kind).inc(usage[f"{kind}_tokens"])
 
 
 def _check_length(stated: str | None, most: int) -> None:
@@ -142,15 +158,18 @@ def _check_length(stated: str | None, most: int) -> None:
         raise Refused(413, "request_too_large", f"a body of {stated} bytes; at most {most}")
 
 
-async def _chunks(completion: Answer) -> AsyncIterator[str]:
+async def _chunks(completion: Answer, with_usage: bool) -> AsyncIterator[str]:
     """A completion as OpenAI's stream: the whole text in one chunk for each choice."""
-    whole = {**completion, "object": "chat.completion.chunk"}
-    del whole["usage"]
+    usage = completion["usage"]
+    whole = {**completion, "object": "chat.completion.chunk", "usage": None}
+    parts = []
     for choice in completion["choices"]:
-        delta = {"index": choice["index"], "delta": choice["message"], "finish_reason": None}
-        end = {"index": choice["index"], "delta": {}, "finish_reason": choice["finish_reason"]}
-        for part in (delta, end):
-            yield f"data: {json.dumps({**whole, 'choices': [part]})}\n\n"
+        parts.append([{"index": choice["index"], "delta": choice["message"], "finish_reason": None}])
+        parts.append([{"index": choice["index"], "delta": {}, "finish_reason": choice["finish_reason"]}])
+    for part in parts:
+        yield f"data: {json.dumps({**whole, 'choices': part})}\n\n"
+    if with_usage:
+        yield f"data: {json.dumps({**whole, 'choices': [], 'usage': usage})}\n\n"
     yield "data: [DONE]\n\n"
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.serve.exceptions import RayServeException
+
 from actors.deadlines import NamedActor
 from actors.logs import redirect_output
 from actors.rollout.fleet import RolloutFleet
-from pipelines.config import Config
+from pipelines.config.serving import Serving
 from pipelines.data.prompts import load_template
 from pipelines.judgment.judging import JudgingRule
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
 from pipelines.stages.inputs import load_tokenizer
+
+_NAME = "judge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +57,37 @@ class Replica:
         return build_app(service, served.keys)
 
 
-def deploy(served: Served, config: Config) -> None:
-    """Start Serve and the application on the cluster that is connected, and wait until it takes requests."""
+def deploy(served: Served, section: Serving, grace: float) -> None:
+    """Start Serve and the application on the cluster that is connected, and wait until it takes requests.
+
+    ``grace``: seconds that running requests have when it ends.
+    """
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    section = config.serve
     serve.start(proxy_location="HeadOnly", http_options={"host": section.host, "port": section.port})
     deployment = serve.deployment(serve.ingress()(Replica)).options(
-        name="judge",
+        name=_NAME,
         num_replicas=section.replicas,
         # More than are answered: a refusal must not wait for an answer.
         max_ongoing_requests=2 * section.max_in_flight + 8,
+        graceful_shutdown_timeout_s=grace,
+        graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": 0},
     )
-    serve.run(deployment.bind(served), name="judge", route_prefix="/")
+    serve.run(deployment.bind(served), name=_NAME, route_prefix="/")
 
 
 def withdraw() -> None:
-    """Let running requests end, and stop Serve, if it was started."""
+    """Take no more requests, let running ones end within their grace, and stop Serve, if it was started."""
     import ray
     from ray import serve
 
-    if ray.is_initialized():
-        serve.shutdown()
+    if not ray.is_initialized():
+        return
+    # Stopping Serve alone would give replicas no more than half a minute.
+    with contextlib.suppress(RayServeException):
+        while _NAME in serve.status().applications:
+            with contextlib.suppress(TimeoutError):
+                serve.delete(_NAME)
+    serve.shutdown()

@@ -66,11 +66,36 @@ class RewardRequest(_Body):
         return self.prompt if isinstance(self.prompt, str) else [turn.model_dump() for turn in self.prompt]
 
 
+class TextPart(BaseModel):
+    """A part of a message; other kinds than text are not read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatTurn(BaseModel):
+    """A message as OpenAI's clients write it."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates take it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class StreamOptions(BaseModel):
+    """What a stream has besides text."""
+
+    include_usage: bool = False
+
+
 class ChatRequest(BaseModel):
     """OpenAI's chat completion. Fields that are not here are ignored, as clients send many."""
 
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: list[ChatTurn] = Field(min_length=1)
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     n: int = Field(1, ge=1, le=16)
@@ -78,3 +103,9 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = None
     stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with the tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage

@@ -99,7 +99,7 @@ class Service:
         """
         if request.model != self.model:
             raise Refused(404, "model_not_found", f"the model here is {self.model!r}, not {request.model!r}")
-        token_ids = tuple(encode([turn.model_dump() for turn in request.messages], self._tokenizer))
+        token_ids = tuple(encode([turn.plain() for turn in request.messages], self._tokenizer))
         if len(token_ids) > self._rule.max_prompt_tokens:
             _refuse_failed({TOO_LONG: 1})
         longest = request.max_completion_tokens or request.max_tokens or self._rule.max_tokens

@@ -216,7 +216,17 @@ def test_make_serve_answers_as_the_judge_decides_and_ends_cleanly(
     asked = [{"role": "user", "content": "count b in e f f f b"}]
     completion = client.chat.completions.create(model=model.id, messages=asked, max_tokens=4)  # type: ignore[arg-type]
     assert (completion.choices[0].finish_reason, completion.usage.completion_tokens) == ("length", 4)
-    process.send_signal(signal.SIGTERM)
+    # What is being judged when the signal comes is judged to its end.
+    long = {**bodies[0], "votes": 16, "temperature": 1.0}
+
+    def counted() -> bool:
+        return any(httpx.get(f"{address}/health").json()["in_flight"] for _ in range(4))
+
+    with httpx.Client(timeout=120) as http, ThreadPoolExecutor(1) as threads:
+        last = threads.submit(http.post, f"{address}/v1/compare", json=long, headers=bearer)
+        wait_until(lambda: last.done() or counted(), 60, "the request to be taken")
+        process.send_signal(signal.SIGTERM)
+        assert len(last.result().json()["votes"]) == 32
     out, error = process.communicate(timeout=120)
     assert process.returncode == 143, error
     assert "Traceback" not in out + error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -205,9 +206,18 @@ def test_openais_form_of_a_completion() -> None:
     assert answer["object"] == "chat.completion"
     assert answer["choices"][0]["message"]["role"] == "assistant"
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + 3
-    lines = client(scripted).post("/v1/chat/completions", json={**body, "stream": True}).text.split("\n\n")
+    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    lines = client(scripted).post("/v1/chat/completions", json=streamed).text.split("\n\n")
     assert lines[-2] == "data: [DONE]"
-    assert '"finish_reason": "stop"' in lines[-3]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+    assert [chunk["usage"] for chunk in chunks] == [None, None, answer["usage"]]
+    assert chunks[0]["choices"][0]["delta"]["content"] == answer["choices"][0]["message"]["content"]
+    assert chunks[1]["choices"][0]["finish_reason"] == "stop"
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    same = {**body, "messages": [{"role": "user", "content": parts}]}
+    assert client(scripted).post("/v1/chat/completions", json=same).json()["choices"] == answer["choices"]
+    image = {**body, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}
+    refused(client(scripted).post("/v1/chat/completions", json=image), 422, "invalid_request")
     refused(client(scripted).post("/v1/chat/completions", json={**body, "model": "gpt"}), 404, "model_not_found")
     assert client().get("/v1/models").json()["data"][0]["id"] == "judge"
 
@@ -229,3 +239,26 @@ def test_metrics_count_by_route_and_status() -> None:
     text = http.get("/metrics").text
     assert 'judge_requests_total{route="/v1/compare",status="200"} 1.0' in text
     assert 'judge_requests_total{route="/v1/compare",status="422"} 1.0' in text
+    assert 'judge_tokens_total{kind="completion"} 6.0' in text
+
+
+def test_strangers_cannot_add_series_to_the_metrics() -> None:
+    http = client(keys=["key"])
+    for number in range(3):
+        assert http.get(f"/v1/random-{number}").status_code == 401
+        assert http.post(f"/v1/random-{number}", content=b"x" * 30_000).status_code == 401
+    text = http.get("/metrics").text
+    assert 'judge_requests_total{route="other",status="401"} 6.0' in text
+    assert "random" not in text
+
+
+def test_a_defect_is_an_error_object_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        async def generate(self, prompts: Any, sampling: Any) -> AsyncIterator[list[Trace]]:
+            raise KeyError("ours")
+            yield []
+
+    http = client(Broken())
+    assert "its log" in refused(http.post("/v1/compare", json=PAIR), 500, "internal_error")
+    assert "KeyError" in caplog.text
+    assert 'judge_requests_total{route="/v1/compare",status="500"} 1.0' in http.get("/metrics").text
