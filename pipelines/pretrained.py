@@ -10,20 +10,21 @@ from __future__ import annotations
 import argparse
 
 from pipelines.data.pretrained_model import FOLDER, fetch
+from pipelines.reporting.console import Console
 from pipelines.runs.command_line import clear_errors
 from pipelines.runs.lock import FolderLock
 
 
 def pretrained() -> None:
     """Download and write the model, unless it is there."""
-    lock = FolderLock(FOLDER.parent, str(FOLDER.parent))
+    console, lock = Console(), FolderLock(FOLDER.parent, str(FOLDER.parent))
     lock.acquire()
     try:
         if FOLDER.is_dir():
-            print(f"{FOLDER} is there already; remove it to get it anew")
+            console.note(f"{FOLDER} is there already; remove it to get it anew")
             return
         fetch(FOLDER)
-        print(f"{FOLDER}: SmolLM2-135M-Instruct; train it with `make run RECIPE=smollm2_135m`")
+        console.note(f"{FOLDER}: SmolLM2-135M-Instruct; train it with `make run RECIPE=smollm2_135m`")
     finally:
         lock.release()
 

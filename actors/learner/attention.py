@@ -71,8 +71,8 @@ def buckets(segments: Sequence[Segment], size: int, device: str) -> Layout:
     back = np.empty(size, np.int64)
     before = 0
     for branches in (False, True):
-        chosen = [segment for segment in segments if bool(segment.root_length) == branches]
-        for similar in _by_length(chosen):
+        kind = [segment for segment in segments if bool(segment.root_length) == branches]
+        for similar in _by_length(kind):
             queries = _padded([np.arange(item.start, item.start + item.length) for item in similar])
             kept = np.flatnonzero(_lengths_mask([item.length for item in similar], queries.shape[1]))
             back[queries.reshape(-1)[kept]] = before + kept

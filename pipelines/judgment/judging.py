@@ -106,25 +106,25 @@ class _Ballot:
         return Vote(self.order, self.number, winner, cause, probability, text, read, tokens, self.prompt_hash)
 
 
+@dataclass(frozen=True, slots=True)
 class PairwiseJudge:
     """Decides between two responses, with engines that hold one model."""
 
-    def __init__(
-        self, engines: Engines, template: PromptTemplate, tokenizer: Any, model: str, weights: str, rule: JudgingRule
-    ) -> None:
-        self.model = model
-        self.weights = weights
-        self._engines = engines
-        self._template = template
-        self._tokenizer = tokenizer
-        self._rule = rule
+    engines: Engines
+    template: PromptTemplate
+    tokenizer: Any
+    model: str
+    """Folder or hub name."""
+    weights: str
+    """Tells these weights from others."""
+    rule: JudgingRule
 
     def keys(self, pairs: Sequence[PreferencePair]) -> list[str]:
         """What each pair's decision depends on, as one hash: prompts, rule and weights."""
         ballots: list[list[str]] = [[] for _ in pairs]
         for ballot in self._ballots(pairs):
             ballots[ballot.pair].append(f"{ballot.order}/{ballot.uid}")
-        return [hash_of(self.weights, asdict(self._rule), *ballot) for ballot in ballots]
+        return [hash_of(self.weights, asdict(self.rule), *ballot) for ballot in ballots]
 
     async def decisions(self, pairs: Sequence[PreferencePair]) -> AsyncIterator[tuple[int, Decision]]:
         """The index and the decision of every pair, as they are complete; response a is the ``chosen`` one.
@@ -136,7 +136,7 @@ class PairwiseJudge:
             DataError: the model's chat template refuses a prompt.
 
         """
-        rule = self._rule
+        rule = self.rule
         cast: list[list[Vote]] = [[] for _ in pairs]
         wanted = [0] * len(pairs)
         waiting: dict[str, list[_Ballot]] = {}
@@ -150,7 +150,7 @@ class PairwiseJudge:
             if len(votes) == wanted[index]:
                 yield index, self._decide(votes)
         sampling = Sampling(1, rule.temperature, 1.0, rule.max_tokens, rule.seed, logprobs=True)
-        async for finished in self._engines.generate(_prompts(pairs, waiting), sampling):
+        async for finished in self.engines.generate(_prompts(pairs, waiting), sampling):
             for item in finished:
                 for ballot in waiting.pop(item.prompt_uid):
                     votes = cast[ballot.pair]
@@ -163,19 +163,19 @@ class PairwiseJudge:
             (index, shown)
             for index, pair in enumerate(pairs)
             # A prompt that came ready made has one order, whatever is asked for.
-            for shown in (SHOWN[:1] if pair.ready_made else self._rule.orders)
+            for shown in (SHOWN[:1] if pair.ready_made else self.rule.orders)
         ]
-        prompts = encoded(((pairs[index], _ORDER[shown]) for index, shown in asked), self._template, self._tokenizer)
+        prompts = encoded(((pairs[index], _ORDER[shown]) for index, shown in asked), self.template, self.tokenizer)
         for (index, shown), (token_ids, digest) in zip(asked, prompts, strict=True):
-            for number in range(self._rule.votes):
+            for number in range(self.rule.votes):
                 yield _Ballot(index, shown, number, token_ids, digest)
 
     def _vote(self, ballot: _Ballot, item: Trace | GenerationFailure) -> Vote:
         if isinstance(item, GenerationFailure):
             return ballot.vote(None, item.cause, text=item.detail)
-        mode = self._rule.mode
+        mode = self.rule.mode
         verdict = read_verdict(item.text, mode, truncated=item.finish_reason == "length")
-        logprob = logprob_of(item, verdict.side, mode, self._tokenizer)
+        logprob = logprob_of(item, verdict.side, mode, self.tokenizer)
         first = "a" if ballot.order == "a_first" else "b"
         winner = None if verdict.side is None else first if verdict.side == "A" else "b" if first == "a" else "a"
         probability = None if logprob is None else min(1.0, math.exp(logprob))

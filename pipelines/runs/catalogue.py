@@ -66,26 +66,16 @@ class StageRecord:
 _DATA_SETS = ("data.mix", "data.lint")  # Read by `make data` and `make lint-data` alone.
 _SHAPE = "model.shape"  # What is known of a model beforehand.
 _RHYTHM = ("checkpoints", "evaluate_every")
+# How an endpoint is asked, not what is asked of it.
 _OPERATION = (
-    *(
-        "base_url",
-        "key_variable",
-        "answers_as",
-        "ends_as",
-        "limit_field",
-        "stream",
-        "concurrency",
-        "timeout",
-        "attempts",
-    ),
-    *("requests_per_minute", "tokens_per_minute", "backoff", "longest_wait", "give_up_after"),
+    *("base_url", "key_variable", "answers_as", "ends_as", "limit_field", "stream", "concurrency", "timeout"),
+    *("attempts", "requests_per_minute", "tokens_per_minute", "backoff", "longest_wait", "give_up_after"),
     *("input_price", "output_price"),
 )
 # More benchmarks may be added to an evaluation, and it may be reported another way.
 _EVALUATION = (
     *("evaluate.benchmarks", "evaluate.paths", "evaluate.limit", "evaluate.as_published", "evaluate.compare"),
     *("evaluate.example_traces", "evaluate.base_url", "evaluate.budget_tokens", "evaluate.budget_cost"),
-    # How an endpoint is asked, not what is asked of it.
     *(f"evaluate.endpoint.{name}" for name in _OPERATION),
 )
 
@@ -147,10 +137,7 @@ STAGES = MappingProxyType(
                 "benchmarks",
                 section="evaluate",
                 leaves=(
-                    "judgments.jsonl",
-                    "judgments.parquet",
-                    "comparisons.jsonl",
-                    "results.json",
+                    *("judgments.jsonl", "judgments.parquet", "comparisons.jsonl", "results.json"),
                     "reward_bench_form",
                 ),
                 defining=("seed", "model", "evaluate"),

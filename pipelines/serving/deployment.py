@@ -15,7 +15,7 @@ from actors.logs import redirect_output
 from actors.rollout.fleet import RolloutFleet
 from pipelines.config.serving import Serving
 from pipelines.data.prompts import load_template
-from pipelines.judgment.judging import JudgingRule
+from pipelines.judgment.judging import JudgingRule, PairwiseJudge
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
@@ -53,8 +53,8 @@ class Replica:
         fleet = RolloutFleet(served.workers, served.timeout)
         tokenizer = load_tokenizer(served.model)
         template = load_template(served.template)
-        service = Service(fleet, template, tokenizer, served.model, served.weights, served.rule, served.limits)
-        return build_app(service, served.keys)
+        judge = PairwiseJudge(fleet, template, tokenizer, served.model, served.weights, served.rule)
+        return build_app(Service(judge, served.limits), served.keys)
 
 
 def deploy(served: Served, section: Serving, grace: float) -> None:

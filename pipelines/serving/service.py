@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
-from pipelines.data.prompts import PromptTemplate, encode
+from pipelines.data.prompts import encode
 from pipelines.judgment.decision import SHOWN, hash_of
-from pipelines.judgment.judging import TOO_LONG, Engines, JudgingRule, PairwiseJudge, asked
+from pipelines.judgment.judging import TOO_LONG, PairwiseJudge, asked
 from pipelines.judgment.ranking import Group, Ranking, rank_groups
 from pipelines.judgment.tournaments import Method
 from pipelines.serving.limits import Limits, Refused
@@ -22,23 +22,10 @@ from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest,
 class Service:
     """One judge. Requests that are answered at the same time share its engines' batches."""
 
-    def __init__(
-        self,
-        engines: Engines,
-        template: PromptTemplate,
-        tokenizer: Any,
-        model: str,
-        weights: str,
-        rule: JudgingRule,
-        limits: Limits,
-    ) -> None:
-        self.model = model
+    def __init__(self, judge: PairwiseJudge, limits: Limits) -> None:
+        self.model = judge.model
         self.limits = limits
-        self._engines = engines
-        self._template = template
-        self._tokenizer = tokenizer
-        self._weights = weights
-        self._rule = rule
+        self._judge = judge
 
     async def compare(self, request: CompareRequest) -> dict[str, Any]:
         """A decision; see :class:`pipelines.judgment.decision.Decision`.
@@ -48,7 +35,7 @@ class Service:
             Refused: the prompt is too long, or the engines failed on a vote.
 
         """
-        judge = self._judge(request.orders, request.votes, request.temperature)
+        judge = self._asked(request)
         pair = asked(request.conversation(), request.response_a, request.response_b)
         (decision,) = [decision async for _, decision in judge.decisions([pair])]
         _refuse_failed(decision.failures)
@@ -61,7 +48,7 @@ class Service:
             DataError, Refused: as :meth:`compare`.
 
         """
-        judge = self._judge(request.orders, request.votes, request.temperature)
+        judge = self._asked(request)
         group = Group("request", request.conversation(), tuple(request.responses))
         return (await self._ranking(judge, group, request.method, request.rounds)).as_json()
 
@@ -74,7 +61,7 @@ class Service:
 
         """
         group = Group("request", request.conversation(), tuple(request.responses))
-        ranking = await self._ranking(self._judge(), group, request.method, request.rounds)
+        ranking = await self._ranking(self._judge, group, request.method, request.rounds)
         met = [[score for score in row if score is not None] for row in ranking.wins]
         if ranking.calls and not all(met):
             raise Refused(422, "not_judged", f"no judgment of one response could be read: {ranking.failures}")
@@ -99,21 +86,21 @@ class Service:
         """
         if request.model != self.model:
             raise Refused(404, "model_not_found", f"the model here is {self.model!r}, not {request.model!r}")
-        token_ids = tuple(encode([turn.plain() for turn in request.messages], self._tokenizer))
-        if len(token_ids) > self._rule.max_prompt_tokens:
+        token_ids = tuple(encode([turn.plain() for turn in request.messages], self._judge.tokenizer))
+        if len(token_ids) > self._judge.rule.max_prompt_tokens:
             _refuse_failed({TOO_LONG: 1})
-        longest = request.max_completion_tokens or request.max_tokens or self._rule.max_tokens
+        longest = request.max_completion_tokens or request.max_tokens or self._judge.rule.max_tokens
         sampling = Sampling(
             request.n,
             request.temperature,
             request.top_p,
-            min(longest, self._rule.max_tokens),
+            min(longest, self._judge.rule.max_tokens),
             request.seed,
             logprobs=False,
         )
         prompt = Prompt(hash_of(*token_ids), "chat", "chosen_first", "A", "chat", token_ids)
         finished: list[Trace | GenerationFailure] = []
-        async for some in self._engines.generate([prompt], sampling):
+        async for some in self._judge.engines.generate([prompt], sampling):
             finished += some
         traces = sorted((item for item in finished if isinstance(item, Trace)), key=lambda trace: trace.sample)
         if len(traces) < request.n:
@@ -140,16 +127,15 @@ class Service:
             },
         }
 
-    def _judge(
-        self, orders: str | None = None, votes: int | None = None, temperature: float | None = None
-    ) -> PairwiseJudge:
-        rule = self._rule
-        if orders is not None:
-            rule = replace(rule, orders=tuple(shown for shown in SHOWN if orders in ("both", shown)))
+    def _asked(self, request: CompareRequest | RankRequest) -> PairwiseJudge:
+        """The judge under the orders, votes and temperature that a request states."""
+        rule = self._judge.rule
+        if request.orders is not None:
+            rule = replace(rule, orders=tuple(shown for shown in SHOWN if request.orders in ("both", shown)))
         rule = replace(
             rule,
-            votes=rule.votes if votes is None else votes,
-            temperature=rule.temperature if temperature is None else temperature,
+            votes=rule.votes if request.votes is None else request.votes,
+            temperature=rule.temperature if request.temperature is None else request.temperature,
         )
         if rule.votes > self.limits.votes:
             raise Refused(422, "too_many_votes", f"{rule.votes} votes; at most {self.limits.votes}")
@@ -157,7 +143,7 @@ class Service:
             raise Refused(
                 422, "equal_votes", "more than one vote at temperature 0 gives equal votes: set `temperature`"
             )
-        return PairwiseJudge(self._engines, self._template, self._tokenizer, self.model, self._weights, rule)
+        return replace(self._judge, rule=rule)
 
 
 def _refuse_failed(causes: Mapping[str, int]) -> None:

@@ -17,6 +17,7 @@ from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
 
 from actors.deadlines import ActorFailed
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from pipelines.judgment.judging import PairwiseJudge
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
@@ -28,8 +29,8 @@ PAIR = {"question": "q", "response_a": "a long answer", "response_b": "short"}
 
 def client(engines: Any = None, keys: Sequence[str] = (), limits: Limits = LIMITS, rule: Any = RULE) -> TestClient:
     engines = engines or ScriptedEngines(QWEN, longer)
-    service = Service(engines, TEMPLATE, QWEN, "judge", "w", rule, limits)
-    return TestClient(build_app(service, keys), raise_server_exceptions=False)
+    judge = PairwiseJudge(engines, TEMPLATE, QWEN, "judge", "w", rule)
+    return TestClient(build_app(Service(judge, limits), keys), raise_server_exceptions=False)
 
 
 def refused(response: Any, status: int, code: str) -> str:
