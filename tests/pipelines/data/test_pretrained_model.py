@@ -10,7 +10,7 @@ import pytest
 from pipelines import pretrained
 from pipelines.config import ConfigError
 from pipelines.config.compose import load_config
-from pipelines.data.pretrained_model import HUB_NAME, DownloadFailed, HubUnreached, check_reached, fetch
+from pipelines.data.pretrained_model import HUB_NAME, DownloadFailed, fetch
 
 
 @pytest.fixture
@@ -57,36 +57,6 @@ def test_the_recipe_takes_the_folder_where_it_is_there(tmp_path: Path, monkeypat
     pretrained.FOLDER.mkdir(parents=True)
     assert load_config(["recipe=smollm2_135m"]).model.path == str(pretrained.FOLDER)
     assert load_config(["recipe=smollm2_135m", "model.path=other"]).model.path == "other"
-
-
-@pytest.mark.parametrize("offline_set", [True, False])
-def test_neither_hub_nor_folder_says_what_to_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline_set: bool
-) -> None:
-    from huggingface_hub import constants
-
-    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline_set)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubUnreached, match=r"make pretrained.*models/smollm2-135m") as caught:
-        check_reached(HUB_NAME)
-    assert "\n" not in str(caught.value)
-    check_reached("models/smollm2-135m")
-
-
-def test_a_model_in_the_hubs_cache_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    cached = tmp_path / f"models--{HUB_NAME.replace('/', '--')}"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0" * 40)
-    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (cached / "snapshots" / ("0" * 40) / "config.json").write_text("{}")
-    check_reached(HUB_NAME)
 
 
 def test_wording_is_one_of_two() -> None:
