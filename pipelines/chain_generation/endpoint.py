@@ -61,7 +61,7 @@ class Endpoint:
                 api_key=key or "none", base_url=settings.base_url, max_retries=0, timeout=settings.timeout
             )
         except Exception as error:
-            raise TeacherError(f"{name}: {_why_not_opened(error)}") from error
+            raise TeacherError(f"{name}: {why_not_opened(error)}") from error
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,7 +202,7 @@ def _check_address(url: str, setting: str) -> None:
             remember(secret)
 
 
-def _why_not_opened(error: Exception) -> str:
+def why_not_opened(error: Exception) -> str:
     """What keeps a connection from being opened at all: a proxy in the environment, or the address."""
     proxies = {scheme: url for scheme, url in getproxies().items() if scheme in ("all", "http", "https")}
     socks = [scheme for scheme, url in proxies.items() if url.lower().startswith("socks")]

@@ -1,8 +1,8 @@
-"""A judge to use from Python, in this process's engines.
+"""A judge to use from Python: engines in this process, or a server over HTTP, with the same answers.
 
 from pipelines.judgment.judge import Judge
 
-with Judge("outputs/tiny/rl/hf") as judge:
+with Judge("outputs/tiny/rl/hf") as judge:  # or Judge("http://127.0.0.1:8000", key=...)
     decision = judge.compare("3 plus 4 ?", "seven", "nine")
     print(decision.winner, decision.confidence)
     print(judge.rank("3 plus 4 ?", ["two", "seven", "nine"], method="knockout").ranking)
@@ -11,116 +11,109 @@ with Judge("outputs/tiny/rl/hf") as judge:
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-import yaml
-
-from pipelines.config.compose import load_config
 from pipelines.data.schema import PreferencePair
 from pipelines.judgment.decision import Decision
+from pipelines.judgment.in_process import InProcessJudge
 from pipelines.judgment.judging import asked
-from pipelines.judgment.opening import judge_parts, open_judge
-from pipelines.judgment.ranking import Group, Ranking, rank_groups
+from pipelines.judgment.over_http import HttpJudge, Patience, is_address
+from pipelines.judgment.ranking import Group, Ranking
+from pipelines.judgment.rewards import Rewards
 from pipelines.judgment.tournaments import Method
-from pipelines.runs.folder import RunDirectory
 
 T = TypeVar("T")
 Question = str | Sequence[dict[str, str]]
 """A text, or messages ``{role, content}`` that end with the user's."""
 
-_OF_THE_RUN = {
-    "model": ("prompt", "max_prompt_tokens", "max_response_tokens"),
-    "algorithm": ("verdict_mode",),
-}
 
+class Asked(Protocol):
+    """What a judge asks: its own engines, or a server."""
 
-def settings_of(model: str) -> list[str]:
-    """How a model was prompted and read in the run that trained it, as overrides; none for a model of no run.
+    @property
+    def model(self) -> str:
+        """Folder or hub name."""
 
-    A run's model is ``<run>/<stage>/hf``, and its settings are in ``<run>/config.yaml``.
-    """
-    file = Path(model).resolve().parent.parent / "config.yaml"
-    if Path(model).name != "hf" or not file.is_file():
-        return []
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    found = [f"{section}.{name}={config[section][name]}" for section, names in _OF_THE_RUN.items() for name in names]
-    return [f"recipe={config['recipe_name']}", *found]
+    async def compare(self, pairs: Sequence[PreferencePair]) -> list[Decision]:
+        """The decision of every pair, in order; response a is its ``chosen`` one."""
 
+    async def rank(self, groups: Sequence[Group], method: Method, rounds: int) -> list[Ranking]:
+        """The ranking of every group, in order."""
 
-@contextmanager
-def _callers_signals() -> Iterator[None]:
-    """What signals do is the caller's business: handlers that a session installs are taken back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    async def reward(self, groups: Sequence[Group], budget: int) -> list[Rewards]:
+        """The rewards of every group, in order."""
+
+    async def aclose(self) -> None:
+        """End what belongs to the event loop."""
+
+    def close(self) -> None:
+        """End everything else."""
 
 
 class Judge:
-    """A pairwise judge. Engines start when it is made, and end with :meth:`close` or the ``with`` block.
+    """A pairwise judge. Engines, if it has its own, end with :meth:`close` or the ``with`` block.
 
     Methods without ``a`` before their name wait; those with it are coroutines, for any event loop. All may be called
-    from several threads; the judge itself is made, and closed, in the main one. The same question has the same answer,
-    whatever else is asked meanwhile.
+    from several threads; a judge with engines of its own is made, and closed, in the main one. The same question has
+    the same answer, whatever else is asked meanwhile, and wherever the judge runs.
     """
 
-    def __init__(self, model: str, *settings: str) -> None:
-        """Start engines on ``model``, a folder or a hub name.
+    def __init__(
+        self, model: str, *settings: str, key: str | None = None, deadline: float = 600.0, in_flight: int = 64
+    ) -> None:
+        """Start engines on ``model``, a folder or a hub name; or ask the server at ``http://host:port``.
 
         ``settings`` are those of the command line, such as ``"recipe=qwen3_8b"``, ``"judge.votes=4"``; where the model
-        lies in a run's folder, template, lengths and the rule of verdicts are those of the run.
+        lies in a run's folder, template, lengths and the rule of verdicts are those of the run. A server is asked with
+        ``judge.orders``, ``judge.votes`` and ``judge.temperature``; the rest is its own. Of servers only: the bearer
+        ``key``; the ``deadline`` in seconds of one request, within which it is repeated while the server is busy (429,
+        503; ``Retry-After`` is heeded) or the connection breaks; and requests ``in_flight`` at the same time.
 
         Raises:
             ConfigError: a setting is unknown or cannot work.
             ModelError, DataError: the model, its tokenizer or the template cannot be used.
+            JudgeUnreachable: nothing answers at the address.
+            JudgeRefused: the key is wrong, or what answers there is no judge.
 
         """
-        config = load_config([*settings_of(model), *settings, f"judge.model={model}"])
-        parts = judge_parts(config, config.judge)
+        self._asked: Asked = (
+            HttpJudge(model, key, settings, Patience(deadline, in_flight))
+            if is_address(model)
+            else InProcessJudge(model, settings)
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
-        with ExitStack() as stack, _callers_signals():
-            folder = stack.enter_context(TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True))
-            run = stack.enter_context(RunDirectory(folder, "run"))
-            self._judge = stack.enter_context(open_judge(config, config.judge, parts, run, eager=True))
-            self._stack = stack.pop_all()
         self._thread.start()
 
     @property
     def model(self) -> str:
         """Folder or hub name."""
-        return self._judge.model
+        return self._asked.model
 
     def compare(self, question: Question, response_a: str, response_b: str) -> Decision:
         """Which of two responses to a question is better.
 
         Raises:
             DataError: a text is missing, empty, too long or no valid Unicode, or both responses are equal.
-            DeadlineExceeded, ActorFailed: the engines do not answer.
+            DeadlineExceeded, ActorFailed: the engines do not answer; JudgeUnreachable: the server does not.
 
         """
-        return self._wait(self._compare([(question, response_a, response_b)]))[0]
+        return self.compare_all([(question, response_a, response_b)])[0]
 
     async def acompare(self, question: Question, response_a: str, response_b: str) -> Decision:
         """:meth:`compare` as a coroutine."""
-        return (await self._await(self._compare([(question, response_a, response_b)])))[0]
+        return (await self.acompare_all([(question, response_a, response_b)]))[0]
 
     def compare_all(self, comparisons: Sequence[tuple[Question, str, str]]) -> list[Decision]:
         """:meth:`compare` of many ``(question, response_a, response_b)`` together; decisions in their order."""
-        return self._wait(self._compare(comparisons))
+        return self._wait(self._asked.compare(_pairs(comparisons)))
 
     async def acompare_all(self, comparisons: Sequence[tuple[Question, str, str]]) -> list[Decision]:
         """:meth:`compare_all` as a coroutine."""
-        return await self._await(self._compare(comparisons))
+        return await self._await(self._asked.compare(_pairs(comparisons)))
 
     def rank(
         self, question: Question, responses: Sequence[str], method: Method = "all_pairs", rounds: int = 0
@@ -144,26 +137,34 @@ class Judge:
         self, groups: Sequence[tuple[Question, Sequence[str]]], method: Method = "all_pairs", rounds: int = 0
     ) -> list[Ranking]:
         """:meth:`rank` of many ``(question, responses)`` together; rankings in their order."""
-        return self._wait(self._rank(groups, method, rounds))
+        return self._wait(self._asked.rank(_groups(groups), method, rounds))
 
     async def arank_all(
         self, groups: Sequence[tuple[Question, Sequence[str]]], method: Method = "all_pairs", rounds: int = 0
     ) -> list[Ranking]:
         """:meth:`rank_all` as a coroutine."""
-        return await self._await(self._rank(groups, method, rounds))
+        return await self._await(self._asked.rank(_groups(groups), method, rounds))
 
-    async def _compare(self, comparisons: Sequence[tuple[Question, str, str]]) -> list[Decision]:
-        pairs: list[PreferencePair] = [
-            asked(*comparison, place=f"comparison {number}") for number, comparison in enumerate(comparisons)
-        ]
-        found = {index: decision async for index, decision in self._judge.decisions(pairs)}
-        return [found[index] for index in range(len(pairs))]
+    def reward(self, prompt: Question, responses: Sequence[str], budget: int = 0) -> Rewards:
+        """What each response is worth, in [0, 1], from at most ``budget`` comparisons (0: two a response).
 
-    async def _rank(
-        self, groups: Sequence[tuple[Question, Sequence[str]]], method: Method, rounds: int
-    ) -> list[Ranking]:
-        given = [Group(f"group {at}", question, tuple(texts)) for at, (question, texts) in enumerate(groups)]
-        return await rank_groups(self._judge.decisions, given, method, rounds)
+        Raises:
+            DataError: no responses, or a text that cannot be judged.
+
+        """
+        return self.reward_all([(prompt, responses)], budget)[0]
+
+    async def areward(self, prompt: Question, responses: Sequence[str], budget: int = 0) -> Rewards:
+        """:meth:`reward` as a coroutine."""
+        return (await self.areward_all([(prompt, responses)], budget))[0]
+
+    def reward_all(self, groups: Sequence[tuple[Question, Sequence[str]]], budget: int = 0) -> list[Rewards]:
+        """:meth:`reward` of many ``(prompt, responses)`` together; in their order."""
+        return self._wait(self._asked.reward(_groups(groups), budget))
+
+    async def areward_all(self, groups: Sequence[tuple[Question, Sequence[str]]], budget: int = 0) -> list[Rewards]:
+        """:meth:`reward_all` as a coroutine."""
+        return await self._await(self._asked.reward(_groups(groups), budget))
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -176,12 +177,13 @@ class Judge:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def close(self) -> None:
-        """End the engines. May be called twice."""
+        """End the engines, or the connections. May be called twice."""
         if self._thread.is_alive():
+            self._wait(self._asked.aclose())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-        self._stack.close()
+        self._asked.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,3 +192,11 @@ class Judge:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _pairs(comparisons: Sequence[tuple[Question, str, str]]) -> list[PreferencePair]:
+    return [asked(*comparison, place=f"comparison {number}") for number, comparison in enumerate(comparisons)]
+
+
+def _groups(groups: Sequence[tuple[Question, Sequence[str]]]) -> list[Group]:
+    return [Group(f"group {at}", question, tuple(texts)) for at, (question, texts) in enumerate(groups)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,8 +48,20 @@ class Ranking:
     """None where no comparison was needed."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values, which :meth:`of_json` reads back."""
         return asdict(self)
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> Ranking:
+        """The ranking that :meth:`as_json` wrote.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+
+        """
+        flat = {name: tuple(row[name]) for name in ("ranking", "scores")}
+        nested = {name: tuple(map(tuple, row[name])) for name in ("intervals", "wins")}
+        return cls(**{**row, **flat, **nested})
 
 
 @dataclass(slots=True)

@@ -26,6 +26,9 @@ class _Asked(_Body):
     orders: Literal["both", "a_first", "b_first"] | None = None
     votes: int | None = Field(None, ge=1, description="Judgments of each order; more than one needs a temperature.")
     temperature: float | None = Field(None, ge=0, le=2, strict=False)
+    too_long: Literal["refuse", "report"] = Field(
+        "refuse", description="What leaves no room for a judgment: status 422, or an answer with it among `failures`."
+    )
 
     @model_validator(mode="after")
     def _is_asked_once(self) -> Self:
@@ -57,9 +60,8 @@ class RewardRequest(_Body):
     """A reward for each response of a group."""
 
     prompt: str | list[Turn]
-    responses: list[str] = Field(min_length=2)
-    method: Literal["all_pairs", "circular", "knockout", "swiss"] = "circular"
-    rounds: int = Field(0, ge=0)
+    responses: list[str] = Field(min_length=1)
+    budget: int = Field(0, ge=0, description="Comparisons at most; 0: two a response.")
 
     def conversation(self) -> Any:
         """The prompt as the judging core takes it."""

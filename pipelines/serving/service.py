@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.data.prompts import encode
 from pipelines.judgment.decision import SHOWN, hash_of
 from pipelines.judgment.judging import TOO_LONG, PairwiseJudge, asked
-from pipelines.judgment.ranking import Group, Ranking, rank_groups
-from pipelines.judgment.tournaments import Method
+from pipelines.judgment.ranking import Group, rank_groups
+from pipelines.judgment.rewards import reward_groups
 from pipelines.serving.limits import Limits, Refused
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest
 
@@ -38,7 +37,7 @@ class Service:
         judge = self._asked(request)
         pair = asked(request.conversation(), request.response_a, request.response_b)
         (decision,) = [decision async for _, decision in judge.decisions([pair])]
-        _refuse_failed(decision.failures)
+        _refuse_failed(decision.failures, request.too_long)
         return decision.as_json()
 
     async def rank(self, request: RankRequest) -> dict[str, Any]:
@@ -49,33 +48,29 @@ class Service:
 
         """
         judge = self._asked(request)
+        self._check_count(request.responses)
         group = Group("request", request.conversation(), tuple(request.responses))
-        return (await self._ranking(judge, group, request.method, request.rounds)).as_json()
+        (ranking,) = await rank_groups(judge.decisions, [group], request.method, request.rounds)
+        _refuse_failed(ranking.failures, request.too_long)
+        return ranking.as_json()
 
     async def reward(self, request: RewardRequest) -> dict[str, Any]:
-        """``rewards`` in [0, 1], one for each response: the mean of its scores against those it met; equal responses
-        have equal ones. ``ranking``, ``calls`` and ``usage`` beside them.
+        """The rewards of a group; see :class:`pipelines.judgment.rewards.Rewards`.
 
         Raises:
-            DataError, Refused: as :meth:`compare`; a group in which one response was not judged has no rewards.
+            DataError: a text cannot be judged.
+            Refused: too many responses, or the engines failed on a vote.
 
         """
+        self._check_count(request.responses)
         group = Group("request", request.conversation(), tuple(request.responses))
-        ranking = await self._ranking(self._judge, group, request.method, request.rounds)
-        met = [[score for score in row if score is not None] for row in ranking.wins]
-        if ranking.calls and not all(met):
-            raise Refused(422, "not_judged", f"no judgment of one response could be read: {ranking.failures}")
-        rewards = [fmean(scores) if scores else 0.5 for scores in met]
-        return {"rewards": rewards, "ranking": ranking.ranking, "calls": ranking.calls, "usage": ranking.usage}
+        (rewards,) = await reward_groups(self._judge.decisions, [group], request.budget)
+        _refuse_failed(rewards.failures, "report")
+        return rewards.as_json()
 
-    async def _ranking(self, judge: PairwiseJudge, group: Group, method: Method, rounds: int) -> Ranking:
-        if len(group.responses) > self.limits.responses:
-            raise Refused(
-                422, "too_many_responses", f"{len(group.responses)} responses; at most {self.limits.responses}"
-            )
-        (ranking,) = await rank_groups(judge.decisions, [group], method, rounds)
-        _refuse_failed(ranking.failures)
-        return ranking
+    def _check_count(self, responses: Sequence[str]) -> None:
+        if len(responses) > self.limits.responses:
+            raise Refused(422, "too_many_responses", f"{len(responses)} responses; at most {self.limits.responses}")
 
     async def chat(self, request: ChatRequest) -> dict[str, Any]:
         """The model's own completion of a conversation, in OpenAI's form.
@@ -146,9 +141,9 @@ class Service:
         return replace(self._judge, rule=rule)
 
 
-def _refuse_failed(causes: Mapping[str, int]) -> None:
+def _refuse_failed(causes: Mapping[str, int], too_long: str = "refuse") -> None:
     """Refuse what was not judged. A judgment that was written and has no verdict is an answer, and stays one."""
-    if TOO_LONG in causes:
+    if TOO_LONG in causes and too_long == "refuse":
         raise Refused(422, TOO_LONG, "the prompt leaves no room for a judgment: shorten question or responses")
     if "engine_error" in causes:
         raise Refused(503, "engine_error", "the engine failed on this request: ask again", retry_after=1)

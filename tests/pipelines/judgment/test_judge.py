@@ -12,7 +12,8 @@ import pipelines.rank
 from actors.learner.settings import ModelError
 from pipelines.config import Config
 from pipelines.config.compose import load_config
-from pipelines.judgment.judge import Judge, settings_of
+from pipelines.judgment.in_process import settings_of
+from pipelines.judgment.judge import Judge
 
 
 def test_a_model_of_a_run_is_asked_as_in_its_run(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_rankings_and_rewards() -> None:
     ranking = client().post("/v1/rank", json={"question": "q", "responses": responses}).json()
     assert (ranking["ranking"][0], ranking["ranking"][-1]) == (1, 2)
     assert len(ranking["scores"]) == 4
-    reward = client().post("/v1/reward", json={"prompt": "q", "responses": responses, "method": "all_pairs"}).json()
+    reward = client().post("/v1/reward", json={"prompt": "q", "responses": responses}).json()
     # Against two different others each: wins of one, both, none; equal responses have equal rewards.
     assert reward["rewards"] == [0.5, 1.0, 0.0, 0.5]
     refused(client().post("/v1/rank", json={"question": "q", "responses": ["x"]}), 422, "invalid_request")
