@@ -24,6 +24,9 @@ def rollout_metrics(groups: Sequence[ScoredGroup], weight_version: int) -> dict[
         "reward_failures": float(unscored.total()),
     }
     metrics |= {f"reward_failures/{cause}": float(count) for cause, count in sorted(unscored.items())}
+    failed = metrics["generation_failures"] + metrics["reward_failures"]
+    if asked := failed + sum(len(group.traces) for group in groups):
+        metrics["failed_share"] = failed / asked
     pairs = [(group.prompt, item) for group in groups for item in group.traces]
     if not pairs:
         return metrics

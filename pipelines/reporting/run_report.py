@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from actors.jsonl import lines_of, row_of
 from pipelines.reporting.pages import write_page
+from pipelines.reporting.panels import drawn, unplaced
 from pipelines.reporting.report_traces import STAGES, select_traces
 
 _CURVE_POINTS = 400
+_UNDER_WAY = {"max_rows": 600, "max_characters": 1_000_000}
 _HEADLINE = (
     ("accuracy", "accuracy", "share"),
     ("consistent_accuracy", "both orders right", "share"),
@@ -33,25 +36,33 @@ Series = dict[str, dict[str, list[tuple[float, float]]]]
 """Stage -> metric -> points (step, value)."""
 
 
-def write_report(run_directory: Path) -> Path:
-    """Write ``report.html`` of a run from what is there, and return its path.
+def write_report(run_directory: Path, under_way: bool = False) -> Path:
+    """Write ``report.html`` of a run from what is there, and return its path; see :func:`report_data`.
+
+    The file appears whole or not at all.
+    """
+    data = report_data(run_directory, under_way)
+    return write_page(run_directory / "report.html", "reporting/report.html.jinja", data)
+
+
+def report_data(run_directory: Path, under_way: bool = False) -> dict[str, Any]:
+    """Everything the page shows, as plain data.
 
     Reads ``summary.json``, ``config.yaml``, ``metrics.jsonl`` and ``traces/*.parquet``; what is missing or damaged is
-    named in the report. The file appears whole or not at all.
+    named in the report. While the run is ``under_way`` only the latest of many traces are read, so that its pages take
+    no longer as it goes on.
     """
-    return write_page(run_directory / "report.html", "reporting/report.html.jinja", report_data(run_directory))
-
-
-def report_data(run_directory: Path) -> dict[str, Any]:
-    """Everything the page shows, as plain data."""
     notes = _warnings(run_directory / "stages")
     summary = _read_summary(run_directory / "summary.json", notes)
     config = run_directory / "config.yaml"
-    traces = select_traces(sorted((run_directory / "traces").glob("*.parquet")), notes)
+    files = sorted((run_directory / "traces").glob("*.parquet"))
+    traces = select_traces(latest(files), notes, **_UNDER_WAY) if under_way else select_traces(files, notes)
     series = read_metrics(run_directory / "metrics.jsonl", notes)
     if not traces["rows"]:
         notes.append("No traces yet: none have been written to traces/*.parquet.")
     return {
+        "under_way": under_way,
+        "written": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "run": str(summary.get("run") or run_directory.name),
         "recipe": summary.get("recipe"),
         "seed": summary.get("seed"),
@@ -63,9 +74,36 @@ def report_data(run_directory: Path) -> dict[str, Any]:
             stage: {name: thin(points, _CURVE_POINTS) for name, points in metrics.items()}
             for stage, metrics in series.items()
         },
+        "panels": [chart for stage, metrics in series.items() for chart in charts(stage, metrics)],
         "traces": traces,
         "notes": notes,
     }
+
+
+def charts(stage: str, names: Iterable[str]) -> list[dict[str, Any]]:
+    """The panels of a stage that have numbers, in order; last, without a section, what no panel draws."""
+    known = list(names)
+    found = [
+        {
+            "stage": stage,
+            "section": section.title,
+            "title": panel.title,
+            "unit": panel.unit,
+            "stacked": panel.stacked,
+            "lines": lines,
+        }
+        for section, panel, lines in drawn(stage, known)
+    ]
+    other = {"stage": stage, "section": None, "unit": "number", "stacked": False}
+    return found + [other | {"title": name, "lines": [name]} for name in unplaced(stage, known)]
+
+
+def latest(files: Sequence[Path], count: int = 4) -> list[Path]:
+    """Files of held-out judgments, and of each stage those of its last steps: names end in the step."""
+    by_kind: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        by_kind[file.stem.rpartition("-")[0] if file.stem[-1:].isdigit() else file.stem].append(file)
+    return sorted(file for mine in by_kind.values() for file in sorted(mine)[-count:])
 
 
 def _warnings(folder: Path) -> list[str]:

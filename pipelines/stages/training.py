@@ -13,7 +13,9 @@ from actors.learner.manifest import checkpoint_path, latest, list_checkpoints, p
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.metrics import summarise
 from pipelines.reporting.console import StageProgress
+from pipelines.reporting.failed_traces import FailedTraces
 from pipelines.reporting.flat_steps import FlatSteps
+from pipelines.reporting.live_report import LiveReport
 from pipelines.reporting.policies_apart import PoliciesApart
 from pipelines.runs import interruption
 from pipelines.runs.catalogue import STAGES
@@ -45,8 +47,11 @@ class Training:
         config = stage.config
         self._alarms = (
             FlatSteps(config.rl.warn_after_flat_steps),
+            FailedTraces(),
             PoliciesApart((config.rollout.dtype, config.learner.dtype), config.algorithm.old_logprobs),
         )
+        self.report = LiveReport(stage.run.path)
+        """The run's page, rewritten after steps."""
         self._best: Sequence[float] | None = state.get("best")
         """Highest held-out accuracy on the way, and its step."""
 
@@ -88,6 +93,7 @@ class Training:
         stops = interruption.requested() and not is_ahead
         if self._saves(done) or stops:
             await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"))
+        await asyncio.to_thread(self.report.after_step, "eval/accuracy" in logged or self._saves(done))
         if stops:
             interruption.stop()
 
@@ -131,11 +137,19 @@ def open_training(stage: Stage, learners: LearnerGroup, total: int) -> Iterator[
         return f"{stage.name} after step {saved[-1][0]}" if saved else f"{stage.name} from its beginning"
 
     with interruption.at_step_ends(stage.config.cluster.grace, point), stage.progress(total, first) as progress:
-        yield Training(stage, learners, total, state, progress)
+        training = Training(stage, learners, total, state, progress)
+        training.report.write()
+        try:
+            yield training
+        finally:
+            training.report.write()
 
 
 def _held_out(judged: Sequence[JudgedComparison], seed: int) -> dict[str, float]:
     """Held-out figures of a step."""
     scores = summarise(judged, seed=seed, resamples=100)
     names = ("accuracy", "consistent_accuracy", "flip_rate", "parse_rate", "mean_tokens")
-    return {f"eval/{name}": scores[name] for name in names if scores[name] is not None}
+    found = {name: scores[name] for name in names}
+    for kind in ("domain", "order"):
+        found |= {f"accuracy/{kind}/{name}": row["accuracy"] for name, row in scores[f"by_{kind}"].items()}
+    return {f"eval/{name}": value for name, value in found.items() if value is not None}

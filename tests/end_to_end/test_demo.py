@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, Runs, wait_until
 
+from pipelines.reporting.panels import WITHOUT_PANEL, panels_of
+
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -75,6 +77,13 @@ def test_outputs_are_complete(demo: Path) -> None:
     text = (demo / "terminal.txt").read_text()
     assert "report.html" in text
     assert "Traceback" not in text
+
+
+def test_every_number_that_was_logged_is_in_one_panel(runs: Runs, demo: Path) -> None:
+    for stage in ("distill", "rl"):
+        names = {name for line in runs.metrics("demo", stage) for name in line["metrics"]}
+        assert len(names) > 10
+        assert {name for name in names if len(panels_of(stage, name)) != 1} == names & set(WITHOUT_PANEL)
 
 
 def test_held_out_pairs_are_disjoint_from_training_pairs(demo: Path) -> None:

@@ -109,6 +109,7 @@ def test_failures_take_no_part_in_the_mean() -> None:
     assert advantages(with_failures) == advantages(rewarded("g", 1, 1, 1, -1))
     batch = policy_batch([with_failures, rewarded("h", 1, -1, failed=1)], Algorithm(), 2, 5)
     assert batch.metrics["generation_failures"] == 4
+    assert batch.metrics["failed_share"] == 4 / 10
     assert batch.metrics["reward"] == pytest.approx(2 / 6)
 
 
@@ -128,6 +129,7 @@ def test_a_batch_of_failures_only_has_counts_and_no_means() -> None:
     assert batch.metrics == {
         "generation_failures": 2.0,
         "reward_failures": 0.0,
+        "failed_share": 1.0,
         "equal_reward_groups": 0.0,
         "short_groups": 1.0,
     }

@@ -113,6 +113,8 @@ def test_evaluations_come_by_schedule_and_their_figures_are_the_steps(opened: Op
     lines = [json.loads(line)["metrics"] for line in run.metrics_file.read_text().splitlines()]
     # Not after the last step, where the stage evaluates everything.
     assert [line.get("eval/accuracy") for line in lines] == [None, 0.5, None, None]
+    assert (lines[1]["eval/accuracy/domain/chat"], lines[1]["eval/accuracy/order/chosen_first"]) == (0.5, 0.5)
+    assert "eval/accuracy/order/chosen_second" not in lines[1], "no pair was judged in that order"
     assert lines[1]["time/evaluate"] >= 0
     assert [path.name for path in sorted(run.checkpoints("rl").iterdir())] == ["step-000003", "step-000004"]
 
@@ -131,6 +133,31 @@ def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opene
         take(training, 6, evaluate)
     kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
     assert kept == ["step-000002", "step-000005", "step-000006"]
+
+
+def test_the_page_is_there_before_the_first_step_and_after_every_evaluation(opened: Open, run: RunDirectory) -> None:
+    def rewards() -> list[list[float]]:
+        page = run.report_file.read_text()
+        return (
+            json.loads(page.partition('id="data">')[2].partition("</script")[0])["series"]
+            .get("rl", {})
+            .get("reward", [])
+        )
+
+    with (
+        opened("rl.evaluate_every=2", "rl.checkpoints.every=5") as stage,
+        open_training(stage, LEARNERS, 5) as training,
+    ):
+        assert rewards() == []
+        # No minute passes here; a step of note writes as soon as it would not cost too much.
+        training.report._took = 0.0
+        take(training, 1)
+        assert rewards() == []
+        asyncio.run(training.after_step(2, {"reward": 0.2}, judged))
+        assert rewards() == [[1, 0.1], [2, 0.2]]
+        asyncio.run(training.after_step(3, {"reward": 0.3}, judged))
+        assert len(rewards()) == 2
+    assert len(rewards()) == 3
 
 
 def test_steps_that_teach_nothing_are_warned_of_on_the_terminal_and_in_the_report(
