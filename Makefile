@@ -105,6 +105,10 @@ rank: setup ## order the responses to each question: INPUT=samples.jsonl [METHOD
 serve: setup ## answer comparisons over HTTP until Ctrl-C: MODEL=path or hub name; ARGS="serve.port=8000 serve.keys=file"
 	$(BIN)/python -m pipelines.serve $(NAMED) $(call USED,serve) $(LINE)
 
+.PHONY: reward
+reward: setup ## rewards for others' training from a judge that is served: ARGS="reward.judge=http://127.0.0.1:8000 reward.group_size=8"
+	$(BIN)/python -m pipelines.reward $(NAMED) $(LINE)
+
 .PHONY: submit
 submit: setup ## run PIPELINE through Ray's job server at ADDRESS
 	$(BIN)/python -m launch.submit --pipeline $(PIPELINE) --address $(call quote,$(ADDRESS)) -- $(NAMED) $(LINE)

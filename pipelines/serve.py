@@ -7,39 +7,20 @@ Without ``serve.model`` the last model of the run judges. ``/docs`` lists the ro
 
 from __future__ import annotations
 
-import errno
 import signal
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.config import Config, ConfigError
+from pipelines.config import Config
 from pipelines.job.session import Session
 from pipelines.judgment.opening import judge_parts, judging_rule, without_learners
 from pipelines.judgment.weights import weights_id
 from pipelines.reporting.console import Console
 from pipelines.runs import interruption
 from pipelines.runs.command_line import main
-from pipelines.serving.limits import Limits, read_keys
+from pipelines.serving.limits import Limits, check_port, read_keys
 from pipelines.stages.stage import open_run
-
-
-def check_port(host: str, port: int) -> None:
-    """Hold the address to one that can be listened at.
-
-    Raises:
-        ConfigError: the port is taken, or the address is not this machine's.
-
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-    except OSError as error:
-        remedy = "another server listens there: set serve.port" if error.errno == errno.EADDRINUSE else str(error)
-        raise ConfigError(f"serve.host={host} serve.port={port}: cannot listen: {remedy}") from error
 
 
 def command(config: Config) -> None:

@@ -9,6 +9,7 @@ from actors.learner.choices import OPTIMIZERS
 from pipelines.config.chains import Chains, Teacher
 from pipelines.config.constraints import FILE, PATH, location, number, one_of
 from pipelines.config.judging import Judge, Rank
+from pipelines.config.rewarding import Rewarding
 from pipelines.config.serving import Serving
 
 
@@ -163,3 +164,4 @@ class Stages:
     judge: Judge = field(default_factory=Judge)
     rank: Rank = field(default_factory=Rank)
     serve: Serving = field(default_factory=Serving)
+    reward: Rewarding = field(default_factory=Rewarding)

@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from pipelines.data.schema import PreferencePair
+from pipelines.judgment.connection import Patience
 from pipelines.judgment.decision import Decision
 from pipelines.judgment.in_process import InProcessJudge
 from pipelines.judgment.judging import asked
-from pipelines.judgment.over_http import HttpJudge, Patience, is_address
+from pipelines.judgment.over_http import HttpJudge, is_address
 from pipelines.judgment.ranking import Group, Ranking
 from pipelines.judgment.rewards import Rewards
 from pipelines.judgment.tournaments import Method

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +38,7 @@ class Limits:
     """Seconds."""
 
 
-def read_keys(path: str | None, host: str) -> tuple[str, ...]:
+def read_keys(path: str | None, host: str, section: str = "serve") -> tuple[str, ...]:
     """The bearer keys of a file, one a line; none without a file, which only a loopback address may do.
 
     Raises:
@@ -46,21 +48,39 @@ def read_keys(path: str | None, host: str) -> tuple[str, ...]:
     if path is None:
         if not _is_loopback(host):
             raise ConfigError(
-                f"serve.host={host} is reached from other machines, and serve.keys is not set: name a file of keys"
+                f"{section}.host={host} is reached from other machines, and {section}.keys is not set: name a file "
+                "of keys"
             )
         return ()
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"serve.keys={path}: there is no such file")
+        raise ConfigError(f"{section}.keys={path}: there is no such file")
     if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"serve.keys={path}: others may read or change it: chmod 600 {path}")
+        raise ConfigError(f"{section}.keys={path}: others may read or change it: chmod 600 {path}")
     try:
         keys = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
     except UnicodeDecodeError as error:
-        raise ConfigError(f"serve.keys={path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        raise ConfigError(f"{section}.keys={path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
     if not keys:
-        raise ConfigError(f"serve.keys={path} holds no key: write one a line")
+        raise ConfigError(f"{section}.keys={path} holds no key: write one a line")
     return keys
+
+
+def check_port(host: str, port: int, section: str = "serve") -> None:
+    """Hold the address of settings ``section`` to one that can be listened at.
+
+    Raises:
+        ConfigError: the port is taken, or the address is not this machine's.
+
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        remedy = f"another server listens there: set {section}.port" if error.errno == errno.EADDRINUSE else str(error)
+        raise ConfigError(f"{section}.host={host} {section}.port={port}: cannot listen: {remedy}") from error
 
 
 def _is_loopback(host: str) -> bool:

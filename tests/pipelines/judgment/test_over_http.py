@@ -19,9 +19,9 @@ from actors.errors import UserError
 from actors.redaction import KeyRefused
 from pipelines.config import ConfigError
 from pipelines.data.schema import DataError
+from pipelines.judgment.connection import JudgeRefused, JudgeUnreachable
 from pipelines.judgment.judge import Judge
 from pipelines.judgment.judging import asked
-from pipelines.judgment.over_http import JudgeRefused, JudgeUnreachable
 from pipelines.judgment.ranking import Group, rank_groups
 from pipelines.judgment.rewards import reward_groups
 

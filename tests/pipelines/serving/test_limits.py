@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import ConfigError
-from pipelines.serve import check_port
-from pipelines.serving.limits import read_keys
+from pipelines.serving.limits import check_port, read_keys
 
 
 def test_keys_of_a_file(tmp_path: Path) -> None:
