@@ -98,7 +98,7 @@ judge: setup ## decisions for a file of pairs without labels: INPUT=pairs.jsonl 
 	$(BIN)/python -m pipelines.judge $(NAMED) $(call USED,judge) $(LINE)
 
 .PHONY: rank
-rank: setup ## order the responses to each question: INPUT=samples.jsonl [METHOD=all_pairs|circular|knockout|swiss] [OUT=] [MODEL=]
+rank: setup ## order the responses to each question: INPUT=samples.jsonl [METHOD=all_pairs|circular|knockout|swiss|listwise] [OUT=] [MODEL=]
 	$(BIN)/python -m pipelines.rank $(NAMED) $(call USED,rank) $(LINE)
 
 .PHONY: serve

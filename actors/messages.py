@@ -12,8 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-Side = Literal["A", "B"]
+Side = Literal["A", "B", "C", "D"]
+"""The letter under which a response is shown; C and D in lists alone."""
 Order = Literal["chosen_first", "chosen_second"]
+JudgeMode = Literal["pairwise", "pointwise", "listwise"]
+"""What a judge is asked for: the better of two responses, a rating of one, or an order of at most four."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -25,11 +28,15 @@ class Prompt:
     """``<pair id>/<order>``; unique in a run's data."""
     pair_id: str
     order: Order
+    """Of a rating: ``chosen_first`` where the chosen response is rated, ``chosen_second`` where the other one is."""
     label: Side
-    """The side on which the better response is shown."""
+    """The side on which the better response is shown; of a rating A where that is the better one, otherwise B."""
     domain: str
     token_ids: tuple[int, ...]
     """[P], chat template and generation prompt included."""
+    judged: JudgeMode = "pairwise"
+    responses: int = 2
+    """How many it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +98,15 @@ ParseFailure = Literal["empty", "none_found", "both_found", "truncated"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a trace decided, or why nothing could be read from it. Exactly one of the two is set."""
+    """What a trace decided, or why nothing could be read from it."""
 
     side: Side | None
+    """The better response; of an order, its first; None of a rating."""
     cause: ParseFailure | None
+    """Set where nothing could be read, and only there."""
+    rating: int | None = None
+    ranking: tuple[Side, ...] | None = None
+    """Of an order: all responses, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,8 @@ class VerificationRequest:
     domain: str
     shown: Shown | None = None
     """Sent only where a user's reward function reads it."""
+    judged: JudgeMode = "pairwise"
+    responses: int = 2
 
 
 @dataclass(frozen=True, slots=True)

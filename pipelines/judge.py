@@ -1,5 +1,7 @@
 """Judge a file of pairs that need no labels: decisions, a preference set, and on request a page to read them in.
 
+With ``judge.mode=pointwise`` rate single responses instead: rows of a question and ``responses``, or one ``response``.
+
     python -m pipelines.judge judge.input=pairs.jsonl judge.out=decisions.jsonl [judge.model=...] [judge.page=true]
 
 writes beside ``decisions.jsonl``: ``decisions.preferences.parquet``, which `make data` takes, ``decisions.html``, and
@@ -10,15 +12,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from statistics import fmean
 
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.data.preference_file import PairFile, read_pair_file
 from pipelines.data.schema import PreferencePair
 from pipelines.judgment.decision import Decision
+from pipelines.judgment.groups import read_groups
 from pipelines.judgment.journal import JudgingJournal
 from pipelines.judgment.judging import PairwiseJudge
 from pipelines.judgment.opening import open_work, work_of
 from pipelines.judgment.outputs import write_decisions_page, write_preferences, write_rows
+from pipelines.judgment.rating import RatingDecision, rating_keys, ratings, to_rate
 from pipelines.reporting.console import Console, StageProgress
 from pipelines.runs.command_line import main
 
@@ -29,7 +34,7 @@ def read(config: Config, path: str) -> PairFile:
 
 
 async def decide_all(
-    judge: PairwiseJudge, journal: JudgingJournal, pairs: list[PreferencePair], progress: StageProgress
+    judge: PairwiseJudge, journal: JudgingJournal[Decision], pairs: list[PreferencePair], progress: StageProgress
 ) -> list[Decision]:
     """The decision of every pair, in order."""
     decided: dict[int, Decision] = {}
@@ -41,13 +46,62 @@ async def decide_all(
 
 def command(config: Config) -> None:
     """Judge ``judge.input``; what is in the journal already is not judged again."""
+    (rate_file if config.judge.mode == "pointwise" else judge_pairs)(config)
+
+
+def rate_file(config: Config) -> None:
+    """Rate every response of ``judge.input``, whose rows are those of `make rank`; one response is enough."""
+    section, console = config.judge, Console()
+    if section.page:
+        raise ConfigError("judge.page=true is of pairs: leave it out with judge.mode=pointwise")
+    work = work_of(config, section, "judge")
+    console.header("judge", f"{work.source}, pointwise, seed {config.seed}")
+    groups, bad = read_groups(work.source, config.data.on_bad_row, least=1)
+    if bad:
+        console.note(f"{len(bad)} bad rows skipped")
+    places = [(group, position) for group in groups for position in range(len(group.responses))]
+    asked = [
+        to_rate(group.question, group.responses[position], place=f"{group.id}, response {position}")
+        for group, position in places
+    ]
+
+    async def rated(judge: PairwiseJudge, journal: JudgingJournal[RatingDecision]) -> list[RatingDecision]:
+        found: dict[int, RatingDecision] = {}
+        async for index, decision in journal.answered(
+            rating_keys(judge, asked),
+            [item.id for item in asked],
+            lambda missing: ratings(judge, [asked[at] for at in missing]),
+        ):
+            found[index] = decision
+            progress.update(len(found))
+        return [found[index] for index in range(len(asked))]
+
+    with open_work(config, section, work, RatingDecision, "pointwise") as (judge, journal):
+        console.note(f"{judge.model}: {len(asked):,} responses to {len(groups):,} questions")
+        with console.progress("judge", len(asked)) as progress:
+            decisions = asyncio.run(rated(judge, journal))
+    rows = [
+        {"id": group.id, "position": position, **decision.as_json()}
+        for (group, position), decision in zip(places, decisions, strict=True)
+    ]
+    write_rows(work.out, rows)
+    causes: Counter[str] = Counter()
+    for decision in decisions:
+        causes.update(decision.failures)
+    unread = "".join(f", {count} votes without rating: {cause}" for cause, count in sorted(causes.items()))
+    known = [decision.rating for decision in decisions if decision.rating is not None]
+    console.note(f"{len(known):,} ratings" + (f", mean {fmean(known):.2f}" if known else "") + f"{unread}: {work.out}")
+
+
+def judge_pairs(config: Config) -> None:
+    """Decide between the responses of every pair of ``judge.input``."""
     section, console = config.judge, Console()
     work = work_of(config, section, "judge")
     console.header("judge", f"{work.source}, seed {config.seed}")
     file = read(config, work.source)
     for loss in file.losses():
         console.note(loss)
-    with open_work(config, section, work) as (judge, journal):
+    with open_work(config, section, work, Decision) as (judge, journal):
         console.note(f"{judge.model}: {len(file.pairs):,} pairs ({file.schema})")
         with console.progress("judge", len(file.pairs)) as progress:
             decisions = asyncio.run(decide_all(judge, journal, file.pairs, progress))

@@ -1,4 +1,4 @@
-"""Rank the responses to each question of a file by tournaments of a judge.
+"""Rank the responses to each question of a file by tournaments of a judge, or a few at once.
 
     python -m pipelines.rank rank.input=samples.jsonl rank.out=ranking.jsonl [rank.method=knockout] [rank.model=...]
 
@@ -13,28 +13,43 @@ from functools import partial
 from typing import cast
 
 from pipelines.config import Config
+from pipelines.judgment.decision import Decision
 from pipelines.judgment.groups import read_groups
-from pipelines.judgment.opening import open_work, work_of
+from pipelines.judgment.journal import JudgingJournal
+from pipelines.judgment.judging import PairwiseJudge
+from pipelines.judgment.listing import Listing, contests_of, listing_keys, listings, ranking_of
+from pipelines.judgment.opening import Work, open_work, work_of
 from pipelines.judgment.outputs import write_rows
-from pipelines.judgment.ranking import rank_groups
+from pipelines.judgment.ranking import Group, Ranking, rank_groups
 from pipelines.judgment.tournaments import Method, most_calls
-from pipelines.reporting.console import Console
+from pipelines.reporting.console import Console, StageProgress
 from pipelines.runs.command_line import main
 
 
 def command(config: Config) -> None:
     """Rank ``rank.input``; comparisons that are in the journal already are not made again."""
     section, console = config.rank, Console()
-    work, method = work_of(config, section, "rank"), cast(Method, section.method)
-    console.header("rank", f"{work.source}, {method}, seed {config.seed}")
+    work = work_of(config, section, "rank")
+    console.header("rank", f"{work.source}, {section.method}, seed {config.seed}")
     groups, bad = read_groups(work.source, config.data.on_bad_row)
     if bad:
         console.note(f"{len(bad)} bad rows skipped")
+    rankings = (_listwise if section.method == "listwise" else _by_pairs)(config, work, groups, console)
+    rows = [{"id": group.id, **ranking.as_json()} for group, ranking in zip(groups, rankings, strict=True)]
+    write_rows(work.out, rows)
+    failed = sum(sum(ranking.failures.values()) for ranking in rankings)
+    calls = sum(ranking.calls for ranking in rankings)
+    what = "prompts" if section.method == "listwise" else "comparisons"
+    console.note(f"{calls:,} {what}, {failed} votes without verdict: {work.out}")
+
+
+def _by_pairs(config: Config, work: Work, groups: list[Group], console: Console) -> list[Ranking]:
+    section, method = config.rank, cast(Method, config.rank.method)
     total = sum(most_calls(method, len(group.responses), section.rounds) for group in groups)
-    with open_work(config, section, work) as (judge, journal):
+    with open_work(config, section, work, Decision) as (judge, journal):
         console.note(f"{judge.model}: {len(groups):,} groups, at most {total:,} comparisons")
         with console.progress("rank", total) as progress:
-            rankings = asyncio.run(
+            return asyncio.run(
                 rank_groups(
                     partial(journal.decisions, judge),
                     groups,
@@ -43,11 +58,25 @@ def command(config: Config) -> None:
                     lambda done, _: progress.update(done),
                 )
             )
-    rows = [{"id": group.id, **ranking.as_json()} for group, ranking in zip(groups, rankings, strict=True)]
-    write_rows(work.out, rows)
-    failed = sum(sum(ranking.failures.values()) for ranking in rankings)
-    calls = sum(ranking.calls for ranking in rankings)
-    console.note(f"{calls:,} comparisons, {failed} votes without verdict: {work.out}")
+
+
+def _listwise(config: Config, work: Work, groups: list[Group], console: Console) -> list[Ranking]:
+    contests = contests_of(groups)
+
+    async def listed(judge: PairwiseJudge, journal: JudgingJournal[Listing], progress: StageProgress) -> list[Ranking]:
+        found: dict[int, Listing] = {}
+        keys, names = listing_keys(judge, contests), [group.id for group in groups]
+        async for index, listing in journal.answered(
+            keys, names, lambda missing: listings(judge, [contests[at] for at in missing])
+        ):
+            found[index] = listing
+            progress.update(len(found))
+        return [ranking_of(contest, found[index]) for index, contest in enumerate(contests)]
+
+    with open_work(config, config.rank, work, Listing, "listwise") as (judge, journal):
+        console.note(f"{judge.model}: {len(groups):,} groups, each in all rotations")
+        with console.progress("rank", len(groups)) as progress:
+            return asyncio.run(listed(judge, journal, progress))
 
 
 if __name__ == "__main__":

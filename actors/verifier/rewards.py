@@ -10,13 +10,12 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
 import numpy as np
 
 from actors.errors import UserError
 from actors.messages import RewardFailure, ScoredGroup, ScoredTrace, Side, Trace, Verdict
-from actors.verifier.trace import VerdictMode, parse, read_verdict, well_formed
+from actors.verifier.trace import LETTERS, VerdictMode, parse, read_verdict, well_formed
 
 
 class RewardError(UserError, ValueError):
@@ -145,7 +144,7 @@ def score(trace: Trace, label: Side, rule: RewardRule) -> ScoredTrace:
         ValueError: an unknown mode.
 
     """
-    if label not in get_args(Side):
+    if label not in LETTERS[:2]:
         raise RewardError(f"label of prompt {trace.prompt_uid!r} is {label!r}: it must be 'A' or 'B'")
     verdict = read_verdict(trace.text, rule.mode, truncated=trace.finish_reason == "length")
     parts = {name: _OF_TRACE[name](trace, verdict, label, rule) for name in rule.weights if name in _OF_TRACE}

@@ -1,17 +1,8 @@
 """The one parser of judgments: what a trace decided, and which sections it has.
 
-The rule, for training, evaluation and reports alike:
-
-- A tag counts only as written: ``<eval>``, ``</eval>``; lower case, no blanks, no attributes. The section tags are
-  ``think``, ``type``, ``solution``, ``rubric``, ``justify``, ``eval``, ``answer`` and, for evidence in an evaluation,
-  ``quote_A``, ``summary_A``, ``quote_B``, ``summary_B``.
-- What stands inside a section is that section's text, whatever tags it quotes. Only ``rubric`` has a part of its own
-  (``justify``), and ``eval`` has the four evidence tags. Tags of a section's own name inside it are counted, so a
-  quoted whole judgment does not end the section that quotes it.
-- A closing tag that stands outside every section and has an earlier section of its name shows that this section was
-  closed too early by something it quoted: the section goes on to here. A closing ``think`` that nothing opened ends
-  a thought which the prompt opened: everything before it is thought.
-- A section that is never closed reaches to the end of the text and swallows what looks like an answer there.
+A judge is asked in one of three modes, each a row of :data:`ANSWERS`: which of two responses is better (pairwise), a
+rating of one (pointwise), an order of at most four (listwise). Which text counts as a judgment's own answer is the same
+in all of them; :mod:`actors.verifier.sections` tells it from what is quoted.
 
 Every function takes any text, never raises on it, and takes time linear in its length.
 """
@@ -19,11 +10,13 @@ Every function takes any text, never raises on it, and takes time linear in its 
 from __future__ import annotations
 
 import re
-from bisect import bisect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from types import MappingProxyType
+from typing import Literal, cast, get_args
 
-from actors.messages import ParseFailure, Side, Verdict
+from actors.messages import JudgeMode, ParseFailure, Side, Verdict
+from actors.verifier.sections import HOME, Scan, Section
 
 VerdictMode = Literal["strict", "paper", "reference"]
 TaskType = Literal["Reasoning", "Chat"]
@@ -31,13 +24,11 @@ TaskType = Literal["Reasoning", "Chat"]
 PAPER_WINDOW = 80
 """Characters at the end of an output in which the paper's reward looks for the verdict."""
 
-_SIDES: tuple[Side, Side] = ("A", "B")
-_EVIDENCE = ("quote_A", "summary_A", "quote_B", "summary_B")
-_PARTS = {"rubric": ("justify",), "eval": _EVIDENCE}
-_HOME = {part: section for section, parts in _PARTS.items() for part in parts}
+LETTERS: tuple[Side, ...] = get_args(Side)
+"""Under which responses are shown, in their order."""
+LOWEST, HIGHEST = 1, 10
+"""The scale of ratings."""
 _NEEDED = ("type", "solution", "rubric", "justify", "eval", "answer")
-_MAY_QUOTE = ("think", "solution", "rubric", "eval")
-_TAG = re.compile("<(/?)(think|type|solution|rubric|justify|eval|answer|" + "|".join(_EVIDENCE) + ")>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,139 +46,76 @@ class Judgment:
     """What keeps the judgment from being well formed, each kind of fault once; empty when nothing does."""
 
 
-class _Section(NamedTuple):
-    """A closed section: ``text[start:end]`` with its tags. A tuple, because hostile text can hold very many."""
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """What an answer may say in one mode: a row of the parser."""
 
-    name: str
-    start: int
-    end: int
-
-    def body(self, text: str) -> str:
-        return text[self.start + len(self.name) + 2 : self.end - len(self.name) - 3]
-
-    def tags(self) -> list[tuple[int, int]]:
-        return [(self.start, self.start + len(self.name) + 2), (self.end - len(self.name) - 3, self.end)]
+    body: str
+    """Regular expression of what stands between ``[[`` and ``]]``."""
+    verdict: Callable[[str, int], Verdict | None]
+    """What a body says of so many responses; None where it says nothing of them."""
+    wanted: str
+    """For the fault of an answer that is none: what it should be."""
 
 
-@dataclass(slots=True)
-class _Open:
-    """A section being read; ``depth`` counts tags of its own name."""
-
-    name: str
-    start: int
-    depth: int = 1
+def _side_of(body: str, responses: int) -> Verdict | None:
+    return Verdict(cast(Side, body), None)
 
 
-class _Scan:
-    """One pass over the tags of a text. At most two sections are open at a time: one, and a part of it."""
-
-    def __init__(self, text: str) -> None:
-        self.sections: list[_Section] = []
-        """Closed outermost sections, in order."""
-        self.parts: list[_Section] = []
-        """Closed parts of sections, in order."""
-        self.unclosed: list[tuple[int, int]] = []
-        """Opening tags of what was never closed, as ``text[start:end]``."""
-        self.faults: dict[str, None] = {}
-        """Ordered and without repeats, so that hostile text cannot make it long."""
-        self._counts: dict[str, int] = {}
-        self._open: list[_Open] = []
-        for tag in _TAG.finditer(text):
-            if tag[1]:
-                self._closing(tag[2], tag.end())
-            else:
-                self._opening(tag[2], tag.start())
-        for section in self._open:
-            self.unclosed.append((section.start, section.start + len(section.name) + 2))
-            self._fault(f"<{section.name}> is not closed")
-
-    def _fault(self, message: str) -> None:
-        self.faults.setdefault(message)
-
-    def _opening(self, name: str, start: int) -> None:
-        if not self._open:
-            if name in _HOME:
-                self._fault(f"<{name}> outside <{_HOME[name]}>")
-            self._open.append(_Open(name, start))
-            return
-        current = self._open[-1]
-        if name == current.name:
-            current.depth += 1
-            self._fault(f"<{name}> inside <{name}>")
-        elif name in _PARTS.get(current.name, ()):
-            self._open.append(_Open(name, start))
-
-    def _closing(self, name: str, end: int) -> None:
-        if not self._open:
-            self._unopened(name, end)
-            return
-        current = self._open[-1]
-        if name == current.name:
-            current.depth -= 1
-            if current.depth == 0:
-                self._close(self._open.pop(), end)
-        elif name in _PARTS.get(current.name, ()):
-            self._fault(f"</{name}> closes nothing")
-
-    def _close(self, section: _Open, end: int) -> None:
-        closed = _Section(section.name, section.start, end)
-        if self._open:
-            self.parts.append(closed)
-            return
-        self._counts[section.name] = self._counts.get(section.name, 0) + 1
-        self.sections.append(closed)
-
-    def _unopened(self, name: str, end: int) -> None:
-        """A closing tag outside every section: the last section of its name goes on to here."""
-        if name not in _MAY_QUOTE or not (self._counts.get(name) or name == "think"):
-            self._fault(f"</{name}> closes nothing")
-            return
-        start = 0
-        while self.sections:
-            dropped = self.sections.pop()
-            self._counts[dropped.name] -= 1
-            if dropped.name == name:
-                start = dropped.start
-                self._fault(f"</{name}> closes <{name}> again")
-                break
-        self._counts[name] = self._counts.get(name, 0) + 1
-        self.sections.append(_Section(name, start, end))
+def _rating_of(body: str, responses: int) -> Verdict | None:
+    return Verdict(None, None, rating=int(body))
 
 
-def open_thought(text: str) -> str:
-    """The text with ``<think>`` before it where its first thought is closed but was opened by the prompt."""
-    first = next(iter(_Scan(text).sections), None)
-    opened_before = first is not None and first.name == "think" and not text.startswith("<think>", first.start)
-    return f"<think>\n{text.lstrip()}" if opened_before else text
+def _order_of(body: str, responses: int) -> Verdict | None:
+    """An order of all responses, each once; the first of them is the side."""
+    order = cast("tuple[Side, ...]", tuple(letter.strip() for letter in body.split(">")))
+    return Verdict(order[0], None, ranking=order) if sorted(order) == list(LETTERS[:responses]) else None
 
 
-def _full_tag(side: Side) -> str:
-    return f"<answer>[[{side}]]</answer>"
+ANSWERS: Mapping[JudgeMode, AnswerRow] = MappingProxyType(
+    {
+        "pairwise": AnswerRow("[AB]", _side_of, "neither [[A]] nor [[B]]"),
+        "pointwise": AnswerRow("10|[1-9]", _rating_of, f"no rating from [[{LOWEST}]] to [[{HIGHEST}]]"),
+        "listwise": AnswerRow("[A-D](?: ?> ?[A-D]){1,3}", _order_of, "no order of all answers, such as [[B > A]]"),
+    }
+)
+_MARKS = {mode: re.compile(rf"\[\[({row.body})\]\]") for mode, row in ANSWERS.items()}
+_TAGS = {mode: re.compile(rf"<answer>\[\[({row.body})\]\]</answer>") for mode, row in ANSWERS.items()}
 
 
-def read_verdict(text: str, mode: VerdictMode = "paper", *, truncated: bool = False) -> Verdict:
-    """Read which side a trace prefers.
+def read_verdict(
+    text: str,
+    mode: VerdictMode = "paper",
+    *,
+    truncated: bool = False,
+    judged: JudgeMode = "pairwise",
+    responses: int = 2,
+) -> Verdict:
+    """Read what a trace decided: a side, a rating or an order, as ``judged`` asks for.
 
-    ``strict``: the full answer tag, ``<answer>[[A]]</answer>`` or that of B, is the last thing in the text (white space
-    may follow), stands outside every other section by this module's rule, and no other answer outside every section
-    names the other side. What an evaluation, a solution, a rubric or a thought quotes is never the verdict.
+    ``strict``: the full answer tag, such as ``<answer>[[A]]</answer>``, is the last thing in the text (white space
+    may follow), stands outside every other section by :mod:`actors.verifier.sections`, and no other answer outside
+    every section says something else. What an evaluation, a solution, a rubric or a thought quotes is never the
+    verdict.
 
-    ``paper``: the last 80 characters hold the full answer tag of one side and not that of the other, as the reward of
+    ``paper``: the last 80 characters hold the full answer tag of one answer and of no other, as the reward of
     RM-R1 (arXiv 2505.02387) reads it.
 
-    ``reference``: ``[[A]]`` or ``[[B]]`` anywhere and not both, as the benchmark evaluation released with RM-R1 reads
-    it.
+    ``reference``: one answer in ``[[...]]`` anywhere and no other, as the benchmark evaluation released with RM-R1
+    reads it.
 
-    Where ``strict`` and ``paper`` both give a side it is the same one.
+    Where ``strict`` and ``paper`` both give an answer it is the same one.
 
     Args:
         text: the generated text, without the prompt.
         mode: the rule.
         truncated: generation ended at the length limit. It changes only the cause given when no verdict is found.
+        judged: what the prompt asked for.
+        responses: how many responses an order has to name.
 
     Returns:
-        A verdict with its side, or with the cause: ``empty`` (nothing but white space), ``both_found``, ``truncated``
-        (none found and ``truncated``), ``none_found``.
+        A verdict with what was read, or with the cause: ``empty`` (nothing but white space), ``both_found``,
+        ``truncated`` (none found and ``truncated``), ``none_found``.
 
     Raises:
         ValueError: an unknown mode.
@@ -198,40 +126,38 @@ def read_verdict(text: str, mode: VerdictMode = "paper", *, truncated: bool = Fa
     if not text or text.isspace():
         return Verdict(None, "empty")
     missing: ParseFailure = "truncated" if truncated else "none_found"
-    found: list[Side]
     if mode == "strict":
-        return _read_strict(text, missing)
-    if mode == "paper":
-        window = text[-PAPER_WINDOW:]
-        found = [side for side in _SIDES if _full_tag(side) in window]
-    else:
-        found = [side for side in _SIDES if f"[[{side}]]" in text]
-    if len(found) == 2:
+        return _read_strict(text, missing, judged, responses)
+    marks = _TAGS[judged].findall(text[-PAPER_WINDOW:]) if mode == "paper" else _MARKS[judged].findall(text)
+    found = {verdict for body in set(marks) if (verdict := ANSWERS[judged].verdict(body, responses))}
+    if len(found) > 1:
         return Verdict(None, "both_found")
-    return Verdict(found[0], None) if found else Verdict(None, missing)
+    return found.pop() if found else Verdict(None, missing)
 
 
-def _read_strict(text: str, missing: ParseFailure) -> Verdict:
-    named: set[Side] = set()
-    last: Side | None = None
+def _read_strict(text: str, missing: ParseFailure, judged: JudgeMode, responses: int) -> Verdict:
+    named: set[Verdict] = set()
+    last: Verdict | None = None
     end = len(text.rstrip())
-    for section in _Scan(text).sections:
-        side = _side(section.body(text)) if section.name == "answer" else None
-        if side is not None:
-            named.add(side)
-            last = side if section.end == end else None
-    if len(named) == 2:
+    for section in Scan(text).sections:
+        verdict = _answer(section.body(text), judged, responses) if section.name == "answer" else None
+        if verdict is not None:
+            named.add(verdict)
+            last = verdict if section.end == end else None
+    if len(named) > 1:
         return Verdict(None, "both_found")
-    return Verdict(None, missing) if last is None else Verdict(last, None)
+    return last or Verdict(None, missing)
 
 
-def _side(body: str) -> Side | None:
-    return next((side for side in _SIDES if body == f"[[{side}]]"), None)
+def _answer(body: str, judged: JudgeMode, responses: int) -> Verdict | None:
+    """What an answer's text says; None where that is nothing, or more than one answer."""
+    mark = _MARKS[judged].fullmatch(body)
+    return ANSWERS[judged].verdict(mark[1], responses) if mark else None
 
 
-def parse(text: str) -> Judgment:
+def parse(text: str, judged: JudgeMode = "pairwise", responses: int = 2) -> Judgment:
     """Take a chain-of-rubrics judgment apart. Of a repeated section the last one is given."""
-    scan = _Scan(text)
+    scan = Scan(text)
     bodies = {section.name: section.body(text) for section in scan.sections}
     rubric = next((section for section in reversed(scan.sections) if section.name == "rubric"), None)
     justifications = [part for part in scan.parts if part.name == "justify"]
@@ -242,7 +168,9 @@ def parse(text: str) -> Judgment:
         bodies.pop("justify", None)
     named = bodies.get("type", "").strip()
     task_type = next((kind for kind in get_args(TaskType) if named == kind), None)
-    problems = (*scan.faults, *_shape_problems(text, scan.sections, bodies, task_type, len(inside)))
+    said = _answer(bodies.get("answer", ""), judged, responses)
+    unsaid = None if said else f"<answer> is {ANSWERS[judged].wanted}"
+    problems = (*scan.faults, *_shape_problems(text, scan.sections, bodies, task_type, len(inside), unsaid))
     return Judgment(
         task_type=task_type,
         solution=bodies.get("solution"),
@@ -254,37 +182,18 @@ def parse(text: str) -> Judgment:
     )
 
 
-def own_tags(text: str, thought_opened: bool = False) -> list[tuple[int, int]]:
-    """Where a judgment's own tags stand, as ``text[start:end]`` and in order; those it only quotes are left out.
-
-    A thought is its own if the text begins with it, or if the prompt opened it (``thought_opened``): then only its
-    closing tag is in the text.
-    """
-    scan = _Scan(text)
-    begins = len(text) - len(text.lstrip())
-    starts = [section.start for section in scan.sections]
-    own = list(scan.sections)
-    for part in scan.parts:
-        home = bisect(starts, part.start) - 1
-        if home >= 0 and scan.sections[home].name == _HOME[part.name] and part.end < scan.sections[home].end:
-            own.append(part)
-    tags = [tag for tag in scan.unclosed if tag[0] == begins or text[slice(*tag)] != "<think>"]
-    for section in own:
-        opening, closing = section.tags()
-        if section.name != "think" or (section.start == begins and text.startswith("<think>", begins)):
-            tags += [opening, closing]
-        elif thought_opened and section == scan.sections[0]:
-            tags.append(closing)
-    return sorted(tags)
-
-
 def _shape_problems(
-    text: str, sections: list[_Section], bodies: dict[str, str], task_type: TaskType | None, justifications: int
+    text: str,
+    sections: list[Section],
+    bodies: dict[str, str],
+    task_type: TaskType | None,
+    justifications: int,
+    unsaid: str | None,
 ) -> list[str]:
-    """Which sections are missing, repeated, empty, unknown or out of order."""
+    """Which sections are missing, repeated, empty, unknown or out of order; ``unsaid`` is the fault of an answer."""
     middle = "solution" if task_type == "Reasoning" or (task_type is None and "solution" in bodies) else "rubric"
     wanted = ["type", middle, "eval", "answer"]
-    names = [section.name for section in sections if section.name not in ("think", *_HOME)]
+    names = [section.name for section in sections if section.name not in ("think", *HOME)]
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     problems = [f"<{name}> is missing" for name in wanted if name not in counts]
     problems += [f"<{name}> is repeated" for name, count in counts.items() if count > 1]
@@ -302,8 +211,8 @@ def _shape_problems(
     if "type" in counts and task_type is None:
         problems.append(f"<type> is neither {' nor '.join(get_args(TaskType))}")
     if "answer" in counts:
-        if _side(bodies["answer"]) is None:
-            problems.append("<answer> is neither [[A]] nor [[B]]")
+        if unsaid is not None:
+            problems.append(unsaid)
         if sections[-1].name != "answer" or sections[-1].end != len(text.rstrip()):
             problems.append("<answer> is not last")
     return problems

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.verifier.trace import open_thought
+from actors.verifier.sections import open_thought
 from pipelines.config import Teacher
 
 FIRST_PASS = 0

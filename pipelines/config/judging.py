@@ -32,8 +32,10 @@ class FileJudging(Judging):
 
 @dataclass
 class Judge(FileJudging):
-    """Decisions for a file of pairs."""
+    """Decisions for a file of pairs, or ratings of single responses."""
 
+    mode: str = one_of("pairwise", "pointwise")
+    """`pairwise` decides between two responses; `pointwise` rates each by itself, from 1 to 10."""
     page: bool = False
     """Write a page to read the decisions in, beside them."""
 
@@ -42,7 +44,8 @@ class Judge(FileJudging):
 class Rank(FileJudging):
     """Rankings of the responses to each question of a file."""
 
-    method: str = one_of("all_pairs", "circular", "knockout", "swiss")
-    """Which responses are compared: `all_pairs`; each with the next ones around a circle; winners on; like scores."""
+    method: str = one_of("all_pairs", "circular", "knockout", "swiss", "listwise")
+    """Which responses are compared: `all_pairs`; each with the next ones around a circle; winners on; like scores; or
+    `listwise`, at most four in one prompt, once in each position."""
     rounds: int = number(0, at_least=0)
     """Of `circular` (next ones on the circle) and `swiss`; 0: 2, and log2 of the responses plus 1."""

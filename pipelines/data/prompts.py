@@ -16,28 +16,39 @@ from typing import Any, cast, get_args
 
 import yaml
 
-from actors.messages import Order, Prompt, Side
+from actors.messages import JudgeMode, Order, Prompt, Side
+from actors.verifier.trace import LETTERS
 from pipelines.data.schema import DataError, Message, PreferencePair
 from pipelines.data.text import unicode_fault
 from pipelines.data.tokens import chat_tokenizer
 
 TEMPLATES = Path(__file__).parent / "templates"
 _ENCODED_AT_ONCE = 256
-_FIELDS = {
-    "user": {"conversation", "response_a", "response_b"},
-    "user_multi_turn": {"conversation_a", "conversation_b"},
+_FIELDS: dict[JudgeMode, dict[str, set[str]]] = {
+    "pairwise": {
+        "user": {"conversation", "response_a", "response_b"},
+        "user_multi_turn": {"conversation_a", "conversation_b"},
+    },
+    "pointwise": {"user": {"conversation", "response"}, "rubric": {"rubric"}},
+    "listwise": {"user": {"conversation", "responses"}, "response": {"letter", "response"}},
 }
+"""By mode, the parts of a template besides ``system``, and the fields that each must name."""
+_NEEDED: dict[JudgeMode, set[str]] = {"pairwise": {"user"}, "pointwise": {"user"}, "listwise": {"user", "response"}}
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """How a pair is put to the judge."""
+    """How responses are put to the judge in one mode."""
 
     user: str
-    """With ``{conversation}``, ``{response_a}`` and ``{response_b}``."""
+    """With ``{conversation}``, and ``{response_a}`` and ``{response_b}``, or ``{response}``, or ``{responses}``."""
     system: str | None = None
     user_multi_turn: str | None = None
     """With ``{conversation_a}`` and ``{conversation_b}``, the whole conversations; None: ``user`` serves here too."""
+    response: str | None = None
+    """Of a list: each response, with ``{letter}`` and ``{response}``."""
+    rubric: str | None = None
+    """Of a rating: what a prompt says of criteria that it is given, with ``{rubric}``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +60,28 @@ class DroppedPrompts:
     """Tokens of the longest prompt seen, dropped or not."""
 
 
-def template_file(name: str) -> Path:
-    """The file of a template, which may not be there: the path of a YAML file, or one of ours by name."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else TEMPLATES / f"{name}.yaml"
+def template_file(name: str, judged: JudgeMode = "pairwise") -> Path:
+    """The file of a template, which may not be there: the path of a YAML file, or one of ours by name.
+
+    Those of the other modes lie beside the pairwise one: ``tiny.pointwise.yaml`` beside ``tiny.yaml``.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else TEMPLATES / f"{name}.yaml"
+    return file if judged == "pairwise" else file.with_name(f"{file.stem}.{judged}{file.suffix}")
 
 
-def load_template(name: str) -> PromptTemplate:
+def load_template(name: str, judged: JudgeMode = "pairwise") -> PromptTemplate:
     """A template by name, such as ``chain_of_rubrics``, or by the path of a YAML file.
 
     Raises:
         DataError: there is no such template, or it lacks a part or names an unknown field.
 
     """
-    path = template_file(name)
+    path = template_file(name, judged)
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml")))
+        pairwise = template_file(name)
+        if judged != "pairwise" and pairwise.is_file():
+            raise DataError(f"model.prompt={name}: no template for mode {judged}: write {path.name} beside {pairwise}")
+        known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.yaml") if "." not in file.stem))
         raise DataError(f"model.prompt: there is no template {name!r}; use one of {known}, or the path of a .yaml file")
     try:
         written = path.read_text(encoding="utf-8")
@@ -73,32 +91,41 @@ def load_template(name: str) -> PromptTemplate:
     names = Counter(key.value for key, _ in node.value) if isinstance(node, yaml.MappingNode) else Counter()
     if twice := [str(name) for name, count in names.items() if count > 1]:
         raise DataError(f"prompt template {path}: has the part `{twice[0]}` twice: keep one")
-    unknown = set(parts or {}) - {"system", "user", "user_multi_turn"} if isinstance(parts, dict) else {"?"}
-    if unknown or "user" not in parts:
+    needed = _NEEDED[judged]
+    allowed = [part for part in ("system", *_FIELDS[judged]) if part not in needed]
+    unknown = set(parts or {}) - needed - set(allowed) if isinstance(parts, dict) else {"?"}
+    if unknown or not needed <= set(parts):
         raise DataError(
-            f"prompt template {path}: needs `user`, and may have `system` and `user_multi_turn`, no other part"
+            f"prompt template {path}: needs {_listed(sorted(needed, reverse=True))}, and may have {_listed(allowed)}, "
+            "no other part"
         )
     for part, text in parts.items():
         if not isinstance(text, str):
             raise DataError(f"prompt template {path}, `{part}`: must be text, not {type(text).__name__}")
         if fault := unicode_fault(text):
             raise DataError(f"prompt template {path}, `{part}`: {fault}: write the character itself")
-    for part, wanted in _FIELDS.items():
+    for part, wanted in _FIELDS[judged].items():
         if part in parts:
-            try:
-                # Conversions and format codes are part of the name here, so that none is accepted.
-                named = {
-                    f"{field}{'!' * bool(how)}{how or ''}{':' * bool(code)}{code}"
-                    for _, field, code, how in string.Formatter().parse(parts[part])
-                    if field is not None
-                }
-            except ValueError as error:
-                raise DataError(f"prompt template {path}, `{part}`: {error}; write a brace of its own twice") from error
-            if named != wanted:
-                raise DataError(
-                    f"prompt template {path}, `{part}`: must name exactly {sorted(wanted)}, names {sorted(named)}"
-                )
-    return PromptTemplate(parts["user"], parts.get("system"), parts.get("user_multi_turn"))
+            _check_fields(parts[part], wanted, f"prompt template {path}, `{part}`")
+    return PromptTemplate(**parts)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(f"`{part}`" for part in parts)
+
+
+def _check_fields(text: str, wanted: set[str], place: str) -> None:
+    try:
+        # Conversions and format codes are part of the name here, so that none is accepted.
+        named = {
+            f"{field}{'!' * bool(how)}{how or ''}{':' * bool(code)}{code}"
+            for _, field, code, how in string.Formatter().parse(text)
+            if field is not None
+        }
+    except ValueError as error:
+        raise DataError(f"{place}: {error}; write a brace of its own twice") from error
+    if named != wanted:
+        raise DataError(f"{place}: must name exactly {sorted(wanted)}, names {sorted(named)}")
 
 
 def _transcript(messages: Sequence[Message], speaker: str) -> str:
@@ -119,10 +146,43 @@ def render(pair: PreferencePair, order: Order, template: PromptTemplate) -> list
         ]
         user = template.user_multi_turn.format(conversation_a=conversations[0], conversation_b=conversations[1])
     else:
-        asked = pair.prompt[0].content if len(pair.prompt) == 1 else _transcript(pair.prompt, "Chatbot")
-        user = template.user.format(conversation=asked, response_a=first, response_b=second)
+        user = template.user.format(conversation=_asked(pair.prompt), response_a=first, response_b=second)
+    return _messages(user, template)
+
+
+def _asked(conversation: Sequence[Message]) -> str:
+    return conversation[0].content if len(conversation) == 1 else _transcript(conversation, "Chatbot")
+
+
+def _messages(user: str, template: PromptTemplate) -> list[dict[str, str]]:
     messages = [{"role": "user", "content": user}]
     return [{"role": "system", "content": template.system}, *messages] if template.system else messages
+
+
+def render_rating(
+    conversation: Sequence[Message], response: str, template: PromptTemplate, rubric: str | None = None
+) -> list[dict[str, str]]:
+    """The messages that ask for a rating of one response; ``rubric`` are criteria to rate it by.
+
+    Raises:
+        DataError: the template has no part for a rubric.
+
+    """
+    user = template.user.format(conversation=_asked(conversation), response=response)
+    if rubric is not None:
+        if template.rubric is None:
+            raise DataError("a rubric is given, and the prompt template has no part `rubric`: leave it out, or add one")
+        user += "\n" + template.rubric.format(rubric=rubric)
+    return _messages(user, template)
+
+
+def render_list(
+    conversation: Sequence[Message], responses: Sequence[str], template: PromptTemplate
+) -> list[dict[str, str]]:
+    """The messages that ask for an order of at most four responses, shown as A, B, C and D in the order given."""
+    each = template.response or "{letter} {response}"
+    shown = [each.format(letter=letter, response=text) for letter, text in zip(LETTERS, responses, strict=False)]
+    return _messages(template.user.format(conversation=_asked(conversation), responses="\n".join(shown)), template)
 
 
 def orders_of(pairs: Iterable[PreferencePair], mode: str, seed: int) -> list[tuple[PreferencePair, Order]]:

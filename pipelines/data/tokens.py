@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import jinja2
 
 from actors.learner.settings import ModelError
-from actors.verifier.trace import own_tags
+from actors.verifier.sections import own_tags
 from pipelines.data.schema import DataError
 
 _BLANK = " \t\r\n▁"

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from actors.messages import Side
 from actors.verifier.trace import VerdictMode
 
 _FIRST_WINDOW = 16
 
 
-def verdict_place(text: str, side: Side, mode: VerdictMode) -> int | None:
-    """Index of the verdict's letter in ``text``: in the last full answer tag, or ``reference`` mode's last mark."""
+def verdict_place(text: str, side: str, mode: VerdictMode) -> int | None:
+    """Index of the verdict's letter or rating in ``text``: in the last full answer tag, or `reference` mode's mark."""
     mark = f"[[{side}]]" if mode == "reference" else f"<answer>[[{side}]]</answer>"
     start = text.rfind(mark)
     return None if start < 0 else start + mark.index(f"{side}]]")
@@ -24,7 +23,7 @@ def verdict_logprob(
     token_ids: Sequence[int] | np.ndarray,
     logprobs: np.ndarray,
     text: str,
-    side: Side | None,
+    side: str | None,
     mode: VerdictMode,
     tokenizer: Any,
 ) -> float | None:

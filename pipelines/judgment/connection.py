@@ -14,6 +14,7 @@ from actors.redaction import KeyRefused, redact, remember
 from pipelines.chain_generation.endpoint import why_not_opened
 from pipelines.config import ConfigError
 from pipelines.data.schema import DataError
+from pipelines.judgment.modes import ModeUnsupported
 
 if TYPE_CHECKING:
     import httpx2
@@ -168,12 +169,15 @@ def _read(response: httpx2.Response, place: str) -> Any:
 
     Raises:
         JudgeRefused: it is a refusal, or no JSON.
+        ModeUnsupported: the server's judge was trained for other modes.
         DataError: the server refused the texts.
 
     """
     said, code = _said(response)
     if response.status_code == 401:
         raise JudgeRefused(f"{place} refuses the key ({said}): pass one of its serve.keys as key=...", 401, code)
+    if code == "mode_unsupported":
+        raise ModeUnsupported(f"{place}: {said}")
     if response.status_code == 422:
         raise DataError(f"{place}: {said}")
     stated = _json(response)

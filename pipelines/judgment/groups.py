@@ -16,11 +16,11 @@ ONE = ("response", "completion", "output", "answer")
 """Columns that hold one response."""
 
 
-def read_groups(path: str, on_bad_row: str = "fail") -> tuple[list[Group], list[str]]:
+def read_groups(path: str, on_bad_row: str = "fail", least: int = 2) -> tuple[list[Group], list[str]]:
     """Groups in the order of the file, and the messages of bad rows that were skipped.
 
     Raises:
-        DataError: the file cannot be read, a row is bad (unless skipped), or a group has fewer than two responses.
+        DataError: the file cannot be read, a row is bad (unless skipped), or a group has fewer than ``least``.
 
     """
     bad_rows = BadRows(skip=on_bad_row == "skip")
@@ -40,8 +40,10 @@ def read_groups(path: str, on_bad_row: str = "fail") -> tuple[list[Group], list[
     if not found:
         raise DataError(f"{path} holds no responses: write rows with a question and {MANY[0]}, or one row per response")
     for group in found:
-        if len(group.responses) < 2:
-            raise DataError(f"{path}: {group.id} has {len(group.responses)} response, and ranking needs at least 2")
+        if len(group.responses) < least:
+            raise DataError(
+                f"{path}: {group.id} has {len(group.responses)} response, and ranking needs at least {least}"
+            )
     return found, bad_rows.skipped
 
 

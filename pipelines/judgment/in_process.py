@@ -5,18 +5,17 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import yaml
 
 from pipelines.config.compose import load_config
 from pipelines.data.schema import PreferencePair
 from pipelines.judgment.decision import Decision
+from pipelines.judgment.listing import rank_listwise
+from pipelines.judgment.modes import run_of
 from pipelines.judgment.opening import judge_parts, open_judge
-from pipelines.judgment.ranking import Group, Ranking, rank_groups
+from pipelines.judgment.ranking import Group, Ranking, RankMethod, rank_groups
+from pipelines.judgment.rating import RatingDecision, ToRate, ratings
 from pipelines.judgment.rewards import Rewards, reward_groups
-from pipelines.judgment.tournaments import Method
 from pipelines.runs.folder import RunDirectory
 
 _OF_THE_RUN = {
@@ -30,10 +29,9 @@ def settings_of(model: str) -> list[str]:
 
     A run's model is ``<run>/<stage>/hf``, and its settings are in ``<run>/config.yaml``.
     """
-    file = Path(model).resolve().parent.parent / "config.yaml"
-    if Path(model).name != "hf" or not file.is_file():
+    config = run_of(model)
+    if config is None:
         return []
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
     found = [f"{section}.{name}={config[section][name]}" for section, names in _OF_THE_RUN.items() for name in names]
     return [f"recipe={config['recipe_name']}", *found]
 
@@ -78,8 +76,15 @@ class InProcessJudge:
         found = {index: decision async for index, decision in self._judge.decisions(pairs)}
         return [found[index] for index in range(len(pairs))]
 
-    async def rank(self, groups: Sequence[Group], method: Method, rounds: int) -> list[Ranking]:
+    async def score(self, answers: Sequence[ToRate]) -> list[RatingDecision]:
+        """The rating of every response, in order."""
+        found = {index: decision async for index, decision in ratings(self._judge, answers)}
+        return [found[index] for index in range(len(answers))]
+
+    async def rank(self, groups: Sequence[Group], method: RankMethod, rounds: int) -> list[Ranking]:
         """The ranking of every group, in order."""
+        if method == "listwise":
+            return await rank_listwise(self._judge, groups)
         return await rank_groups(self._judge.decisions, groups, method, rounds)
 
     async def reward(self, groups: Sequence[Group], budget: int) -> list[Rewards]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Generic, Protocol, Self, TypeVar, get_args
 
 from actors.errors import UserError
 from actors.jsonl import JsonLines
@@ -23,7 +23,25 @@ class JudgmentsFailed(UserError, RuntimeError):
     """Engines failed on some judgments; the others are in the journal, and the same command tries again."""
 
 
-class JudgingJournal:
+class Kept(Protocol):
+    """What a journal keeps: a decision, a rating, or the orders of a group."""
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """Votes that could not be read, by cause."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> Self:
+        """What :meth:`as_json` wrote."""
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class JudgingJournal(Generic[K]):
     """``journal.jsonl``: decisions by key, open for appending; only one process may.
 
     Raises:
@@ -32,12 +50,12 @@ class JudgingJournal:
 
     """
 
-    def __init__(self, path: Path) -> None:
-        self.known: dict[str, Decision] = {}
+    def __init__(self, path: Path, kind: type[K]) -> None:
+        self.known: dict[str, K] = {}
         self._file = JsonLines(path)
         for number, row in rows_of(path):
             try:
-                self.known[row["key"]] = Decision.of_json(row["decision"])
+                self.known[row["key"]] = kind.of_json(row["decision"])
             except (TypeError, KeyError, AttributeError) as error:
                 raise DataError(
                     f"{path}, row {number}: no decision of this version: remove the row, or the file to begin anew"
@@ -51,8 +69,8 @@ class JudgingJournal:
     ) -> None:
         self._file.close()
 
-    async def decisions(
-        self, judge: PairwiseJudge, pairs: Sequence[PreferencePair]
+    def decisions(
+        self: JudgingJournal[Decision], judge: PairwiseJudge, pairs: Sequence[PreferencePair]
     ) -> AsyncIterator[tuple[int, Decision]]:
         """As :meth:`PairwiseJudge.decisions`; those that are known come first and are not asked for.
 
@@ -60,13 +78,24 @@ class JudgingJournal:
             JudgmentsFailed: engines failed on some; raised when all others have come.
 
         """
-        keys = judge.keys(pairs)
+        names = [pair.id for pair in pairs]
+        return self.answered(judge.keys(pairs), names, lambda missing: judge.decisions([pairs[at] for at in missing]))
+
+    async def answered(
+        self, keys: Sequence[str], names: Sequence[str], ask: Callable[[list[int]], AsyncIterator[tuple[int, K]]]
+    ) -> AsyncIterator[tuple[int, K]]:
+        """The index and the answer of every key; ``ask`` is given the indices of those that are not known.
+
+        Raises:
+            JudgmentsFailed: engines failed on some; raised when all others have come.
+
+        """
         for index, key in enumerate(keys):
             if key in self.known:
                 yield index, self.known[key]
         missing = [index for index, key in enumerate(keys) if key not in self.known]
         failed: list[tuple[int, dict[str, Any]]] = []
-        async for place, decision in judge.decisions([pairs[index] for index in missing]):
+        async for place, decision in ask(missing):
             index = missing[place]
             if lost := {cause: count for cause, count in decision.failures.items() if cause not in _LASTING}:
                 failed.append((index, lost))
@@ -78,6 +107,6 @@ class JudgingJournal:
         if failed:
             index, causes = failed[0]
             raise JudgmentsFailed(
-                f"{len(failed)} of {len(missing)} comparisons failed; first: {pairs[index].id}: "
+                f"{len(failed)} of {len(missing)} comparisons failed; first: {names[index]}: "
                 f"{', '.join(causes)}; run the same command again: what is in the journal is not judged again"
             )

@@ -22,9 +22,9 @@ from pipelines.judgment.decision import Decision
 from pipelines.judgment.in_process import InProcessJudge
 from pipelines.judgment.judging import asked
 from pipelines.judgment.over_http import HttpJudge, is_address
-from pipelines.judgment.ranking import Group, Ranking
+from pipelines.judgment.ranking import Group, Ranking, RankMethod
+from pipelines.judgment.rating import RatingDecision, ToRate, to_rate
 from pipelines.judgment.rewards import Rewards
-from pipelines.judgment.tournaments import Method
 
 T = TypeVar("T")
 Question = str | Sequence[dict[str, str]]
@@ -41,7 +41,10 @@ class Asked(Protocol):
     async def compare(self, pairs: Sequence[PreferencePair]) -> list[Decision]:
         """The decision of every pair, in order; response a is its ``chosen`` one."""
 
-    async def rank(self, groups: Sequence[Group], method: Method, rounds: int) -> list[Ranking]:
+    async def score(self, answers: Sequence[ToRate]) -> list[RatingDecision]:
+        """The rating of every response, in order."""
+
+    async def rank(self, groups: Sequence[Group], method: RankMethod, rounds: int) -> list[Ranking]:
         """The ranking of every group, in order."""
 
     async def reward(self, groups: Sequence[Group], budget: int) -> list[Rewards]:
@@ -116,10 +119,38 @@ class Judge:
         """:meth:`compare_all` as a coroutine."""
         return await self._await(self._asked.compare(_pairs(comparisons)))
 
+    def score(self, question: Question, response: str, rubric: str | None = None) -> RatingDecision:
+        """How good one response to a question is, from 1 to 10; ``rubric`` are criteria to rate it by.
+
+        Raises:
+            DataError: a text is missing, empty, too long or no valid Unicode; there is no template for ratings, or it
+                has no place for a rubric.
+            ModeUnsupported: the judge was trained for other modes.
+            DeadlineExceeded, ActorFailed: the engines do not answer; JudgeUnreachable: the server does not.
+
+        """
+        return self.score_all([(question, response)], rubric)[0]
+
+    async def ascore(self, question: Question, response: str, rubric: str | None = None) -> RatingDecision:
+        """:meth:`score` as a coroutine."""
+        return (await self.ascore_all([(question, response)], rubric))[0]
+
+    def score_all(self, answers: Sequence[tuple[Question, str]], rubric: str | None = None) -> list[RatingDecision]:
+        """:meth:`score` of many ``(question, response)`` together; ratings in their order."""
+        return self._wait(self._asked.score(_to_rate(answers, rubric)))
+
+    async def ascore_all(
+        self, answers: Sequence[tuple[Question, str]], rubric: str | None = None
+    ) -> list[RatingDecision]:
+        """:meth:`score_all` as a coroutine."""
+        return await self._await(self._asked.score(_to_rate(answers, rubric)))
+
     def rank(
-        self, question: Question, responses: Sequence[str], method: Method = "all_pairs", rounds: int = 0
+        self, question: Question, responses: Sequence[str], method: RankMethod = "all_pairs", rounds: int = 0
     ) -> Ranking:
         """The responses to a question in order; for ``method`` and ``rounds`` see :func:`tournaments.next_round`.
+
+        ``listwise`` shows at most four together, once in each position.
 
         Raises:
             DataError: fewer than two responses, or a text that cannot be judged.
@@ -129,19 +160,19 @@ class Judge:
         return self.rank_all([(question, responses)], method, rounds)[0]
 
     async def arank(
-        self, question: Question, responses: Sequence[str], method: Method = "all_pairs", rounds: int = 0
+        self, question: Question, responses: Sequence[str], method: RankMethod = "all_pairs", rounds: int = 0
     ) -> Ranking:
         """:meth:`rank` as a coroutine."""
         return (await self.arank_all([(question, responses)], method, rounds))[0]
 
     def rank_all(
-        self, groups: Sequence[tuple[Question, Sequence[str]]], method: Method = "all_pairs", rounds: int = 0
+        self, groups: Sequence[tuple[Question, Sequence[str]]], method: RankMethod = "all_pairs", rounds: int = 0
     ) -> list[Ranking]:
         """:meth:`rank` of many ``(question, responses)`` together; rankings in their order."""
         return self._wait(self._asked.rank(_groups(groups), method, rounds))
 
     async def arank_all(
-        self, groups: Sequence[tuple[Question, Sequence[str]]], method: Method = "all_pairs", rounds: int = 0
+        self, groups: Sequence[tuple[Question, Sequence[str]]], method: RankMethod = "all_pairs", rounds: int = 0
     ) -> list[Ranking]:
         """:meth:`rank_all` as a coroutine."""
         return await self._await(self._asked.rank(_groups(groups), method, rounds))
@@ -197,6 +228,10 @@ class Judge:
 
 def _pairs(comparisons: Sequence[tuple[Question, str, str]]) -> list[PreferencePair]:
     return [asked(*comparison, place=f"comparison {number}") for number, comparison in enumerate(comparisons)]
+
+
+def _to_rate(answers: Sequence[tuple[Question, str]], rubric: str | None) -> list[ToRate]:
+    return [to_rate(*answer, rubric, place=f"response {number}") for number, answer in enumerate(answers)]
 
 
 def _groups(groups: Sequence[tuple[Question, Sequence[str]]]) -> list[Group]:

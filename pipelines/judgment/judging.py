@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from actors.messages import GenerationFailure, Order, Prompt, Sampling, Side, Trace
+from actors.messages import GenerationFailure, JudgeMode, Order, Prompt, Sampling, Side, Trace
 from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.data.prompts import PromptTemplate, encode_all, render
-from pipelines.data.schema import PreferencePair, validate
+from pipelines.data.schema import DataError, PreferencePair, validate
 from pipelines.evaluation.confidence import verdict_logprob
 from pipelines.judgment.decision import SHOWN, Decision, Shown, Vote, decide, hash_of
 
@@ -118,6 +118,23 @@ class PairwiseJudge:
     weights: str
     """Tells these weights from others."""
     rule: JudgingRule
+    modes: tuple[JudgeMode, ...] | None = None
+    """What it was trained to be asked, where that is known."""
+    templates: Mapping[JudgeMode, PromptTemplate] = field(default_factory=dict)
+    """Of the other modes."""
+
+    def template_for(self, judged: JudgeMode) -> PromptTemplate:
+        """The template of a mode.
+
+        Raises:
+            DataError: there is none.
+
+        """
+        if judged == "pairwise":
+            return self.template
+        if judged not in self.templates:
+            raise DataError(f"the prompt template of {self.model} has none for mode {judged}: write one beside it")
+        return self.templates[judged]
 
     def keys(self, pairs: Sequence[PreferencePair]) -> list[str]:
         """What each pair's decision depends on, as one hash: prompts, rule and weights."""

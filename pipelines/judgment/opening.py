@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from actors.messages import GenerationFailure, JudgeMode, Prompt, Sampling, Trace
 from actors.verifier.trace import VerdictMode
 from pipelines.config import Config, ConfigError
 from pipelines.config.judging import FileJudging, Judging
@@ -16,8 +16,9 @@ from pipelines.data.prompts import PromptTemplate, encode, load_template
 from pipelines.data.rows import stem_of
 from pipelines.job.session import Session
 from pipelines.judgment.decision import SHOWN, Shown
-from pipelines.judgment.journal import JudgingJournal
+from pipelines.judgment.journal import JudgingJournal, K
 from pipelines.judgment.judging import JudgingRule, PairwiseJudge
+from pipelines.judgment.modes import check_mode, mode_templates, modes_of
 from pipelines.judgment.weights import weights_id
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import load_tokenizer
@@ -100,6 +101,8 @@ class Parts:
     model: str
     tokenizer: Any
     template: PromptTemplate
+    templates: Mapping[JudgeMode, PromptTemplate]
+    """Of the other modes."""
 
 
 def judge_parts(config: Config, section: Judging) -> Parts:
@@ -113,7 +116,7 @@ def judge_parts(config: Config, section: Judging) -> Parts:
     tokenizer = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
     # A tokenizer without a chat template is refused here.
     encode([{"role": "user", "content": "?"}], tokenizer)
-    return Parts(model, tokenizer, load_template(config.model.prompt))
+    return Parts(model, tokenizer, load_template(config.model.prompt), mode_templates(config.model.prompt))
 
 
 @contextmanager
@@ -125,8 +128,10 @@ def open_judge(
         if eager:
             session.rollouts(parts.model)
         engines, weights = SessionEngines(session, parts.model), weights_id(parts.model)
-        rule = judging_rule(config, section)
-        yield PairwiseJudge(engines, parts.template, parts.tokenizer, parts.model, weights, rule)
+        rule, modes = judging_rule(config, section), modes_of(parts.model)
+        yield PairwiseJudge(
+            engines, parts.template, parts.tokenizer, parts.model, weights, rule, modes, parts.templates
+        )
 
 
 def without_learners(config: Config) -> Config:
@@ -135,12 +140,21 @@ def without_learners(config: Config) -> Config:
 
 
 @contextmanager
-def open_work(config: Config, section: FileJudging, work: Work) -> Iterator[tuple[PairwiseJudge, JudgingJournal]]:
-    """A judge and the journal of a command's work; ``overwrite`` begins it anew."""
-    parts, journal = judge_parts(config, section), work.folder / "journal.jsonl"
+def open_work(
+    config: Config, section: FileJudging, work: Work, kind: type[K], judged: JudgeMode = "pairwise"
+) -> Iterator[tuple[PairwiseJudge, JudgingJournal[K]]]:
+    """A judge and the journal of a command's work; ``overwrite`` begins it anew.
+
+    Raises:
+        ModeUnsupported: the model was trained for other modes than ``judged``.
+
+    """
+    parts = judge_parts(config, section)
+    check_mode(parts.model, modes_of(parts.model), judged)
+    journal = work.folder / ("journal.jsonl" if judged == "pairwise" else f"journal.{judged}.jsonl")
     own = replace(config, output_root=str(work.folder.parent), run=work.folder.name)
     with open_run(own) as run, open_judge(config, section, parts, run) as judge:
         if config.overwrite:
             journal.unlink(missing_ok=True)
-        with JudgingJournal(journal) as known:
+        with JudgingJournal(journal, kind) as known:
             yield judge, known

@@ -11,9 +11,10 @@ from pipelines.config.compose import load_config
 from pipelines.data.schema import DataError, Message, PreferencePair, conversation_of, plain_messages
 from pipelines.judgment.connection import Connection, JudgeRefused, Patience
 from pipelines.judgment.decision import Decision
-from pipelines.judgment.ranking import Group, Ranking
+from pipelines.judgment.ranking import Group, Ranking, RankMethod
+from pipelines.judgment.rating import RatingDecision, ToRate
 from pipelines.judgment.rewards import Rewards
-from pipelines.judgment.tournaments import METHODS, Method
+from pipelines.judgment.tournaments import METHODS
 
 T = TypeVar("T")
 _OF_A_REQUEST = ("judge.orders", "judge.votes", "judge.temperature")
@@ -71,10 +72,19 @@ class HttpJudge:
 
         return await self._all([self._asked("/v1/compare", body(pair), Decision.of_json) for pair in pairs])
 
-    async def rank(self, groups: Sequence[Group], method: Method, rounds: int) -> list[Ranking]:
+    async def score(self, answers: Sequence[ToRate]) -> list[RatingDecision]:
+        """The rating of every response, in order."""
+
+        def body(answer: ToRate) -> dict[str, Any]:
+            asked = {"response": answer.response, "rubric": answer.rubric, "too_long": "report"}
+            return {**_question(answer.conversation), **asked, **self._fields}
+
+        return await self._all([self._asked("/v1/score", body(item), RatingDecision.of_json) for item in answers])
+
+    async def rank(self, groups: Sequence[Group], method: RankMethod, rounds: int) -> list[Ranking]:
         """The ranking of every group, in order."""
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)}")
+        if method not in (*METHODS, "listwise"):
+            raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)} or listwise")
 
         def body(group: Group) -> dict[str, Any]:
             question = _question(conversation_of(group.question, group.id))

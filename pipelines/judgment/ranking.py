@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.data.schema import DataError, PreferencePair, conversation_of, text_field
 from pipelines.judgment.bradley_terry import bradley_terry
@@ -13,6 +13,8 @@ from pipelines.judgment.decision import Decision
 from pipelines.judgment.judging import asked
 from pipelines.judgment.tournaments import Method, Pair, most_calls, next_round, order
 
+RankMethod = Method | Literal["listwise"]
+"""A tournament of pairs, or all responses in one prompt."""
 Decide = Callable[[Sequence[PreferencePair]], AsyncIterator[tuple[int, Decision]]]
 
 
@@ -39,11 +41,11 @@ class Ranking:
     wins: tuple[tuple[float | None, ...], ...]
     """``wins[i][j]``: the score of i against j; None where they were not compared, or nothing could be read."""
     calls: int
-    """Comparisons; each is asked in all its orders and votes."""
+    """Comparisons, each asked in all its orders and votes; of ``listwise``, prompts."""
     usage: dict[str, int]
     failures: dict[str, int]
     """Votes that could not be read, by cause."""
-    method: Method
+    method: RankMethod
     model: str | None
     """None where no comparison was needed."""
 
@@ -64,26 +66,24 @@ class Ranking:
         return cls(**{**row, **flat, **nested})
 
 
-@dataclass(slots=True)
-class _Tournament:
-    """One group while it is played. Contestants are its different responses."""
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """A group whose contestants are its different responses."""
 
     group: Group
-    places: list[int]
+    places: tuple[int, ...]
     """Position in the group of each contestant."""
-    contestant_of: list[int]
+    contestant_of: tuple[int, ...]
     """Contestant of each position."""
-    decisions: dict[Pair, Decision] = field(default_factory=dict)
-
-    def results(self) -> dict[Pair, float]:
-        return {pair: decision.score for pair, decision in self.decisions.items()}
-
-    def pair(self, pair: Pair) -> PreferencePair:
-        first, second = (self.group.responses[self.places[contestant]] for contestant in pair)
-        return asked(self.group.question, first, second, self.group.id)
 
 
-def _tournament(group: Group) -> _Tournament:
+def contest_of(group: Group) -> Contest:
+    """A group, checked.
+
+    Raises:
+        DataError: it has fewer than two responses, or a text that cannot be judged.
+
+    """
     if len(group.responses) < 2:
         raise DataError(f"{group.id}: {len(group.responses)} responses, and ranking needs at least 2")
     conversation_of(group.question, group.id)
@@ -94,7 +94,27 @@ def _tournament(group: Group) -> _Tournament:
             raise DataError(f"{group.id}, response {place}: the response is empty: leave it out")
         places.setdefault(text, place)
     names = list(places)
-    return _Tournament(group, list(places.values()), [names.index(text.strip()) for text in group.responses])
+    return Contest(group, tuple(places.values()), tuple(names.index(text.strip()) for text in group.responses))
+
+
+@dataclass(slots=True)
+class _Tournament:
+    """One contest while it is played."""
+
+    contest: Contest
+    decisions: dict[Pair, Decision] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.contest.places)
+
+    def results(self) -> dict[Pair, float]:
+        return {pair: decision.score for pair, decision in self.decisions.items()}
+
+    def pair(self, pair: Pair) -> PreferencePair:
+        group = self.contest.group
+        first, second = (group.responses[self.contest.places[contestant]] for contestant in pair)
+        return asked(group.question, first, second, group.id)
 
 
 async def rank_groups(
@@ -110,14 +130,12 @@ async def rank_groups(
         DataError: a group has fewer than two responses, or a text that cannot be judged.
 
     """
-    tournaments = [_tournament(group) for group in groups]
-    total = sum(most_calls(method, len(item.places), rounds) for item in tournaments)
+    tournaments = [_Tournament(contest_of(group)) for group in groups]
+    total = sum(most_calls(method, item.size, rounds) for item in tournaments)
     done = 0
     while True:
         waiting = [
-            (item, pair)
-            for item in tournaments
-            for pair in next_round(method, len(item.places), item.results(), rounds)
+            (item, pair) for item in tournaments for pair in next_round(method, item.size, item.results(), rounds)
         ]
         if not waiting:
             return [_ranking(item, method) for item in tournaments]
@@ -130,25 +148,42 @@ async def rank_groups(
 
 
 def _ranking(item: _Tournament, method: Method) -> Ranking:
-    n, of = len(item.places), item.contestant_of
-    read = {pair: decision.score for pair, decision in item.decisions.items() if decision.read}
-    strength, intervals = bradley_terry(n, read)
-    best = order(method, n, item.results(), [round(float(value), 9) for value in strength])
-    rank = {contestant: place for place, contestant in enumerate(best)}
-    shares: dict[Pair, float] = {**read, **{(j, i): 1 - score for (i, j), score in read.items()}}
     usage: Counter[str] = Counter(prompt_tokens=0, completion_tokens=0, total_tokens=0)
     failures: Counter[str] = Counter()
     for decision in item.decisions.values():
         usage.update(decision.usage)
         failures.update(decision.failures)
+    read = {pair: decision.score for pair, decision in item.decisions.items() if decision.read}
+    model = next((decision.model for decision in item.decisions.values()), None)
+    calls, results = len(item.decisions), item.results()
+    return ranked(item.contest, method, read, calls, usage, failures, model, results)
+
+
+def ranked(
+    contest: Contest,
+    method: RankMethod,
+    read: Mapping[Pair, float],
+    calls: int,
+    usage: Mapping[str, int],
+    failures: Mapping[str, int],
+    model: str | None,
+    results: Mapping[Pair, float] | None = None,
+) -> Ranking:
+    """The ranking of a contest from the scores that could be read; of a knockout, ``results`` say who came how far."""
+    n, of = len(contest.places), contest.contestant_of
+    strength, intervals = bradley_terry(n, dict(read))
+    rounded = [round(float(value), 9) for value in strength]
+    best = order("all_pairs" if method == "listwise" else method, n, results or {}, rounded)
+    rank = {contestant: place for place, contestant in enumerate(best)}
+    shares: dict[Pair, float] = {**read, **{(j, i): 1 - score for (i, j), score in read.items()}}
     return Ranking(
         ranking=tuple(sorted(range(len(of)), key=lambda place: (rank[of[place]], place))),
         scores=tuple(float(strength[contestant]) for contestant in of),
         intervals=tuple((float(intervals[contestant][0]), float(intervals[contestant][1])) for contestant in of),
         wins=tuple(tuple(shares.get((first, second)) for second in of) for first in of),
-        calls=len(item.decisions),
+        calls=calls,
         usage=dict(usage),
         failures=dict(failures),
         method=method,
-        model=next((decision.model for decision in item.decisions.values()), None),
+        model=model,
     )

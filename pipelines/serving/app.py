@@ -20,7 +20,7 @@ from starlette.routing import Route
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from pipelines.data.schema import DataError
 from pipelines.serving.limits import Refused, Slots, check_key
-from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest
+from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
 from pipelines.serving.service import Service
 
 Answer = dict[str, Any]
@@ -75,9 +75,14 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
         """Which of two responses is better, why, and how surely; both orders are asked."""
         return await answered(service.compare(request))
 
+    @app.post("/v1/score")
+    async def score(request: ScoreRequest) -> Answer:
+        """How good one response is, from 1 to 10, and why."""
+        return await answered(service.score(request))
+
     @app.post("/v1/rank")
     async def rank(request: RankRequest) -> Answer:
-        """The responses in order, by a tournament of comparisons."""
+        """The responses in order, by a tournament of comparisons or, four at most, in one prompt."""
         return await answered(service.rank(request))
 
     @app.post("/v1/reward")

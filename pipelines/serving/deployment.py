@@ -16,6 +16,7 @@ from actors.rollout.fleet import RolloutFleet
 from pipelines.config.serving import Serving
 from pipelines.data.prompts import load_template
 from pipelines.judgment.judging import JudgingRule, PairwiseJudge
+from pipelines.judgment.modes import mode_templates, modes_of
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
@@ -53,7 +54,11 @@ class Replica:
         fleet = RolloutFleet(served.workers, served.timeout)
         tokenizer = load_tokenizer(served.model)
         template = load_template(served.template)
-        judge = PairwiseJudge(fleet, template, tokenizer, served.model, served.weights, served.rule)
+        judge = PairwiseJudge(
+            *(fleet, template, tokenizer, served.model, served.weights, served.rule),
+            modes=modes_of(served.model),
+            templates=mode_templates(served.template),
+        )
         return build_app(Service(judge, served.limits), served.keys)
 
 

@@ -48,11 +48,18 @@ class CompareRequest(_Asked):
     response_b: str
 
 
+class ScoreRequest(_Asked):
+    """How good is one response?"""
+
+    response: str
+    rubric: str | None = Field(None, description="Criteria to rate it by, beside the judge's own.")
+
+
 class RankRequest(_Asked):
     """The order of some responses."""
 
     responses: list[str] = Field(min_length=2)
-    method: Literal["all_pairs", "circular", "knockout", "swiss"] = "all_pairs"
+    method: Literal["all_pairs", "circular", "knockout", "swiss", "listwise"] = "all_pairs"
     rounds: int = Field(0, ge=0)
 
 

@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from actors.messages import GenerationFailure, JudgeMode, Prompt, Sampling, Trace
 from pipelines.data.prompts import encode
 from pipelines.judgment.decision import SHOWN, hash_of
 from pipelines.judgment.judging import TOO_LONG, PairwiseJudge, asked
+from pipelines.judgment.listing import rank_listwise
+from pipelines.judgment.modes import ModeUnsupported, check_mode
 from pipelines.judgment.ranking import Group, rank_groups
+from pipelines.judgment.rating import ratings, to_rate
 from pipelines.judgment.rewards import reward_groups
 from pipelines.serving.limits import Limits, Refused
-from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest
+from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
 
 
 class Service:
@@ -40,6 +43,21 @@ class Service:
         _refuse_failed(decision.failures, request.too_long)
         return decision.as_json()
 
+    async def score(self, request: ScoreRequest) -> dict[str, Any]:
+        """A rating; see :class:`pipelines.judgment.rating.RatingDecision`.
+
+        Raises:
+            DataError: the response cannot be rated, or the template has no place for a rubric.
+            Refused: the judge does not rate, the prompt is too long, or the engines failed on a vote.
+
+        """
+        judge = self._asked(request)
+        self._check_mode("pointwise")
+        answer = to_rate(request.conversation(), request.response, request.rubric, "request")
+        (decision,) = [decision async for _, decision in ratings(judge, [answer])]
+        _refuse_failed(decision.failures, request.too_long)
+        return decision.as_json()
+
     async def rank(self, request: RankRequest) -> dict[str, Any]:
         """A ranking; see :class:`pipelines.judgment.ranking.Ranking`.
 
@@ -50,7 +68,11 @@ class Service:
         judge = self._asked(request)
         self._check_count(request.responses)
         group = Group("request", request.conversation(), tuple(request.responses))
-        (ranking,) = await rank_groups(judge.decisions, [group], request.method, request.rounds)
+        if request.method == "listwise":
+            self._check_mode("listwise")
+            (ranking,) = await rank_listwise(judge, [group])
+        else:
+            (ranking,) = await rank_groups(judge.decisions, [group], request.method, request.rounds)
         _refuse_failed(ranking.failures, request.too_long)
         return ranking.as_json()
 
@@ -67,6 +89,12 @@ class Service:
         (rewards,) = await reward_groups(self._judge.decisions, [group], request.budget)
         _refuse_failed(rewards.failures, "report")
         return rewards.as_json()
+
+    def _check_mode(self, judged: JudgeMode) -> None:
+        try:
+            check_mode(self.model, self._judge.modes, judged)
+        except ModeUnsupported as error:
+            raise Refused(422, "mode_unsupported", str(error)) from error
 
     def _check_count(self, responses: Sequence[str]) -> None:
         if len(responses) > self.limits.responses:
@@ -122,7 +150,7 @@ class Service:
             },
         }
 
-    def _asked(self, request: CompareRequest | RankRequest) -> PairwiseJudge:
+    def _asked(self, request: CompareRequest | ScoreRequest | RankRequest) -> PairwiseJudge:
         """The judge under the orders, votes and temperature that a request states."""
         rule = self._judge.rule
         if request.orders is not None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.messages import Verdict
-from actors.verifier.trace import Judgment, own_tags, parse, read_verdict, well_formed
+from actors.verifier.sections import own_tags
+from actors.verifier.trace import Judgment, parse, read_verdict, well_formed
 
 ANSWER = {"A": "<answer>[[A]]</answer>", "B": "<answer>[[B]]</answer>"}
 CHAT = (

@@ -22,8 +22,13 @@ from pipelines.data.schema import DataError
 from pipelines.judgment.connection import JudgeRefused, JudgeUnreachable
 from pipelines.judgment.judge import Judge
 from pipelines.judgment.judging import asked
+from pipelines.judgment.listing import rank_listwise
+from pipelines.judgment.modes import ModeUnsupported, mode_templates
 from pipelines.judgment.ranking import Group, rank_groups
+from pipelines.judgment.rating import ratings, to_rate
 from pipelines.judgment.rewards import reward_groups
+from pipelines.serving.app import build_app
+from pipelines.serving.service import Service
 
 QWEN = FAMILIES["qwen2_5"]()
 COMPARISONS: list[Any] = [("q", "x" * length, "y" * (9 - length)) for length in range(1, 9)]
@@ -202,3 +207,28 @@ def test_the_first_failure_ends_a_batch_and_the_judge_goes_on() -> None:
             assert isinstance(caught.value, UserError)
             assert judge.compare("q", "x", "yy").winner == "b"
         judge.close()
+
+
+def test_ratings_and_lists_are_those_of_the_judge_itself() -> None:
+    def script(text: str, vote: int) -> str:
+        return "<answer>[[B > A]]</answer>" if "order" in text else f"<answer>[[{len(text) % 10 + 1}]]</answer>"
+
+    def made(modes: Any = None) -> Any:
+        inner = replace(judge_of(ScriptedEngines(QWEN, script)), templates=mode_templates("tiny"), modes=modes)
+        return build_app(Service(inner, LIMITS), ())
+
+    answers: list[Any] = [("q", "x"), ([{"role": "user", "content": "q"}], "yy 😀")]
+    inner = replace(judge_of(ScriptedEngines(QWEN, script)), templates=mode_templates("tiny"))
+
+    async def directly() -> Any:
+        found = {index: item async for index, item in ratings(inner, [to_rate(*answer) for answer in answers])}
+        return [found[0], found[1]], await rank_listwise(inner, [Group("g", "q", ("x", "y"))])
+
+    rated, ranked = asyncio.run(directly())
+    with listening(made()) as address, Judge(address) as judge:
+        assert judge.score_all(answers) == rated
+        assert asyncio.run(judge.ascore(*answers[0])) == rated[0]
+        assert judge.rank("q", ["x", "y"], method="listwise") == ranked[0]
+    said = pytest.raises(ModeUnsupported, match="was not trained for mode pointwise")
+    with listening(made(("pairwise",))) as address, Judge(address) as judge, said:
+        judge.score("q", "x")

@@ -18,6 +18,7 @@ from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
 from actors.deadlines import ActorFailed
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.judgment.judging import PairwiseJudge
+from pipelines.judgment.modes import mode_templates
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
@@ -263,3 +264,58 @@ def test_a_defect_is_an_error_object_and_counted(caplog: pytest.LogCaptureFixtur
     assert "its log" in refused(http.post("/v1/compare", json=PAIR), 500, "internal_error")
     assert "KeyError" in caplog.text
     assert 'judge_requests_total{route="/v1/compare",status="500"} 1.0' in http.get("/metrics").text
+
+
+def moded(script: Any, modes: Any = None) -> TestClient:
+    engines = ScriptedEngines(QWEN, script)
+    judge = PairwiseJudge(engines, TEMPLATE, QWEN, "judge", "w", RULE, modes, mode_templates("tiny"))
+    return TestClient(build_app(Service(judge, LIMITS), ()), raise_server_exceptions=False)
+
+
+def test_a_rating_and_an_order_in_one_prompt() -> None:
+    rating = moded(lambda text, vote: "<eval>good</eval><answer>[[7]]</answer>")
+    body = {"question": "q", "response": "x"}
+    answer = rating.post("/v1/score", json=body).json()
+    assert (answer["rating"], answer["score"], answer["scale"]) == (7.0, pytest.approx(6 / 9), [1, 10])
+    assert answer["rationale"]["evaluation"] == "good"
+    answer = rating.post("/v1/score", json={**body, "votes": 3, "temperature": 1}).json()
+    assert [vote["rating"] for vote in answer["votes"]] == [7, 7, 7]
+    # The better response is named wherever it stands.
+    order = moded(lambda text, vote: f"<answer>[[{'B > A' if 'B good' in text else 'A > B'}]]</answer>")
+    ranking = order.post("/v1/rank", json={"question": "q", "responses": ["bad", "good"], "method": "listwise"}).json()
+    assert (ranking["ranking"], ranking["calls"]) == ([1, 0], 2)
+
+
+def test_a_rating_that_cannot_be_read_is_none_and_counted() -> None:
+    answer = moded(lambda text, vote: "<answer>[[A]]</answer>").post(
+        "/v1/score", json={"question": "q", "response": "x"}
+    )
+    assert answer.status_code == 200
+    assert (answer.json()["rating"], answer.json()["failures"]) == (None, {"none_found": 1})
+    broken = moded(lambda text, vote: None).post("/v1/score", json={"question": "q", "response": "x"})
+    refused(broken, 503, "engine_error")
+
+
+def test_a_mode_that_the_judge_was_not_trained_for_is_refused() -> None:
+    pairwise = moded(lambda text, vote: "<answer>[[7]]</answer>", ("pairwise",))
+    message = refused(pairwise.post("/v1/score", json={"question": "q", "response": "x"}), 422, "mode_unsupported")
+    assert "was not trained for mode pointwise, only for pairwise" in message
+    lists = {"question": "q", "responses": ["x", "y"], "method": "listwise"}
+    refused(pairwise.post("/v1/rank", json=lists), 422, "mode_unsupported")
+    # The server goes on.
+    assert pairwise.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "said"),
+    [
+        ("score", {"question": "q"}, "required"),
+        ("score", {"question": "q", "response": " "}, "empty"),
+        ("score", {"question": "q", "response": "x", "rubric": "be kind"}, "no part `rubric`"),
+        ("score", {"question": "q", "response": "x", "scale": 5}, "Extra inputs"),
+        ("rank", {"question": "q", "responses": list("abcde"), "method": "listwise"}, "at most 4 together"),
+        ("rank", {"question": "q", "responses": ["a", "b"], "method": "elo"}, "listwise"),
+    ],
+)
+def test_what_cannot_be_rated_or_listed_is_refused(route: str, body: Any, said: str) -> None:
+    assert said in refused(moded(lambda text, vote: "").post(f"/v1/{route}", json=body), 422, "invalid_request")
