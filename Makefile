@@ -76,6 +76,13 @@ rl: setup ## stage 2: reinforcement learning with a verifiable reward
 plan: setup ## memory, disk, time and price of RECIPE, and the first limit it meets; starts nothing
 	$(call STAGE,plan)
 
+# RUN="a b" becomes tracking.runs=['a','b']; where none is given, all runs are shown.
+SHOWN = $(if $(filter-out file,$(origin RUN)),$(call quote,tracking.runs=[$(subst $(SPACE),$(COMMA),$(strip $(foreach name,$(RUN),'$(name)')))]))
+
+.PHONY: dashboard
+dashboard: setup ## a workspace on W&B, and a report that sets runs side by side; RUN="name name" for some of the project's runs
+	$(BIN)/python -m pipelines.dashboard recipe=$(call quote,$(RECIPE)) $(SHOWN) $(LINE)
+
 # A stage that has no line here: `make NAME` runs the file NAME.py of pipelines/.
 %: pipelines/%.py setup
 	$(call STAGE,$@)

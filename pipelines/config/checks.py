@@ -44,7 +44,8 @@ def check(config: Config) -> None:
 
 
 def _of_names(config: Config) -> Iterator[str]:
-    for name, value in (("run", config.run), ("evaluate.label", config.evaluate.label)):
+    shown = [("tracking.runs", name) for name in config.tracking.runs]
+    for name, value in (("run", config.run), ("evaluate.label", config.evaluate.label), *shown):
         if value is not None and (
             not value.strip() or "/" in value or value.startswith(".") or any(map(_no_letter, value))
         ):

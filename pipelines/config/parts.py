@@ -112,6 +112,10 @@ class Tracking:
     wandb: str = one_of("auto", "online", "offline", "disabled")
     """`auto` (online when a key is there, offline otherwise), `online`, `offline` or `disabled`."""
     project: str = "reasoning-reward-models"
+    entity: str | None = None
+    """User or team that the project belongs to; null: `WANDB_ENTITY`, else the login's own."""
+    runs: list[str] = field(default_factory=list)
+    """Runs that `make dashboard` shows; empty: all of the project."""
 
 
 @dataclass

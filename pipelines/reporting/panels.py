@@ -122,6 +122,9 @@ SECTIONS: tuple[Section, ...] = (
     ),
 )
 
+FINAL = ("accuracy", "consistent_accuracy", "flip_rate", "parse_rate")
+"""Held-out figures with which a stage ends, as in ``summary.json``: what runs are compared by."""
+
 WITHOUT_PANEL = ("weight_version",)
 """Numbers that are not drawn: the version is the step's number."""
 

@@ -92,6 +92,7 @@ class Tracker:
         group: str | None = None,
         resume_id: str | None = None,
         *,
+        entity: str | None = None,
         init_timeout: float = 30.0,
         finish_timeout: float = 60.0,
     ) -> None:
@@ -108,6 +109,7 @@ class Tracker:
         self._file = JsonLines(self._directory / "metrics.jsonl")
         if self.mode != "disabled":
             self.wandb_id = resume_id or secrets.token_hex(4)
+            self._entity = entity
             self._start(dict(config), project, group or self._directory.name, init_timeout, finish_timeout)
 
     def _start(
@@ -121,6 +123,7 @@ class Tracker:
 
         def start(mode: Mode) -> Any:
             return wandb.init(
+                entity=self._entity,
                 project=project,
                 group=group,
                 job_type=self._stage,

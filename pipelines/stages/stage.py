@@ -60,6 +60,7 @@ class Stage:
                 tracking.project,
                 self.config.run,
                 self.run.notes(self.name).get("wandb_id"),
+                entity=tracking.entity,
             )
             self.run.note(self.name, wandb_id=self._tracker.wandb_id)
         return self._tracker

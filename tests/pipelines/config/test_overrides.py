@@ -137,6 +137,12 @@ def test_names_of_folders_are_plain(name: str, value: str) -> None:
         load_config([f"{name}={value}"])
 
 
+def test_a_run_to_show_is_a_plain_folder_name_too() -> None:
+    assert load_config(["tracking.runs=[a,b c]"]).tracking.runs == ["a", "b c"]
+    with pytest.raises(ConfigError, match=r"tracking\.runs='\.\./x' must be a plain folder name"):
+        load_config(["tracking.runs=[a,../x]"])
+
+
 def test_an_empty_root_is_refused() -> None:
     with pytest.raises(ConfigError, match="output_root is empty"):
         load_config(["output_root="])
