@@ -2,10 +2,10 @@
 
     generate -> verify -> learn -> publish -> log -> evaluate -> save
 
-Learners work on a batch's complete groups while the engines still write the others. Batches come through a bounded
-buffer. With ``algorithm.max_staleness=0`` a batch begins when the weights of the step before are published: strictly
-on-policy. With ``k``, ``k`` further batches are under way, so a batch is trained on at most ``k`` versions after it was
-begun; nothing else changes.
+Engines write groups of traces one after another; a step learns from the first complete ones, also while others are
+written. With ``algorithm.max_staleness=0`` groups begin when the weights of the step before are published: strictly
+on-policy. With ``k``, engines go on with further groups as long as each can be trained on at most ``k`` versions after
+it was begun (:class:`pipelines.loop.buffer.GroupBuffer`); nothing else changes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipelines.data.order import steps_for
 from pipelines.evaluation.heldout import judge
 from pipelines.job.session import Session
 from pipelines.job.settings import optimizer_settings
-from pipelines.loop.buffer import RolloutBuffer
 from pipelines.loop.clock import StepClock, loop_metrics, step_metrics, time_shares
 from pipelines.loop.generation import Generation, items_per_step
 from pipelines.loop.learning import BatchLearning, next_coefficient
 from pipelines.loop.records import trace_rows
+from pipelines.loop.supply import Supply
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import JudgingTask, heldout_task, training_task
 from pipelines.stages.stage import Stage, open_stage, standalone
@@ -72,15 +72,15 @@ async def reinforce(
     evaluate = partial(judge, fleet, heldout.first(config.rl.evaluate_pairs), config)
     with (
         open_training(stage, learners, total) as training,
-        RolloutBuffer(generation.begin, training.first, total, algorithm.max_staleness) as buffer,
+        Supply(config, generation, task, training.steps, training.carried.get("items")) as supply,
     ):
         algorithm.kl_coefficient = training.carried.get("kl_coefficient", algorithm.kl_coefficient)
         # The engines get the learners' weights even before the first step: both sides start from the same checksum.
         weights.publish(training.first)
-        buffer.published(training.first)
+        supply.published(training.first)
         clock = StepClock()
         for step in training.steps:
-            under_way, learning = buffer.take(), BatchLearning(learners, config, algorithm, step)
+            under_way, learning = supply.next_step(), BatchLearning(learners, config, algorithm, step)
             async for groups in under_way.portions(learning.early_tokens):
                 await clock.thread("learn_early", learning.early, groups)
             rollout = await under_way.whole()
@@ -89,13 +89,13 @@ async def reinforce(
 
             pause = await clock.thread("publish", weights.publish, step + 1)
 
-            # The engines write the next batch while this step is logged, evaluated and saved.
-            buffer.published(step + 1)
+            # The engines write the next groups while this step is logged, evaluated and saved.
+            supply.published(step + 1)
             times = clock.end_step()
             metrics = batch.metrics | learned | loop_metrics(times, rollout) | step_metrics(times, batch.tokens)
-            metrics |= {"weight_version": step + 1, "publish_pause_seconds": pause}
-            metrics |= {"kl_coefficient": algorithm.kl_coefficient, "refill_rounds": float(rollout.refills)}
-            training.carried["kl_coefficient"] = algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
+            metrics |= {**supply.gauges(step), "weight_version": step + 1, "publish_pause_seconds": pause}
+            algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
+            training.carried |= {"kl_coefficient": algorithm.kl_coefficient, "items": supply.state()}
             await training.log_traces(step + 1, trace_rows("rl", step + 1, rollout.groups, task.pairs))
             await training.after_step(step + 1, metrics, evaluate)
 

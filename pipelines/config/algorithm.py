@@ -66,7 +66,7 @@ class Algorithm:
     correction_floor: float = number(0.5, at_least=0)
     correction_limit: float = number(2.0, at_least=1)
     max_staleness: int = number(0, at_least=0)
-    """Weight versions a rollout batch may lag behind; 0 is strictly on-policy."""
+    """Weight versions that the oldest token of a trace may lag behind; 0 is strictly on-policy."""
     verdict_mode: str = one_of("paper", "strict", "reference")
     """How a verdict is read: `strict`, `paper` or `reference`."""
     reward: dict[str, float] = field(default_factory=lambda: {"verdict": 1.0})

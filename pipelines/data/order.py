@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 
 def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
@@ -22,12 +23,18 @@ def slice_of_stream(count: int, seed: int, start: int, stop: int) -> list[int]:
     indices: list[int] = []
     while start < stop:
         epoch, offset = divmod(start, count)
-        order = list(range(count))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        taken = order[offset : offset + stop - start]
+        taken = _epoch(count, seed, epoch)[offset : offset + stop - start]
         indices.extend(taken)
         start += len(taken)
     return indices
+
+
+# The items of a step may be asked for one by one, and around an epoch's end of two epochs in turn.
+@lru_cache(maxsize=2)
+def _epoch(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return tuple(order)
 
 
 def steps_for(count: int, epochs: int, batch: int) -> int:
@@ -46,16 +53,16 @@ def refill_of(count: int, seed: int, wanted: int, step: int, number: int, exclud
 
 
 def rounds_of(items: Sequence[int]) -> list[list[int]]:
-    """Split items into rounds without repeats, as few as there can be.
+    """Split items into rounds without repeats, as few as there can be, and give each as places in ``items``.
 
     An item comes twice where an epoch ends within a batch, and more often in a batch larger than the data.
     """
     rounds: list[list[int]] = []
     times: Counter[int] = Counter()
-    for item in items:
+    for place, item in enumerate(items):
         if times[item] == len(rounds):
             rounds.append([])
-        rounds[times[item]].append(item)
+        rounds[times[item]].append(place)
         times[item] += 1
     return rounds
 

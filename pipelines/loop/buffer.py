@@ -1,114 +1,164 @@
-"""Between engines and learners: the rollout batches that are being written, and when the next one may begin."""
+"""Between engines and learners: which items are under way, when the next may begin, and which a step learns from."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Generic, Protocol, Self, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from actors.messages import ScoredGroup
-from pipelines.loop.rollouts import Arrived, RolloutBatch
-
-
-class Cancellable(Protocol):
-    """Work under way that can be given up."""
-
-    def cancel(self) -> None: ...
+Content = TypeVar("Content")
 
 
-Batch = TypeVar("Batch", bound=Cancellable)
+@dataclass(frozen=True, slots=True)
+class BufferSizes:
+    """What a buffer is told of its run."""
+
+    per_step: int
+    """P: items of a step. An item is a prompt's group, or both groups of a pair."""
+    items: int
+    """Of the whole run. Only its last step may have fewer than P."""
+    traces: int
+    """Of one item."""
+    max_staleness: int
+    """k"""
+    slots: int
+    """Traces that may be under way before no further item begins."""
+
+    def of_step(self, step: int) -> int:
+        """Items of a step."""
+        return max(0, min(self.per_step, self.items - step * self.per_step))
 
 
-class RolloutBuffer(Generic[Batch]):
-    """Rollout batches begun and not yet taken to be trained on. It decides when one begins; it knows no engines.
+@dataclass(slots=True)
+class _Held(Generic[Content]):
+    position: int
+    begun: int
+    """Version of the weights that were published last when it began: none of its tokens is older."""
+    places: int
+    """It has to be among the first ``places`` items that are taken in the run, or it would be too old."""
+    content: Content | None = None
 
-    As a context manager it cancels, at its end, the batches that it still holds.
 
-    The batch of step s is trained on when the weights have version s. With v the version that was published last and k
-    the staleness allowed, always:
+class GroupBuffer(Generic[Content]):
+    """Items of a stream of prompts, from their beginning until they are trained on. It knows no engines and no clock.
 
-    - Batches begin in the order of steps and are taken in that order, each once: none is thrown away or overtaken, so
-      long traces are not starved.
-    - The batch of step s begins only when s <= v + k: it is trained on at most k versions after it was begun.
-    - At most k + 1 batches are held, and before the last step never fewer than one after a publish.
+    An item goes through four states: it *begins* (:meth:`begin`: its prompts go to the engines), its traces end one by
+    one (:meth:`ended`), it is *complete* (:meth:`complete`), it is *taken* (:meth:`take`: for the first step that still
+    lacks an item). The items of step s are trained on by weights of version s, and then version s + 1 is published.
+
+    One number decides everything. Let T be the items taken so far in the run and v the version published last. An item
+    that begins now must be taken by step v + k, so as one of the first (v + k + 1) P: these are its *places*. Items are
+    held in the order in which they began. Always:
+
+    - **Feasible**: T + i < places of the i-th item held. Were they taken in order from now on, none would be too old.
+      So an item begins only while T + held < (v + k + 1) P, whatever the others do later, and nothing is thrown away.
+    - **First complete, first taken**: a complete item passes those before it as long as they stay feasible. One that
+      is at its last place is waited for: no long trace is starved, nor older than k versions when it is trained on.
+    - **In the order of the stream**: items begin in the order of their positions, those of a checkpoint first. Each is
+      taken exactly once.
+    - **Full**: an item begins whenever fewer than ``slots`` traces are under way, unless it might become too old.
+
+    With k = 0 the items of step s are positions s P to (s + 1) P - 1, begun by the weights they are trained on:
+    strictly on-policy, in whichever order they become complete.
     """
 
-    def __init__(self, begin: Callable[[int], Batch], first: int, total: int, max_staleness: int) -> None:
-        self._begin = begin
-        self._next = first
-        self._total = total
-        self._max_staleness = max_staleness
-        self._held: deque[Batch] = deque()
+    def __init__(self, sizes: BufferSizes, step: int = 0, state: Mapping[str, Any] | None = None) -> None:
+        """``step`` is the first one to be taken; ``state`` is what :meth:`state` gave before it, where there was one.
+
+        Raises:
+            ValueError: the state is not of a run that took so many steps.
+
+        """
+        self._sizes = sizes
+        self._taken = min(step * sizes.per_step, sizes.items)
+        state = state or {"begun": self._taken, "outstanding": []}
+        self._again: deque[int] = deque(state["outstanding"])
+        """Positions that began before the checkpoint and were not trained on: they begin again."""
+        self._next: int = state["begun"]
+        if self._next - len(self._again) != self._taken:
+            raise ValueError(
+                f"after {step} steps {self._taken} items are trained on, but {self._next} began and "
+                f"{len(self._again)} of them are outstanding"
+            )
+        self._held: list[_Held[Content]] = []
+        self._awaiting: deque[_Held[Content]] = deque()
+        """Taken for steps that are not trained on yet."""
+        self._version: int | None = None
+        self._under_way = 0
 
     def published(self, version: int) -> None:
-        """The engines have the weights of ``version``: begin every batch that now may be."""
-        while self._next < self._total and self._next <= version + self._max_staleness:
-            self._held.append(self._begin(self._next))
-            self._next += 1
+        """The engines have the weights of ``version``: as many steps are trained on."""
+        self._version = version
+        trained = min(version * self._sizes.per_step, self._sizes.items)
+        while len(self._awaiting) > self._taken - trained:
+            self._awaiting.popleft()
 
-    def take(self) -> Batch:
-        """The oldest batch, to be trained on now.
+    def begin(self) -> list[int]:
+        """Positions of the items that begin now, which may be none."""
+        positions: list[int] = []
+        if self._version is None:
+            return positions
+        places = (self._version + self._sizes.max_staleness + 1) * self._sizes.per_step
+        while (
+            (self._again or self._next < self._sizes.items)
+            and self._taken + len(self._held) < places
+            and self._under_way < self._sizes.slots
+        ):
+            if self._again:
+                position = self._again.popleft()
+            else:
+                position, self._next = self._next, self._next + 1
+            self._held.append(_Held(position, self._version, places))
+            self._under_way += self._sizes.traces
+            positions.append(position)
+        return positions
 
-        Raises:
-            IndexError: there is none: weights were not published since the last was taken, or all steps are done.
+    def ended(self, traces: int) -> None:
+        """So many traces of items that began were written, or failed: their slots are free."""
+        self._under_way -= traces
 
-        """
-        return self._held.popleft()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for batch in self._held:
-            batch.cancel()
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-
-class RolloutUnderWay:
-    """A rollout batch that is being written: gives complete groups on the way, and the whole batch at the end."""
-
-    def __init__(self, work: Callable[[Arrived], Coroutine[Any, Any, RolloutBatch]]) -> None:
-        self._ready: list[ScoredGroup] = []
-        self._news = asyncio.Event()
-        self._task = asyncio.create_task(work(self._arrived))
-        self._task.add_done_callback(lambda _: self._news.set())
-
-    def _arrived(self, group: ScoredGroup) -> None:
-        self._ready.append(group)
-        self._news.set()
-
-    async def portions(self, tokens: float) -> AsyncIterator[list[ScoredGroup]]:
-        """Yields complete groups once they hold at least ``tokens`` tokens; ends when the batch is whole.
-
-        Each group comes once. The last ones, which were too few for another portion, are only in :meth:`whole`.
-        """
-        while not self._task.done():
-            await self._news.wait()
-            self._news.clear()
-            if not self._task.done() and sum(map(_tokens, self._ready)) >= tokens:
-                portion, self._ready = self._ready, []
-                yield portion
-
-    async def whole(self) -> RolloutBatch:
-        """All groups in the order of their prompts.
+    def complete(self, position: int, content: Content) -> None:
+        """All of an item is there.
 
         Raises:
-            Exception: whatever ended the writing early.
+            KeyError: no such item is under way.
 
         """
-        return await self._task
+        for held in self._held:
+            if held.position == position and held.content is None:
+                held.content = content
+                return
+        raise KeyError(f"item {position} is not under way")
 
-    def cancel(self) -> None:
-        """Stop writing the batch."""
-        self._task.cancel()
+    def take(self) -> tuple[int, Content] | None:
+        """The first complete item that leaves those before it feasible, with its position; None if there is none."""
+        for index, held in enumerate(self._held):
+            if held.content is not None:
+                self._awaiting.append(self._held.pop(index))
+                self._taken += 1
+                return held.position, held.content
+            if self._taken + index + 1 >= held.places:
+                # Its last place is the one that those before it leave: nothing may be taken before it.
+                return None
+        return None
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: how far the stream was read, and the positions of it that are not trained on."""
+        outstanding = [held.position for held in (*self._awaiting, *self._held)]
+        return {"begun": self._next, "outstanding": [*sorted(outstanding), *self._again]}
 
-def _tokens(group: ScoredGroup) -> int:
-    prompt = len(group.prompt.token_ids)
-    return sum(prompt + len(item.trace.token_ids) for item in group.traces)
+    def gauges(self, step: int) -> dict[str, float]:
+        """What is held while ``step`` is taken or trained on.
+
+        `slots`, `slots_in_use` (traces under way), `items_waiting` (complete, for later steps), and `oldest_item` (the
+        age in versions of the oldest item that is not complete).
+        """
+        later = self._taken - min((step + 1) * self._sizes.per_step, self._sizes.items)
+        writing = [held.begun for held in self._held if held.content is None]
+        return {
+            "slots": float(self._sizes.slots),
+            "slots_in_use": float(self._under_way),
+            "items_waiting": float(max(0, later) + len(self._held) - len(writing)),
+            "oldest_item": float((self._version or 0) - min(writing)) if writing else 0.0,
+        }

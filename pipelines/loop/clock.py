@@ -80,6 +80,7 @@ def loop_metrics(times: StepTimes, rollout: RolloutBatch) -> dict[str, float]:
         "time/learn_early": early,
         "time/publish": publish,
         "time/engine_busy": rollout.generate_seconds,
+        "refill_rounds": float(rollout.refills),
     }
 
 

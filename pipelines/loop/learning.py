@@ -81,13 +81,14 @@ class BatchLearning:
             old = [logprobs for group in rollout.groups for logprobs in self._old[id(group)]]
             # With refills there may be more groups than are wanted; those beyond are the last ones.
             batch = batch.with_old_logprobs(old[: len(batch.sequences())])
+        coefficient = {"kl_coefficient": self._algorithm.kl_coefficient}
         taught = sum(self._early.values())
         if not taught:
-            return batch, learn(self._learners, batch, self._settings)
+            return batch, learn(self._learners, batch, self._settings) | coefficient
         rest = [group for group in rollout.groups if id(group) not in self._early]
         wanted = None if rollout.wanted is None else rollout.wanted - taught
         sequences = self._batch(rest, wanted).sequences() if rest else []
-        return batch, self._learners.policy_step(sequences, self._settings) | {"optimizer_steps": 1.0}
+        return batch, self._learners.policy_step(sequences, self._settings) | {"optimizer_steps": 1.0} | coefficient
 
     def _logprobs(self, groups: Sequence[ScoredGroup]) -> dict[int, list[np.ndarray]]:
         """Log-probabilities of the traces that are trained on, by group."""

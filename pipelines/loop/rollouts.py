@@ -1,12 +1,11 @@
-"""One rollout batch: prompts in, scored groups out, each trace verified while others are still being written."""
+"""Prompts in, scored groups out: each trace is verified while others are still being written."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from actors.deadlines import NamedActor, wait
 from actors.errors import UserError
@@ -23,9 +22,6 @@ from actors.messages import (
 )
 from actors.rollout.fleet import RolloutFleet
 
-Arrived = Callable[[ScoredGroup], None]
-"""Called with each group when it is complete."""
-
 
 class EvaluationFailed(UserError, RuntimeError):
     """Some judgments could not be generated, so the figures would leave them out."""
@@ -33,6 +29,19 @@ class EvaluationFailed(UserError, RuntimeError):
 
 class RewardsFailed(UserError, RuntimeError):
     """No trace of a rollout batch could be scored; names the component and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredItem:
+    """All groups of an item (of a prompt, or of both orders of a pair), and when: seconds of one monotonic clock."""
+
+    groups: tuple[ScoredGroup, ...]
+    begun: float
+    """Its prompts went to the engines."""
+    written: float
+    """Its last trace was written."""
+    scored: float
+    """All its traces were scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +58,63 @@ class RolloutBatch:
     wanted: int | None = None
     """With refills, how many useful groups were asked for."""
 
+    @classmethod
+    def of(cls, items: Sequence[ScoredItem]) -> RolloutBatch:
+        """The batch of these items, in their order.
+
+        Raises:
+            RewardsFailed: there are traces, and no reward of any could be computed.
+
+        """
+        groups = tuple(group for item in items for group in item.groups)
+        _refuse_without_rewards(groups)
+        if not items:
+            return cls((), 0.0, 0.0)
+        written = max(item.written for item in items)
+        begun, scored = min(item.begun for item in items), max(item.scored for item in items)
+        return cls(groups, written - begun, scored - written)
+
 
 class Assembly:
-    """Collects how every sample of every prompt ended, and says when a pair is complete; knows no actors.
+    """Collects how every sample of every prompt ended, and says when an item is complete; knows no actors.
 
     Every sample of every prompt ends exactly once: as a scored trace, a failed generation or a failed reward.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], samples: int) -> None:
-        self.prompts = {prompt.uid: prompt for prompt in prompts}
+    def __init__(self, items: Sequence[Sequence[Prompt]], samples: int) -> None:
+        """``items`` are told by their place in the sequence; each prompt is of one of them."""
+        self.prompts = {prompt.uid: prompt for item in items for prompt in item}
+        self.item_of = {prompt.uid: index for index, item in enumerate(items) for prompt in item}
+        """The item of each prompt, by its uid."""
+        self._items = items
         self._samples = samples
-        self._pairs: dict[str, list[Prompt]] = {}
-        for prompt in prompts:
-            self._pairs.setdefault(prompt.pair_id, []).append(prompt)
-        self._left = {pair: samples * len(members) for pair, members in self._pairs.items()}
+        self._left = [samples * len(item) for item in items]
         self._traces: dict[str, list[ScoredTrace]] = {}
         self._failures: dict[str, list[GenerationFailure]] = {}
         self._unscored: dict[str, list[RewardFailure]] = {}
 
-    def add(self, item: ScoredTrace | GenerationFailure | RewardFailure) -> list[ScoredGroup]:
-        """Take one sample's end; returns the pair's groups if it was the pair's last sample, else an empty list.
+    def add(self, end: ScoredTrace | GenerationFailure | RewardFailure) -> list[ScoredGroup]:
+        """Take one sample's end; returns the item's groups if it was the item's last sample, else an empty list.
 
         Raises:
             RuntimeError: a sample is missing or came twice, which would train on the wrong group.
 
         """
-        uid = item.trace.prompt_uid if isinstance(item, ScoredTrace) else item.prompt_uid
-        if isinstance(item, ScoredTrace):
-            self._traces.setdefault(uid, []).append(item)
-        elif isinstance(item, GenerationFailure):
-            self._failures.setdefault(uid, []).append(item)
+        uid = end.trace.prompt_uid if isinstance(end, ScoredTrace) else end.prompt_uid
+        if isinstance(end, ScoredTrace):
+            self._traces.setdefault(uid, []).append(end)
+        elif isinstance(end, GenerationFailure):
+            self._failures.setdefault(uid, []).append(end)
         else:
-            self._unscored.setdefault(uid, []).append(item)
-        pair = self.prompts[uid].pair_id
-        self._left[pair] -= 1
-        return [self._group(prompt) for prompt in self._pairs[pair]] if self._left[pair] <= 0 else []
+            self._unscored.setdefault(uid, []).append(end)
+        item = self.item_of[uid]
+        self._left[item] -= 1
+        return [self._group(prompt) for prompt in self._items[item]] if self._left[item] <= 0 else []
+
+    @property
+    def missing(self) -> str | None:
+        """The first prompt of which not all samples have ended; None: there is none."""
+        return next((item[0].uid for item, left in zip(self._items, self._left, strict=True) if left), None)
 
     def _ended(self, uid: str) -> list[int]:
         parts = (self._failures.get(uid, []), self._unscored.get(uid, []))
@@ -106,45 +137,46 @@ class Assembly:
 async def collect(
     fleet: RolloutFleet,
     verifier: NamedActor,
-    prompts: Sequence[Prompt],
+    items: Sequence[Sequence[Prompt]],
     sampling: Sampling,
+    *,
+    arrived: Callable[[int, ScoredItem], None],
+    written: Callable[[int], None] = lambda traces: None,
     timeout: float = 600.0,
     shown: Mapping[str, Shown] | None = None,
     comparing: bool = False,
-    arrived: Arrived | None = None,
-) -> RolloutBatch:
-    """Generate ``sampling.samples`` traces for every prompt and score each as it arrives, each pair as it completes.
+) -> None:
+    """Generate ``sampling.samples`` traces for every prompt and score each as it arrives.
 
     Args:
         fleet: writes the traces.
         verifier: scores them.
-        prompts: each once, with both orders of a pair where there are two.
-        sampling: how many traces of each, and how.
+        items: one prompt each, or both orders of a pair; no prompt is in two of them.
+        sampling: how many traces of each prompt, and how.
+        arrived: called with the index of each item when it is complete, and what it is.
+        written: called with how many traces were written, or failed, since the last time.
         timeout: seconds that verification may take after the last trace was written.
         shown: what each prompt shows, by its uid; needed by users' reward functions only.
-        comparing: whether some reward component compares traces, so that complete pairs go to the verifier once more.
-        arrived: called with each group as soon as it is complete.
+        comparing: whether some reward component compares traces, so that complete items go to the verifier once more.
 
     Raises:
         DeadlineExceeded, ActorFailed: from the fleet or the verifier.
-        RewardsFailed: no trace at all could be scored.
         RuntimeError: a trace is missing or came twice.
 
     """
-    started = time.monotonic()
-    assembly = Assembly(prompts, sampling.samples)
+    begun = time.monotonic()
+    assembly = Assembly(items, sampling.samples)
+    last_written = [begun] * len(items)
     texts = shown or {}
-    done: dict[str, ScoredGroup] = {}
 
-    async def add(items: Sequence[ScoredTrace | GenerationFailure | RewardFailure]) -> None:
-        for item in items:
-            groups = assembly.add(item)
+    async def add(ends: Sequence[ScoredTrace | GenerationFailure | RewardFailure]) -> None:
+        for end in ends:
+            groups = assembly.add(end)
             if groups and comparing:
                 groups = await verifier.handle.compare.remote(groups, [texts.get(group.prompt.uid) for group in groups])
-            done.update({group.prompt.uid: group for group in groups})
-            if arrived is not None:
-                for group in groups:
-                    arrived(group)
+            if groups:
+                item = assembly.item_of[groups[0].prompt.uid]
+                arrived(item, ScoredItem(tuple(groups), begun, last_written[item], time.monotonic()))
 
     async def verify(traces: Sequence[Trace]) -> None:
         prompts = [assembly.prompts[trace.prompt_uid] for trace in traces]
@@ -156,41 +188,22 @@ async def collect(
 
     verifying: list[asyncio.Task[None]] = []
     try:
-        async for finished in fleet.generate(prompts, sampling):
+        async for finished in fleet.generate([prompt for item in items for prompt in item], sampling):
+            for end in finished:
+                last_written[assembly.item_of[end.prompt_uid]] = time.monotonic()
+            written(len(finished))
             failures = [item for item in finished if isinstance(item, GenerationFailure)]
             traces = [item for item in finished if isinstance(item, Trace)]
             if failures:
                 verifying.append(asyncio.create_task(add(failures)))
             if traces:
                 verifying.append(asyncio.create_task(verify(traces)))
-        generated = time.monotonic()
         await wait(asyncio.gather(*verifying), timeout, "rewards after the last trace", verifier)
     finally:
         for task in verifying:
             task.cancel()
-    if missing := [prompt.uid for prompt in prompts if prompt.uid not in done]:
-        raise RuntimeError(f"prompt {missing[0]}: not all of its {sampling.samples} samples came, nor of its pair's")
-    groups = tuple(done[prompt.uid] for prompt in prompts)
-    _refuse_without_rewards(groups)
-    return RolloutBatch(groups, generated - started, time.monotonic() - generated)
-
-
-async def together(collections: Sequence[Coroutine[Any, Any, RolloutBatch]]) -> RolloutBatch:
-    """Run several collections at the same time and join them, in their order, to one batch.
-
-    A prompt that occurs twice in a batch needs two: within one, each prompt occurs once.
-    """
-    tasks = [asyncio.create_task(collection) for collection in collections]
-    try:
-        batches = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-    return RolloutBatch(
-        tuple(group for batch in batches for group in batch.groups),
-        max((batch.generate_seconds for batch in batches), default=0.0),
-        max((batch.verify_seconds for batch in batches), default=0.0),
-    )
+    if (uid := assembly.missing) is not None:
+        raise RuntimeError(f"prompt {uid}: not all of its {sampling.samples} samples came, nor of its pair's")
 
 
 def _refuse_without_rewards(groups: Sequence[ScoredGroup]) -> None:
@@ -204,6 +217,7 @@ def _refuse_without_rewards(groups: Sequence[ScoredGroup]) -> None:
 
 
 async def refilled(
+    batch: RolloutBatch,
     round_of: Callable[[int, int], Awaitable[RolloutBatch]],
     useful: Callable[[ScoredGroup], bool],
     wanted: int,
@@ -212,13 +226,14 @@ async def refilled(
     """Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): generate on until ``wanted`` groups are useful.
 
     Args:
-        round_of: generates a round, given its number and how many groups are missing. Round 0 is the batch itself.
+        batch: what there is.
+        round_of: generates a round, given its number (from 1) and how many groups are missing.
         useful: whether a group teaches something.
         wanted: how many useful groups to reach.
-        rounds: how many rounds may follow the first; a batch that is still short after them is trained on as it is.
+        rounds: how many rounds there may be; a batch that is still short after them is trained on as it is.
 
     """
-    batch = replace(await round_of(0, wanted), wanted=wanted)
+    batch = replace(batch, wanted=wanted)
     for number in range(1, rounds + 1):
         missing = wanted - sum(useful(group) for group in batch.groups)
         if missing <= 0:

@@ -80,6 +80,7 @@ SECTIONS: tuple[Section, ...] = (
             Panel("Effective sample size", ("ess", "ess_traces"), unit="share"),
             Panel("Off-policy correction", ("correction_weight", "correction_limited")),
             Panel("Staleness", ("staleness_min", "staleness", "staleness_max")),
+            Panel("Oldest under way, in versions", ("oldest_item",)),
         ),
     ),
     Section(
@@ -105,6 +106,8 @@ SECTIONS: tuple[Section, ...] = (
             Panel("Where a step's time goes", _TIME, unit="seconds", stacked=True),
             Panel("Step and evaluation", ("time/step", "time/evaluate"), ("time/step", "time/evaluate"), "seconds"),
             Panel("Engines at work", ("time/engine_busy",), unit="seconds"),
+            Panel("Slots of the engines", ("slots", "slots_in_use")),
+            Panel("Complete, for later steps", ("items_waiting",)),
             Panel("Learned while others were written", ("time/learn_early",), unit="seconds"),
             Panel("Pause of a publish", ("publish_pause_seconds",), unit="seconds"),
         ),

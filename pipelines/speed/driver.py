@@ -91,7 +91,7 @@ async def _steps(hosts: Sequence[Any], verifier: Any, engines: int, steps: int) 
     from actors.rollout.fleet import RolloutFleet
     from pipelines.config import Algorithm
     from pipelines.loop.batches import policy_batch
-    from pipelines.loop.rollouts import collect
+    from pipelines.loop.rollouts import RolloutBatch, ScoredItem, collect
 
     fleet = RolloutFleet([hosts[index % len(hosts)] for index in range(engines)], 120.0)
     prompts = [
@@ -101,7 +101,9 @@ async def _steps(hosts: Sequence[Any], verifier: Any, engines: int, steps: int) 
     taken = []
     for step in range(steps):
         started = time.perf_counter()
-        rollout = await collect(fleet, verifier, prompts, Sampling(SAMPLES))
-        policy_batch(rollout.groups, Algorithm(), len(prompts), weight_version=step)
+        items: dict[int, ScoredItem] = {}
+        alone = [[prompt] for prompt in prompts]
+        await collect(fleet, verifier, alone, Sampling(SAMPLES), arrived=items.__setitem__)
+        policy_batch(RolloutBatch.of(list(items.values())).groups, Algorithm(), len(prompts), weight_version=step)
         taken.append(time.perf_counter() - started)
     return taken

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pairs import many_pairs
 
@@ -18,6 +22,7 @@ from actors.learner.settings import PolicySettings
 from actors.messages import Prompt, Sampling, ScoredTrace, Trace, TrainingSequence, Verdict, VerificationRequest
 from pipelines.config import Config
 from pipelines.config.compose import load_config
+from pipelines.data.order import batch_of
 from pipelines.data.prompts import DroppedPrompts
 from pipelines.rl import reinforce
 from pipelines.stages.inputs import JudgingTask
@@ -32,13 +37,18 @@ TASK = JudgingTask(
 
 
 class Parts:
-    """Engines, verifier, learners and weight transfer in one; notes what is asked of them, in order."""
+    """Engines, verifier, learners and weight transfer in one; notes what is asked of them, in order.
 
-    def __init__(self, dies_at: int | None = None) -> None:
+    ``random`` says how long each prompt takes: none of them any time.
+    """
+
+    def __init__(self, dies_at: int | None = None, random: Random | None = None) -> None:
         self.events: list[str] = []
         self.coefficients: list[float] = []
         self.handle = self
         self._dies_at = dies_at
+        self._random = random
+        self._version = 0
         self.score = SimpleNamespace(remote=self._score)
         self.full_round = 1 << 30
 
@@ -46,8 +56,11 @@ class Parts:
         """Two tokens for every sample."""
         self.events.append("judge" if sampling.temperature == 0 else "generate")
         for prompt in prompts:
+            versions = np.full(2, self._version, np.int32)
+            for _ in range(self._random.choice((1, 3, 200)) if self._random else 0):
+                await asyncio.sleep(0.001)
             yield [
-                Trace(prompt.uid, sample, np.ones(2, np.int32), np.zeros(2, np.float32), "", "stop", np.zeros(2))
+                Trace(prompt.uid, sample, np.ones(2, np.int32), np.zeros(2, np.float32), "", "stop", versions)
                 for sample in range(sampling.samples)
             ]
 
@@ -63,6 +76,7 @@ class Parts:
 
     def publish(self, version: int) -> float:
         self.events.append(f"publish {version}")
+        self._version = version
         return 0.25
 
     def save(self, directory: str, state: dict[str, Any]) -> None:
@@ -123,11 +137,16 @@ def test_a_step_generates_learns_publishes_begins_the_next_evaluates_and_saves(t
     ]
 
 
-def test_one_version_ahead_a_batch_is_always_under_way(tmp_path: Path) -> None:
+def test_one_version_ahead_a_step_is_always_under_way(tmp_path: Path) -> None:
     parts = Parts()
-    run_loop(tmp_path, parts, "algorithm.max_staleness=1", "algorithm.correction=truncate", "rl.evaluate_every=0")
-    assert parts.events[:3] == ["publish 0", "generate", "generate"]
-    assert parts.events.count("generate") == 4, "none is begun beyond the last step"
+    lines = run_loop(
+        tmp_path, parts, "algorithm.max_staleness=1", "algorithm.correction=truncate", "rl.evaluate_every=0"
+    )
+    # Two steps begin at once, and one more as soon as a step is published.
+    assert parts.events[:6] == ["publish 0", "generate", "learn", "publish 1", "generate", "learn"]
+    assert parts.events.count("generate") == 3, "none is begun beyond the last step"
+    assert [line["metrics"]["staleness_max"] for line in lines] == [0, 1, 1, 1]
+    assert [line["metrics"]["items_waiting"] for line in lines[-1:]] == [0]
     assert parts.events[-2:] == ["publish 4", "save 4"]
 
 
@@ -142,3 +161,26 @@ def test_a_loop_that_died_continues_with_its_coefficient_as_if_it_had_not(tmp_pa
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert whole.coefficients == pytest.approx([1.02**step for step in range(4)])
     assert died.coefficients[:2] + continued.coefficients == whole.coefficients
+
+
+def trained(run: Path) -> list[list[str]]:
+    """The pairs that each step was trained on, from its traces."""
+    steps = []
+    for file in sorted(run.glob("traces/rl-rollouts-*.parquet")):
+        rows = pq.read_table(file).to_pylist()
+        steps.append([row["pair_id"] for row in rows if row["sample"] == 0])
+    return steps
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loop_ahead_that_died_loses_no_prompt_and_repeats_none(tmp_path: Path, seed: int) -> None:
+    ahead = ("algorithm.max_staleness=2", "algorithm.correction=truncate", "rl.steps=8", "rollout.max_sequences=32")
+    for dies_at in (3, 5, None):
+        with contextlib.suppress(RuntimeError):
+            lines = run_loop(tmp_path, Parts(dies_at, Random(seed)), *ahead, "rl.epochs=2", "rl.evaluate_every=0")
+    steps = trained(tmp_path / "loop")
+    assert [len(step) for step in steps] == [2] * 8
+    assert Counter(chain.from_iterable(steps)) == Counter(dict.fromkeys(PAIRS, 2)), "two epochs of eight pairs"
+    assert max(line["metrics"]["staleness_max"] for line in lines) <= 2
+    in_order = [sorted(list(PAIRS)[item] for item in batch_of(8, 0, 2, step, 2)) for step in range(8)]
+    assert [sorted(step) for step in steps] != in_order, "some passed others"

@@ -32,8 +32,8 @@ def test_batches_of_all_steps_visit_every_item_once_an_epoch(count: int, epochs:
 
 
 def test_rounds_hold_an_item_once_each() -> None:
-    assert rounds_of([3, 1, 3, 2, 1, 3]) == [[3, 1, 2], [3, 1], [3]]
-    assert rounds_of([4, 5]) == [[4, 5]]
+    assert rounds_of([3, 1, 3, 2, 1, 3]) == [[0, 1, 3], [2, 4], [5]]
+    assert rounds_of([4, 5]) == [[0, 1]]
     assert rounds_of([]) == []
 
 

@@ -79,9 +79,10 @@ def test_what_blocked_the_loop_is_generation_then_verification_then_waiting(
     generated: float, verified: float, expected: tuple[float, float, float]
 ) -> None:
     times = StepTimes(10.0, {"learn_early": 1.0, "learn": 2.0, "publish": 1.0})
-    metrics = loop_metrics(times, RolloutBatch((), generated, verified))
+    metrics = loop_metrics(times, RolloutBatch((), generated, verified, refills=3))
     assert (metrics["time/generate"], metrics["time/verify"], metrics["time/wait"]) == expected
     assert (metrics["time/learn"], metrics["time/learn_early"], metrics["time/engine_busy"]) == (3.0, 1.0, generated)
+    assert metrics["refill_rounds"] == 3
     assert sum(metrics[f"time/{part}"] for part in ("generate", "verify", "wait", "learn", "publish")) == 10.0
     assert step_metrics(times, 500) == {"time/step": 10.0, "tokens_per_second": 50.0}
 

@@ -87,7 +87,7 @@ def test_what_is_learnt_early_and_late_is_the_whole_batch_once(policy: str) -> N
     assert len(parts.added) == (3 if policy == "keep" else 2)
     assert set.union(*parts.added, *parts.stepped) == whole.stepped[0]
     assert sum(map(len, parts.added)) + len(parts.stepped[0]) == len(whole.stepped[0])
-    assert metrics == metrics_again == {"loss": 0.5, "old": 0.0, "optimizer_steps": 1.0}
+    assert metrics == metrics_again == {"loss": 0.5, "old": 0.0, "optimizer_steps": 1.0, "kl_coefficient": 0.001}
     assert batch.metrics == again.metrics
     assert batch.metrics["equal_reward_groups"] == 0.25
 
@@ -113,7 +113,7 @@ def test_a_batch_learnt_early_to_its_end_still_steps() -> None:
 def test_early_groups_that_teach_nothing_leave_nothing_to_step_on() -> None:
     learners, (_, metrics) = outcome(RolloutBatch((GROUPS[1],), 1.0, 0.0), [[GROUPS[1]]])
     assert (learners.added, learners.stepped) == ([], [])
-    assert metrics == {"optimizer_steps": 0}
+    assert metrics == {"optimizer_steps": 0, "kl_coefficient": 0.001}
 
 
 def test_with_refills_early_groups_count_towards_those_wanted() -> None:

@@ -27,6 +27,7 @@ from actors.messages import (
 from pipelines.config import Algorithm
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.loop.batches import policy_batch
+from pipelines.loop.buffer import BufferSizes, GroupBuffer
 from pipelines.loop.clock import StepTimes, loop_metrics, step_metrics
 from pipelines.loop.rollouts import RolloutBatch
 from pipelines.reporting.panels import SECTIONS, STAGES, WITHOUT_PANEL, drawn, fits, panels_of, unplaced
@@ -97,10 +98,11 @@ def test_every_number_that_training_logs_is_in_one_panel(learned: tuple[dict[str
     both = {**held_out(), **step_metrics(times, 5), **dict.fromkeys(assigned("pipelines/stages/training.py"), 0.0)}
     supervised, policy = learned
     batch = policy_batch(rollout().groups, Algorithm(), 1, 0).metrics
+    gauges = GroupBuffer[None](BufferSizes(1, 1, 1, 0, 1)).gauges(0)
     names = {
         "distill": {*both, *supervised, *assigned("pipelines/distill.py")},
-        "rl": {*both, *policy, *batch, *loop_metrics(times, rollout()), *assigned("pipelines/rl.py")}
-        | {"optimizer_steps"},
+        "rl": {*both, *policy, *batch, *loop_metrics(times, rollout()), *assigned("pipelines/rl.py"), *gauges}
+        | {"optimizer_steps", "kl_coefficient"},
     }
     # That what is asked about is what there is.
     assert {"epoch", "eval/accuracy/domain/Chat", "eval/accuracy/order/chosen_second"} <= names["distill"]
