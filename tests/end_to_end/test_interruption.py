@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -10,14 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from commands import SMALL, Runs, wait_until
+from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
 
 from pipelines.data.order import batch_of
 
@@ -88,38 +88,6 @@ def test_damaged_checkpoint_is_named(runs: Runs) -> None:
     output = runs("rl", "killed", *SMALL, status=1)
     assert victim.name in output
     assert newest.name in output
-
-
-def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those of the processes that have not ended within a few seconds, as Ray's own end after their parent."""
-    return psutil.wait_procs(processes, timeout=20)[1]
-
-
-def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Actors and the engines' processes; workers that Ray keeps idle are called ray::IDLE."""
-    names = ("ray::RolloutWorker", "ray::Learner", "ray::RewardVerifier", "EngineCore")
-    found = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            if any(name in " ".join(process.cmdline()) for name in names):
-                found.append(process)
-    return found
-
-
-def mapped_by(processes: Iterable[psutil.Process]) -> set[str]:
-    """Names in shared memory that these processes have mapped."""
-    names: set[str] = set()
-    for process in processes:
-        with suppress(psutil.Error):
-            names |= {region.path.removeprefix("/dev/shm/") for region in process.memory_maps()}
-    return names & set(os.listdir("/dev/shm"))
-
-
-def left_in_shared_memory(run: Path, mapped: set[str]) -> set[str]:
-    """Of what the run's processes had mapped, and of its weights, what is there and no living process has mapped."""
-    weights = "reasoning-reward-models-" + hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
-    there = (mapped | {weights}) & set(os.listdir("/dev/shm"))
-    return there - mapped_by(psutil.process_iter()) if there else there
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -1,20 +1,29 @@
 """A standing cluster of two hosts whose names resolve to loopback: engines, ranks and weights go from one to the other.
 
-The hosts are network namespaces of this machine, each with a Ray node, and a token that both know.
+The hosts are network namespaces of this machine, each with a Ray node, and a token that both know. Runs come by the job
+server, as `make submit` sends them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from commands import ROOT, SMALL, Runs, wait_until
+from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
+from safetensors.torch import load_file
 from two_hosts import ADDRESSES, NoNamespaces, on, two_hosts
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
@@ -24,10 +33,64 @@ SPREAD = ("rollout.workers=2", "cluster.rollout_cpus=1.2", "learner.ranks=2", "c
 # A folder that cannot be made: weights that went through a file after all would stop the run.
 NETWORK = ("cluster.weight_transfer=network", "cluster.weights_directory=/proc/no-weights-here")
 BIN = Path(sys.executable).parent
+_STATE = """
+import json, sys, ray
+from ray.util import placement_group_table
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+there = [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+print(json.dumps([there, ray.available_resources().get("CPU", 0.0), ray.cluster_resources()["CPU"]]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Two nodes, and what a command on the first one needs."""
+
+    first: str
+    nodes: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]
+    environment: dict[str, str]
+    project: Path
+    outputs: Path
+
+    def submitted(self, run: str, *overrides: str) -> subprocess.Popen[str]:
+        """A run by way of the job server."""
+        command = [sys.executable, "-m", "launch.submit", "--pipeline", "run", "--address", "http://127.0.0.1:8265"]
+        arguments = [f"run={run}", f"output_root={self.outputs}", *SMALL, *SPREAD, *NETWORK, *overrides]
+        return subprocess.Popen(
+            on(self.first, [*command, "--", *arguments]),
+            cwd=self.project,
+            env=self.environment | {"PYTHONPATH": str(self.project)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs on the two nodes."""
+        return [child for node in self.nodes for child in psutil.Process(node.pid).children(recursive=True)]
+
+    def driver(self) -> psutil.Process:
+        """The process of the submitted pipeline."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                if process.cmdline()[1:3] == ["-m", "pipelines.run"]:
+                    found.append(process)
+        (driver,) = found
+        return driver
+
+    def reserved(self) -> tuple[list[str], float, float]:
+        """States of placement groups that are there, CPUs that are free, and all CPUs."""
+        command = on(self.first, [sys.executable, "-c", _STATE, f"{ADDRESSES[0]}:6399"])
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        groups, free, cpus = json.loads(done.stdout.splitlines()[-1])
+        return groups, free, cpus
 
 
 @contextmanager
-def node(host: str, log: Path, environment: dict[str, str], *arguments: str) -> Iterator[None]:
+def node(host: str, log: Path, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Ray node on a host, up when this is entered; it ends its own processes when it is told to end."""
     command = [str(BIN / "ray"), "start", *arguments, "--num-cpus=2", "--object-store-memory=100000000", "--block"]
     with log.open("w") as output:
@@ -35,45 +98,77 @@ def node(host: str, log: Path, environment: dict[str, str], *arguments: str) -> 
     try:
         wait_until(lambda: "block forever" in log.read_text() or process.poll() is not None, 120, f"a node on {host}")
         assert process.poll() is None, log.read_text()
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(60)
 
 
-def test_engines_and_ranks_on_two_hosts_agree(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("two")
+    project = folder / "project"
+    for name in ("actors", "conf", "launch", "pipelines"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment = own | token | {"HF_HUB_OFFLINE": "1"}
-    head = f"{ADDRESSES[0]}:6399"
     with ExitStack() as stack:
         try:
             first, second = stack.enter_context(two_hosts())
         except NoNamespaces as why:
             pytest.skip(str(why))
-        starts = ("--head", f"--node-ip-address={ADDRESSES[0]}", "--port=6399", "--include-dashboard=false")
-        stack.enter_context(node(first, tmp_path / "head.log", environment, *starts))
-        joins = (f"--address={head}", f"--node-ip-address={ADDRESSES[1]}")
-        stack.enter_context(node(second, tmp_path / "node.log", environment, *joins))
-        command = [
-            sys.executable,
-            "-m",
-            "pipelines.run",
-            "run=two",
-            f"output_root={tmp_path}",
-            *SMALL,
-            *SPREAD,
-            *NETWORK,
-        ]
-        done = subprocess.run(
-            on(first, [*command, f"cluster.address={head}", "rl.steps=2"]),
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    steps = [line["metrics"] for line in Runs(tmp_path).metrics("two", "rl")]
-    assert [step["weight_version"] for step in steps] == [1, 2]
-    assert all(step["logprob_difference_max"] < 1e-4 for step in steps)
+        starts = ("--head", f"--node-ip-address={ADDRESSES[0]}", "--port=6399")
+        head = stack.enter_context(node(first, folder / "head.log", environment, *starts))
+        joins = (f"--address={ADDRESSES[0]}:6399", f"--node-ip-address={ADDRESSES[1]}")
+        other = stack.enter_context(node(second, folder / "node.log", environment, *joins))
+        yield Cluster(first, (head, other), environment, project, folder / "outputs")
+
+
+def test_a_run_whose_driver_is_killed_leaves_nothing_on_two_hosts_and_the_same_command_continues(
+    cluster: Cluster,
+) -> None:
+    runs = Runs(cluster.outputs)
+    job = cluster.submitted("two", "rl.steps=5", "rl.checkpoints.every=1")
+    wait_until(lambda: job.poll() is not None or len(runs.lines("two", "rl")) > 1, 600, "the second step of rl")
+    actors = of_actors(cluster.processes())
+    # Two engines with a process each, two ranks, a verifier: on both hosts.
+    assert [sum(name in " ".join(a.cmdline()) for a in actors) for name in ("RolloutWorker", "Learner")] == [2, 2]
+    owners = [sum(actor in psutil.Process(n.pid).children(recursive=True) for actor in actors) for n in cluster.nodes]
+    assert min(owners) >= 3, owners
+    mapped = mapped_by(actors)
+    cluster.driver().send_signal(signal.SIGKILL)
+    out, _ = job.communicate(timeout=180)
+    assert job.returncode == 1, out[-4000:]
+    steps = len(runs.lines("two", "rl"))
+    assert 2 <= steps < 5
+
+    assert left_behind(actors) == []
+    assert left_in_shared_memory(runs.path("two"), mapped) == set()
+    wait_until(lambda: cluster.reserved() == ([], 4.0, 4.0), 60, "everything that was reserved to be free")
+    assert all(node.poll() is None for node in cluster.nodes)
+
+    again = cluster.submitted("two", "rl.steps=5", "rl.checkpoints.every=1")
+    out, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, out[-4000:]
+    assert "rl: continues after step" in out or "continues after step" in out
+    lines = [line["metrics"] for line in runs.metrics("two", "rl")]
+    assert [step["weight_version"] for step in lines] == [1, 2, 3, 4, 5]
+    assert all(step["logprob_difference_max"] < 1e-4 for step in lines)
+    assert of_actors(cluster.processes()) == []
+
+
+def test_ranks_on_two_hosts_learn_what_they_learn_on_one(cluster: Cluster, tmp_path: Path) -> None:
+    """After the test above: the distilled weights, which depend on no sampling, are those of two ranks on one node."""
+    one, prepared = Runs(tmp_path), Runs(cluster.outputs)
+    overrides = [*SMALL, "learner.ranks=2", "cluster.learner_cpus=0.5", "cluster.rollout_cpus=0.5", "rl.steps=5"]
+    assert prepared.path("two").is_dir()
+    one("prepare", "one", *overrides)
+    one("distill", "one", *overrides)
+    there, here = (
+        load_file(runs.path(name) / "distill" / "hf" / "model.safetensors")
+        for runs, name in ((prepared, "two"), (one, "one"))
+    )
+    assert there.keys() == here.keys()
+    for name, tensor in here.items():
+        torch.testing.assert_close(there[name], tensor, rtol=0, atol=1e-6, msg=name)

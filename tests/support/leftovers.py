@@ -1,0 +1,43 @@
+"""What a run has left on a machine: processes of its actors, and names in shared memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+
+def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of the processes that have not ended within a few seconds, as Ray's own end after their parent."""
+    return psutil.wait_procs(processes, timeout=20)[1]
+
+
+def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Actors and the engines' processes; workers that Ray keeps idle are called ray::IDLE."""
+    names = ("ray::RolloutWorker", "ray::Learner", "ray::RewardVerifier", "EngineCore")
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if any(name in " ".join(process.cmdline()) for name in names):
+                found.append(process)
+    return found
+
+
+def mapped_by(processes: Iterable[psutil.Process]) -> set[str]:
+    """Names in shared memory that these processes have mapped."""
+    names: set[str] = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            names |= {region.path.removeprefix("/dev/shm/") for region in process.memory_maps()}
+    return names & set(os.listdir("/dev/shm"))
+
+
+def left_in_shared_memory(run: Path, mapped: set[str]) -> set[str]:
+    """Of what the run's processes had mapped, and of its weights, what is there and no living process has mapped."""
+    weights = "reasoning-reward-models-" + hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
+    there = (mapped | {weights}) & set(os.listdir("/dev/shm"))
+    return there - mapped_by(psutil.process_iter()) if there else there
