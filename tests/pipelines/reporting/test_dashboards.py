@@ -218,14 +218,7 @@ def test_panels_find_their_numbers_in_what_wandb_reads_of_an_offline_run(
         tracker.summary({"accuracy": 0.75, "by_domain": {"Chat": {"accuracy": 0.5}}})
     wandb.teardown()
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "wandb"), "sync", str(offline)],
-        env=os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    server.sync(offline, tmp_path)
     bucket = server.buckets[0]
     assert (bucket["groupName"], bucket["jobType"]) == ("tiny", "rl")
     assert [alert["title"] for alert in server.alerts] == ["tiny: rl needs attention"]
