@@ -45,7 +45,8 @@ def build(name: str, config: Config, console: Console) -> LintReport:
     if any(Path(entry.path or "").resolve() == folder.resolve() for entry in entries(config).values()):
         raise ConfigError(f"{folder} would be read and written: set data.mix.folder to write somewhere else")
     template = prompt_template(config)
-    tokenizer = load_tokenizer(config.model.path) if config.model.path else None
+    model = config.model
+    tokenizer = load_tokenizer(model.path, variables=model.chat_template_kwargs) if model.path else None
     benchmarks = benchmark_items(config.data.lint.benchmarks)
     mixed = mix(config, template, tokenizer, benchmarks)
     for entry in mixed.inputs:

@@ -50,6 +50,7 @@ def command(config: Config) -> None:
                 model,
                 weights_id(model),
                 config.model.prompt,
+                config.model.chat_template_kwargs,
                 judging_rule(config, section),
                 limits,
                 keys,

@@ -151,11 +151,16 @@ def shard_judge(
 
 def _read(path: str) -> Any:
     """A causal LM on the CPU in its stored data type, checked to be one that :class:`Judge` computes right."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if path.startswith((".", "/")) and not Path(path).is_dir():
         raise ModelError(f"there is no model at {path}")
     try:
+        if "text_config" in AutoConfig.from_pretrained(path).sub_configs:
+            raise ModelError(
+                f"the model at {path!r} reads more than text, and learners would not find its parts where engines do: "
+                "save its language model as a checkpoint of its own, or choose a base model of text alone"
+            )
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype="auto", attn_implementation="sdpa", output_loading_info=True
         )

@@ -42,6 +42,7 @@ class Config(Stages):
 
 OPEN = (
     "model.shape.",
+    "model.chat_template_kwargs.",
     "algorithm.reward.",
     "data.mix.sources.",
     "data.mix.expect.",

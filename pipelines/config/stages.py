@@ -21,6 +21,8 @@ class Model:
     """Checkpoint directory or hub name; null: `prepare` builds the tiny model from scratch."""
     prompt: str = location("chain_of_rubrics", FILE)
     """Prompt template by name, or the path of your own."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the model's chat template, such as `enable_thinking: false`."""
     max_prompt_tokens: int = number(4096, at_least=1)
     """Longer prompts are filtered out and counted."""
     max_response_tokens: int = number(8192, at_least=1)

@@ -209,6 +209,38 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
         model["unk_token"] = names[model["unk_token"]]
 
 
+def with_variables(template: str, variables: Mapping[str, Any], model: str) -> str:
+    """A chat template in which ``variables`` are set, as if its caller gave them with every conversation.
+
+    Raises:
+        ModelError: the template reads no variable of such a name, or a value is no text, number, truth value or null.
+
+    """
+    if not variables:
+        return template
+    read = {name for name in variables if re.search(rf"\b{re.escape(name)}\b", template)}
+    if unread := sorted(variables.keys() - read):
+        raise ModelError(
+            f"model.chat_template_kwargs: the chat template of {model!r} reads no variable {unread[0]!r}, so it would "
+            "change nothing: leave it out, or use the name that its chat_template has"
+        )
+    if nested := next((name for name, value in variables.items() if not _is_plain(value)), None):
+        raise ModelError(
+            f"model.chat_template_kwargs.{nested}={variables[nested]!r} must be text, a number, true, false or null"
+        )
+    # Without a line break after it, which the template's own beginning may have.
+    stated = "".join(f"{{% set {name} = {_literal(value)} %}}" for name, value in variables.items())
+    return stated + "{{ '' }}" + template
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
+
+
+def _literal(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
+
+
 _KNOWN: WeakKeyDictionary[Any, tuple[Any, ChatTokenizer]] = WeakKeyDictionary()
 
 

@@ -151,7 +151,7 @@ def _judge(
     with Session(config, folder) as session:
         longest = config.model.max_prompt_tokens + config.model.max_response_tokens
         limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
-        tokenizer = load_tokenizer(model, longest, limits)
+        tokenizer = load_tokenizer(model, longest, limits, config.model.chat_template_kwargs)
         judgments = planned(tokenizer)
         waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
         stage.console.note(describe(config, model, judgments, waiting, log))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,8 @@ def settings_of(model: str) -> list[str]:
     if config is None:
         return []
     found = [f"{section}.{name}={config[section][name]}" for section, names in _OF_THE_RUN.items() for name in names]
+    variables = config["model"].get("chat_template_kwargs", {})
+    found += [f"model.chat_template_kwargs.{name}={json.dumps(value)}" for name, value in variables.items()]
     return [f"recipe={config['recipe_name']}", *found]
 
 

@@ -21,7 +21,7 @@ from pipelines.judgment.judging import JudgingRule, PairwiseJudge
 from pipelines.judgment.modes import check_mode, mode_templates, modes_of
 from pipelines.judgment.weights import weights_id
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.inputs import load_tokenizer
+from pipelines.stages.inputs import tokenizer_of
 from pipelines.stages.stage import open_run
 
 _KINDS = (".jsonl", ".parquet")
@@ -113,7 +113,7 @@ def judge_parts(config: Config, section: Judging) -> Parts:
 
     """
     model = model_of(config, section)
-    tokenizer = load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens)
+    tokenizer = tokenizer_of(config, model)
     # A tokenizer without a chat template is refused here.
     encode([{"role": "user", "content": "?"}], tokenizer)
     return Parts(model, tokenizer, load_template(config.model.prompt), mode_templates(config.model.prompt))

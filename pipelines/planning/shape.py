@@ -18,8 +18,10 @@ from actors.errors import UserError
 _BIASED = ("qwen2",)
 _NORMED_HEADS = ("qwen3", "gemma3", "gemma3_text")
 _TIED = ("gemma", "gemma2", "gemma3", "gemma3_text")
+_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text")
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 # Keys of models whose layers are not all the same dense one.
+_ATTENTION = ("full_attention", "sliding_attention")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -43,6 +45,8 @@ class ModelShape:
     qkv_bias: bool = False
     normed_heads: bool = False
     """Queries and keys pass a norm of their own."""
+    norms: int = 2
+    """Of a layer, each as wide as its input."""
 
     @property
     def queries(self) -> int:
@@ -65,7 +69,7 @@ class ModelShape:
     def layer(self) -> int:
         """Parameters of one layer."""
         biases = (self.queries + 2 * self.keys) if self.qkv_bias else 0
-        norms = 2 * self.hidden + (2 * self.head_dim if self.normed_heads else 0)
+        norms = self.norms * self.hidden + (2 * self.head_dim if self.normed_heads else 0)
         return sum(rows * columns for rows, columns in self.linear) + biases + norms
 
     @property
@@ -92,13 +96,17 @@ def shape_of(stated: Mapping[str, Any], origin: str) -> ModelShape:
         origin: what to call it in messages.
 
     Raises:
-        ShapeError: a size is missing, no number, or the model is of another kind, such as a mixture of experts.
+        ShapeError: a size is missing, no number, or the model is of another kind: a mixture of experts, layers of linear
+            attention.
 
     """
     inner = stated.get("text_config")
     keys = {**stated, **inner} if isinstance(inner, Mapping) else stated
     if expert := next((name for name in _EXPERTS if keys.get(name)), None):
         raise ShapeError(f"{origin} has {expert}={keys[expert]}: only dense models can be planned")
+
+    if other := next((kind for kind in keys.get("layer_types") or () if kind not in _ATTENTION), None):
+        raise ShapeError(f"{origin} has layers of {other}: only models of attention layers can be planned")
 
     def size(name: str, default: Any = None) -> int:
         value = keys.get(name) if keys.get(name) is not None else default
@@ -119,6 +127,7 @@ def shape_of(stated: Mapping[str, Any], origin: str) -> ModelShape:
         tied=bool(keys.get("tie_word_embeddings", kind in _TIED)),
         qkv_bias=bool(keys.get("attention_bias", kind in _BIASED)),
         normed_heads=kind in _NORMED_HEADS,
+        norms=4 if kind in _FOUR_NORMS else 2,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Served:
     model: str
     weights: str
     template: str
+    chat_template_kwargs: Mapping[str, Any]
     rule: JudgingRule
     limits: Limits
     keys: tuple[str, ...]
@@ -52,7 +53,7 @@ class Replica:
         """What Ray Serve asks for when the replica has been made."""
         served = self._served
         fleet = RolloutFleet(served.workers, served.timeout)
-        tokenizer = load_tokenizer(served.model)
+        tokenizer = load_tokenizer(served.model, variables=served.chat_template_kwargs)
         template = load_template(served.template)
         judge = PairwiseJudge(
             *(fleet, template, tokenizer, served.model, served.weights, served.rule),

@@ -33,7 +33,7 @@ from pipelines.data.schema import (
     plain_messages,
     read_pairs,
 )
-from pipelines.data.tokens import chat_tokenizer
+from pipelines.data.tokens import chat_tokenizer, with_variables
 from pipelines.runs.folder import RunDirectory
 
 _CHAIN_NEEDS = "a chain needs `messages` (role and content) and a `chain` text"
@@ -112,14 +112,24 @@ class UsersPairs:
 PROMPT_AND_RESPONSE = "model.max_prompt_tokens + model.max_response_tokens"
 
 
-def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPONSE) -> Any:
+def load_tokenizer(
+    model: str,
+    longest: int = 0,
+    limits: str = PROMPT_AND_RESPONSE,
+    variables: Mapping[str, Any] | None = None,
+) -> Any:
     """The tokenizer of a checkpoint; one that stands without a model's configuration is taken as it is.
 
-    ``longest`` is how many tokens a prompt and its response may take together, by the settings that ``limits`` names.
+    Args:
+        model: folder or hub name.
+        longest: how many tokens a prompt and its response may take together, by the settings that ``limits`` names.
+        limits: see there.
+        variables: what its chat template is told besides the messages: `model.chat_template_kwargs`.
 
     Raises:
         ModelError: there is none at that path or name, it has no end-of-sequence token or more tokens than the model
-            beside it, or that model's context holds fewer than ``longest``.
+            beside it, that model's context holds fewer than ``longest``, or its chat template knows no such
+            ``variables``.
         HubUnreached: see :func:`pipelines.data.hub.check_reached`.
 
     """
@@ -137,6 +147,8 @@ def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPON
             f"the tokenizer of {model!r} has no end-of-sequence token, so no response could end: name the one the "
             "model writes as `eos_token` in its tokenizer_config.json"
         )
+    if variables:
+        tokenizer.chat_template = with_variables(tokenizer.chat_template or "", variables, model)
     try:
         settings = AutoConfig.from_pretrained(model).get_text_config()
     except (OSError, ValueError):
@@ -154,6 +166,12 @@ def load_tokenizer(model: str, longest: int = 0, limits: str = PROMPT_AND_RESPON
             "in its config.json): lower the settings, or use a model with a longer context"
         )
     return tokenizer
+
+
+def tokenizer_of(config: Config, model: str) -> Any:
+    """:func:`load_tokenizer` for prompts and responses as long as the settings allow."""
+    longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+    return load_tokenizer(model, longest, variables=config.model.chat_template_kwargs)
 
 
 def context_of(settings: Any) -> float:
@@ -175,7 +193,7 @@ def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, 
     prompts, dropped = tokenise(
         ordered,
         load_template(config.model.prompt),
-        load_tokenizer(model, config.model.max_prompt_tokens + config.model.max_response_tokens),
+        tokenizer_of(config, model),
         config.model.max_prompt_tokens,
     )
     by_pair: dict[str, list[Prompt]] = {}
@@ -249,7 +267,9 @@ def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:
 
     """
     path = config.data.chains or str(run.require(run.data / "chains.parquet", "reasoning chains", "prepare"))
-    tokenizer = load_tokenizer(model, config.distill.max_tokens, "distill.max_tokens")
+    tokenizer = load_tokenizer(
+        model, config.distill.max_tokens, "distill.max_tokens", config.model.chat_template_kwargs
+    )
     chat = chat_tokenizer(tokenizer)
     sequences, dropped, longest = [], 0, 0
     ignored: Counter[str] = Counter()

@@ -27,6 +27,11 @@ _R1 = (
     "<｜Assistant｜>{{ c }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜><think>\n{% endif %}"
 )
+_QWEN3 = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 _LLAMA = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
@@ -123,12 +128,12 @@ def qwen2_5() -> PreTrainedTokenizerFast:
 
 
 def qwen3() -> PreTrainedTokenizerFast:
-    """As Qwen2.5, with think tokens that are added, not special."""
+    """As Qwen2.5, with think tokens that are added, not special; told not to think, the template writes both."""
     return _built(
         _byte_level(normalizer=normalizers.NFC()),
         "<|endoftext|> <|im_start|> <|im_end|>",
         "<tool_call> </tool_call> <tool_response> <think> </think>",
-        _TURNS,
+        _QWEN3,
         bos=None,
         eos="<|im_end|>",
     )

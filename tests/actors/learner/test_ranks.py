@@ -24,6 +24,7 @@ from judge_ranks import (
 )
 from safetensors.torch import load_file
 from small_settings import small_learner, small_optimizer, small_policy
+from transformers import AutoConfig
 
 from actors.learner.actor import Learner
 from actors.learner.settings import ModelError
@@ -306,6 +307,17 @@ def test_models_that_packed_rows_would_compute_wrong_are_refused(learner: Learne
     ):
         with pytest.raises(ModelError, match=reason):
             on_groups(learner, 1, path, packed=True, attention=attention)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_5"])
+def test_a_model_of_more_than_text_is_refused_before_its_weights_are_read(
+    learner: Learner, kind: str, tmp_path: Path
+) -> None:
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"reads more than text, .*: save its language model as a checkpoint of its own"
+    ):
+        learner.load(str(tmp_path), None, small_optimizer())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.config.compose import CONF, load_config
 from pipelines.job.settings import learner_settings
+from pipelines.planning.recipe import model_shape
 
 # model, SFT learning rate (None: no distillation), RL learning rate, GPUs: arXiv 2505.02387, training details.
 PAPER = {
@@ -32,7 +33,8 @@ def test_recipes_for_gpus_correct_for_the_engine_and_pack(recipe: str) -> None:
     if on_cuda:
         assert "bfloat16" in (config.rollout.dtype, config.learner.dtype)
         assert config.algorithm.correction != "none"
-        assert config.learner.packing
+        # Packed rows know full attention alone.
+        assert config.learner.packing != config.model.shape["model_type"].startswith("gemma3")
 
 
 @pytest.mark.parametrize("recipe", PAPER)
@@ -65,6 +67,38 @@ def test_hyper_parameters_are_the_papers(recipe: str) -> None:
 def test_instruct_and_reasoning_models_get_their_own_prompts() -> None:
     assert load_config(["recipe=rm_r1_qwen2_5_7b"]).model.prompt == "chain_of_rubrics"
     assert load_config(["recipe=rm_r1_deepseek_7b"]).model.prompt == "reasoning"
+
+
+def test_qwen3_thinks_where_its_recipe_says_so() -> None:
+    for recipe in (name for name in RECIPES if name.startswith("qwen3_")):
+        config = load_config([f"recipe={recipe}"])
+        thinks = recipe.endswith("_thinking")
+        assert config.model.chat_template_kwargs == {"enable_thinking": thinks}
+        assert config.model.prompt == ("reasoning" if thinks else "chain_of_rubrics")
+        # Chains have no thought before them: a model that is to think learns from rewards alone, as DeepSeek's.
+        assert config.rl.distil_first != thinks
+    switched = load_config(["recipe=qwen3_8b", "model.chat_template_kwargs.enable_thinking=true"])
+    assert switched.model.chat_template_kwargs == {"enable_thinking": True}
+
+
+# Parameters as the model cards state them, or by the tensors of the checkpoint.
+SIZES = {
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_1_7b": 1_720_574_976,
+    "qwen3_4b": 4_022_468_096,
+    "qwen3_8b": 8_190_735_360,
+    "qwen3_14b": 14_768_307_200,
+    "qwen3_32b": 32_762_123_264,
+    "llama3_1_8b": 8_030_261_248,
+    "gemma3_1b": 999_885_952,
+}
+
+
+@pytest.mark.parametrize("recipe", SIZES)
+def test_the_kept_sizes_are_the_models(recipe: str) -> None:
+    shape = model_shape(load_config([f"recipe={recipe}"]))
+    assert shape is not None
+    assert shape.parameters == SIZES[recipe]
 
 
 def test_tiny_recipe_trains_both_orders_of_a_pair_together() -> None:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from actors.learner.settings import ModelError
 from pipelines.data.prompts import encode, load_template, render
 from pipelines.data.schema import DataError, Message, PreferencePair
-from pipelines.data.tokens import chat_tokenizer
+from pipelines.data.tokens import chat_tokenizer, with_variables
 
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}
 TRIMMED = ("llama3", "gemma3")
@@ -134,6 +134,48 @@ def test_tokens_and_templates_may_change() -> None:
     assert encode(user("<judge>"), tokenizer) == before
     tokenizer.chat_template = "{{ messages[0]['content'] }}<judge>"
     assert encode(user("7"), tokenizer)[-1] == tokenizer.convert_tokens_to_ids("<judge>")
+
+
+THOUGHTLESS = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(("thinks", "end"), [(False, THOUGHTLESS), (True, "<|im_start|>assistant\n")])
+def test_a_variable_of_the_template_decides_whether_the_model_thinks(thinks: bool, end: str) -> None:
+    tokenizer = qwen3()
+    tokenizer.chat_template = with_variables(tokenizer.chat_template, {"enable_thinking": thinks}, "q")
+    ids = encode(user("What is <think>1</think>?"), tokenizer)
+    text = tokenizer.decode(ids)
+    assert text.startswith("<|im_start|>user\nWhat is <think>1</think>?<|im_end|>")
+    assert text.endswith(end)
+    # As the template's own caller would have it, and the thought of the template is one of tokens.
+    own = qwen3().apply_chat_template(user("7"), add_generation_prompt=True, tokenize=False, enable_thinking=thinks)
+    assert encode(user("7"), tokenizer) == qwen3()(own, add_special_tokens=False)["input_ids"]
+    think = tokenizer.convert_tokens_to_ids("<think>")
+    assert ids.count(think) == (0 if thinks else 1)
+    # A chain follows a thought that is over: its own opens a new one.
+    chat = chat_tokenizer(tokenizer)
+    (chain,) = chat.ids([chat.chain("<think>so</think>[[A]]", chat.prompt(user("x")))])
+    assert chain[0] == think
+
+
+@pytest.mark.parametrize("value", ['it\'s "so" {{ 7 }}', 3, 0.5, True, None])
+def test_a_variable_arrives_as_it_is(value: Any) -> None:
+    tokenizer = qwen2_5()
+    tokenizer.chat_template = with_variables("\n{{ x }}|{{ messages[0]['content'] }}", {"x": value}, "q")
+    text = tokenizer.apply_chat_template(user("7"), tokenize=False)
+    assert text == f"\n{value}|7"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"enable_thinkin": False}, "template of 'org/q' reads no variable 'enable_thinkin'"),
+        ({"enable_thinking": [1]}, r"enable_thinking=\[1\] must be text, a number, true, false or null"),
+    ],
+)
+def test_a_variable_that_cannot_work_is_refused(variables: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        with_variables(qwen3().chat_template, variables, "org/q")
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused() -> None:

@@ -21,13 +21,15 @@ def test_a_model_of_a_run_is_asked_as_in_its_run(tmp_path: Path) -> None:
     model.mkdir(parents=True)
     assert settings_of(str(model)) == []
     (tmp_path / "run" / "config.yaml").write_text(
-        "recipe_name: tiny\nmodel: {prompt: tiny, max_prompt_tokens: 96, max_response_tokens: 64}\n"
+        "recipe_name: tiny\nmodel: {prompt: tiny, max_prompt_tokens: 96, max_response_tokens: 64, "
+        "chat_template_kwargs: {enable_thinking: false}}\n"
         "algorithm: {verdict_mode: strict}\n"
     )
     assert settings_of(str(model)) == [
         "recipe=tiny",
         *("model.prompt=tiny", "model.max_prompt_tokens=96", "model.max_response_tokens=64"),
         "algorithm.verdict_mode=strict",
+        "model.chat_template_kwargs.enable_thinking=false",
     ]
     assert settings_of(str(model.parent)) == settings_of("org/name") == []
 

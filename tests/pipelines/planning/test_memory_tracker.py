@@ -38,7 +38,9 @@ VARIANTS = {
 
 
 def case(shape: ModelShape, load: LearnerLoad) -> dict[str, Any]:
-    kind = "qwen3" if shape.normed_heads else "qwen2" if shape.qkv_bias else "llama"
+    kind = (
+        "gemma3_text" if shape.norms == 4 else "qwen3" if shape.normed_heads else "qwen2" if shape.qkv_bias else "llama"
+    )
     return {
         "ranks": load.ranks,
         "dtype": load.dtype,

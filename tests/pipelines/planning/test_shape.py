@@ -32,6 +32,7 @@ KEYS: dict[str, Any] = {
         {"model_type": "llama"},
         {"model_type": "llama", "num_key_value_heads": None},
         {"model_type": "qwen3", "head_dim": 32},
+        {"model_type": "gemma3_text", "head_dim": 32, "tie_word_embeddings": True},
     ],
 )
 def test_parameters_are_those_of_the_model(extra: dict[str, Any]) -> None:
@@ -54,6 +55,7 @@ def test_a_text_part_is_read() -> None:
     [
         ({"hidden_size": None}, "hidden_size must be a whole number above 0, not None"),
         ({"vocab_size": "many"}, "vocab_size must be a whole number above 0, not 'many'"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "has layers of linear_attention: only models of"),
         ({"num_experts": 8}, "num_experts=8: only dense models can be planned"),
     ],
 )
