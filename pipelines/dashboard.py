@@ -37,9 +37,7 @@ def dashboard(config: Config) -> None:
     console.header("dashboard", f"W&B's project {tracking.project}")
     api, place = open_server(tracking.project, tracking.entity, os.environ, Path.home())
     refuse_unknown(api, place, tracking.runs)
-    folder = Path(config.output_root)
-    notes = folder / tracking.runs[0] if len(tracking.runs) == 1 else folder
-    made = publish(place, tracking.runs, notes / "dashboard.json")
+    made = publish(place, tracking.runs, Path(config.output_root) / "dashboards.json")
     for kind, url in made.items():
         console.note(f"{kind}: {url}")
 

@@ -11,7 +11,7 @@ import re
 import secrets
 import socket
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,13 +192,16 @@ def publish(place: Place, runs: Sequence[str], notes: Path) -> dict[str, str]:
         DashboardError: the server refuses.
 
     """
-    kept = _read(notes, place)
-    workspace = _saved(lambda old: _save_workspace(place, runs, old), kept.get("workspace"), place)
-    report = _saved(lambda old: _save_report(place, runs, old), kept.get("report"), place)
-    made = {"server": place.server, "entity": place.entity, "project": place.project}
+    known = _read(notes)
+    which = f"{place.server}/{place.entity}/{place.project}: {', '.join(runs) or 'all runs'}"
+    kept = known.get(which, {})
+    made = {
+        "workspace": _saved(lambda old: _save_workspace(place, runs, old), kept.get("workspace"), place),
+        "report": _saved(lambda old: _save_report(place, runs, old), kept.get("report"), place),
+    }
     notes.parent.mkdir(parents=True, exist_ok=True)
-    write_text(notes, json.dumps(made | {"workspace": workspace, "report": report}, indent=2) + "\n")
-    return {"workspace": workspace["url"], "report": report["url"]}
+    write_text(notes, json.dumps(known | {which: made}, indent=2, ensure_ascii=False) + "\n")
+    return {kind: view["url"] for kind, view in made.items()}
 
 
 def _save_workspace(place: Place, runs: Sequence[str], old: Mapping[str, str] | None) -> dict[str, str]:
@@ -219,7 +222,9 @@ def _save_report(place: Place, runs: Sequence[str], old: Mapping[str, str] | Non
     return {"id": report.id, "url": report.url}
 
 
-def _saved(save: Any, old: Mapping[str, str] | None, place: Place) -> dict[str, str]:
+def _saved(
+    save: Callable[[Mapping[str, str] | None], dict[str, str]], old: Mapping[str, str] | None, place: Place
+) -> dict[str, str]:
     """Save over the old one; where that is gone, a new one."""
     for before in (old, None) if old else (None,):
         try:
@@ -232,13 +237,12 @@ def _saved(save: Any, old: Mapping[str, str] | None, place: Place) -> dict[str, 
     raise AssertionError("the last try either returned or raised")
 
 
-def _read(notes: Path, place: Place) -> dict[str, Any]:
-    """What was made before at this place; nothing where the notes are of another one, or cannot be read."""
+def _read(notes: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """What was made before, by place and runs; nothing where the notes cannot be read."""
     try:
         found = json.loads(notes.read_text(encoding="utf-8"))
-        here = Place(found["server"], found["entity"], found["project"]) == place
-        return found if here and all(found[kind]["id"] for kind in ("workspace", "report")) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {which: {kind: made[kind] for kind in ("workspace", "report")} for which, made in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -138,16 +138,17 @@ def test_named_runs_are_shown_and_set_side_by_side(server: WandbServer, tmp_path
 def test_a_second_time_replaces_the_first_unless_it_is_gone(server: WandbServer, tmp_path: Path) -> None:
     first = made(tmp_path, server, "tracking.runs=[tiny]")
     assert [view.get("id") for view in first] == [None, None]
-    kept = json.loads((tmp_path / "tiny" / "dashboard.json").read_text())
+    (kept,) = json.loads((tmp_path / "dashboards.json").read_text()).values()
     again = made(tmp_path, server, "tracking.runs=[tiny]")
     assert [view["id"] for view in again] == [kept["workspace"]["id"], kept["report"]["id"]]
     assert again[0]["name"] == first[0]["name"]
     server.gone = {kept["report"]["id"]}
     workspace, report = made(tmp_path, server, "tracking.runs=[tiny]")
     assert (workspace["id"], report.get("id")) == (kept["workspace"]["id"], None)
-    # Of all runs there is another one, and of another project too.
+    # Of all runs there is another one, and of another project too; neither takes the place of the first.
     assert [view.get("id") for view in made(tmp_path, server)] == [None, None]
     assert [view.get("id") for view in made(tmp_path, server, "tracking.entity=team")] == [None, None]
+    assert made(tmp_path, server, "tracking.runs=[tiny]")[0]["id"] == kept["workspace"]["id"]
 
 
 ONLINE = {"WANDB_API_KEY": KEY}
@@ -199,7 +200,7 @@ def test_a_server_that_refuses_is_named(server: WandbServer, tmp_path: Path, mon
     assert done.returncode == 1
     assert "did not take the dashboard" in done.stderr
     assert "permission denied" in done.stderr
-    assert not (tmp_path / "dashboard.json").exists()
+    assert not (tmp_path / "dashboards.json").exists()
 
 
 def test_panels_find_their_numbers_in_what_wandb_reads_of_an_offline_run(
