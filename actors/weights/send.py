@@ -5,6 +5,7 @@ Gathering ends before the transfer begins, so no collective of the learners ever
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from actors.errors import MachineFault
 from actors.files import atomic_path
 from actors.messages import TensorEntry, WeightUpdate
 from actors.weights.checksums import combined_checksum, tensor_checksum
+from actors.weights.nameless import open_nameless, path_of, write_safetensors
 
 
 def gathered(tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> tuple[WeightUpdate, dict[str, torch.Tensor]]:
@@ -45,28 +47,60 @@ def refuse_if_full(folder: Path, needed: int, free: int) -> None:
         )
 
 
-def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, directory: str) -> WeightUpdate:
-    """Write full tensors in Hugging Face naming as ``<directory>/weights-<version>.safetensors``.
+_WRITTEN: dict[Path, tuple[Path, int]] = {}
+"""By folder, the file without a name that this process holds open: its path and its descriptor."""
 
-    The file lies in shared memory by default and is renamed into place, so an engine never opens half of it. Earlier
-    versions in the directory are removed once the new file is whole: engines that still read one keep it open, and a
-    file that is open outlives its name.
+
+def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, directory: str) -> WeightUpdate:
+    """Write full tensors in Hugging Face naming as a safetensors file, for the engines of this node.
+
+    In shared memory, the default, it has no name and this process holds it open: so it ends with its writer, also where
+    that is killed. Elsewhere it is ``<directory>/weights-<version>.safetensors``, renamed into place, so that an engine
+    never opens half of it. Earlier versions end once the new file is whole; engines that still read one have it open,
+    and an open file stays.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     update, held = gathered(tensors, version)
     refuse_if_full(folder, sum(tensor.nbytes for tensor in held.values()), shutil.disk_usage(folder).free)
-    path = folder / f"weights-{version:08d}.safetensors"
-    with atomic_path(path, durable=False) as partial:
-        save_file(held, partial)
+    descriptor = open_nameless(folder)
+    if descriptor is None:
+        path = folder / f"weights-{version:08d}.safetensors"
+        with atomic_path(path, durable=False) as partial:
+            save_file(held, partial)
+    else:
+        path = path_of(descriptor)
+        try:
+            write_safetensors(descriptor, held)
+        except BaseException:
+            os.close(descriptor)
+            raise
     for older in folder.glob("weights-*.safetensors"):
         if older != path:
             older.unlink(missing_ok=True)
+    _release(folder)
+    if descriptor is not None:
+        _WRITTEN[folder] = path, descriptor
+        _remove_if_empty(folder)
     return replace(update, path=str(path))
 
 
 def remove_written(path: str) -> None:
-    """Remove what :func:`write_update` wrote, and the folder with the last of it; nothing is wrong if it is gone."""
-    Path(path).unlink(missing_ok=True)
+    """End what :func:`write_update` wrote, and the folder with the last of it; nothing is wrong if it is gone."""
+    for folder, (held, _) in list(_WRITTEN.items()):
+        if str(held) == path:
+            _release(folder)
+            return
+    if not path.startswith("/proc/"):
+        Path(path).unlink(missing_ok=True)
+        _remove_if_empty(Path(path).parent)
+
+
+def _release(folder: Path) -> None:
+    if folder in _WRITTEN:
+        os.close(_WRITTEN.pop(folder)[1])
+
+
+def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):  # Something else lies there, or it is gone as well.
-        Path(path).parent.rmdir()
+        folder.rmdir()

@@ -47,6 +47,8 @@ def test_killed_run_continues_and_no_prompt_is_missing_or_twice(runs: Runs) -> N
     process.wait(timeout=30)
     before = list(run.glob("checkpoints/rl/step-*"))
     assert before, "a checkpoint was written before the kill"
+    # Of weights: they have no name in shared memory.
+    assert left_in_shared_memory(run, set()) == set()
 
     output = runs("run", "killed", *SMALL)
     assert "continues after step" in output
