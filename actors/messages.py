@@ -93,6 +93,15 @@ class GenerationFailure:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What was added to the text of a trace that is being written."""
+
+    prompt_uid: str
+    sample: int
+    text: str
+
+
 ParseFailure = Literal["empty", "none_found", "both_found", "truncated"]
 
 

@@ -13,7 +13,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import (
+    Added,
+    ChannelTerms,
+    GenerationFailure,
+    LoadedWeights,
+    Prompt,
+    Sampling,
+    Trace,
+    WeightUpdate,
+)
+
+# Between lists of what was written, in seconds: the way of a list to its reader costs more than a token.
+_PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +111,7 @@ class Engine:
         async for _ in self.generate([warm_up], Sampling(max_tokens=2)):
             pass
 
-    async def generate(
-        self, prompts: Iterable[Prompt], sampling: Sampling
-    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """Yield traces as they finish, all that are ready at once. A trace that fails arrives as a failure.
 
         Each sample is a request of its own, so a finished trace never waits for the rest of its group; the group's
@@ -111,9 +121,20 @@ class Engine:
             EngineError: the engine has died, in whichever of its processes.
 
         """
-        finished: asyncio.Queue[Trace | GenerationFailure | EngineError] = asyncio.Queue()
+        return cast(Any, self._stream(prompts, sampling, watched=False))
+
+    def watch(
+        self, prompts: Iterable[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+        """As :meth:`generate`, and what is written of each trace until it is finished, as it grows."""
+        return self._stream(prompts, sampling, watched=True)
+
+    async def _stream(
+        self, prompts: Iterable[Prompt], sampling: Sampling, watched: bool
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+        finished: asyncio.Queue[Added | Trace | GenerationFailure | EngineError] = asyncio.Queue()
         tasks = [
-            asyncio.create_task(self._one(prompt, sample, sampling, finished))
+            asyncio.create_task(self._one(prompt, sample, sampling, finished, watched))
             for prompt in prompts
             for sample in range(sampling.samples)
         ]
@@ -123,19 +144,23 @@ class Engine:
                 ready = [await finished.get()]
                 while not finished.empty():
                     ready.append(finished.get_nowait())
-                waiting -= len(ready)
+                waiting -= sum(not isinstance(answer, Added) for answer in ready)
                 if died := [answer for answer in ready if isinstance(answer, EngineError)]:
                     raise died[0]
                 yield [answer for answer in ready if not isinstance(answer, EngineError)]
+                if watched:
+                    await asyncio.sleep(_PAUSE)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _one(self, prompt: Prompt, sample: int, sampling: Sampling, finished: asyncio.Queue) -> None:
+    async def _one(
+        self, prompt: Prompt, sample: int, sampling: Sampling, finished: asyncio.Queue, watched: bool
+    ) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            finished.put_nowait(await self._trace(prompt, sample, sampling))
+            finished.put_nowait(await self._trace(prompt, sample, sampling, finished if watched else None))
         except asyncio.CancelledError:
             raise
         except EngineDeadError as error:
@@ -147,7 +172,8 @@ class Engine:
             cause = "prompt_too_long" if len(prompt.token_ids) >= self.settings.max_model_len else "engine_error"
             finished.put_nowait(GenerationFailure(prompt.uid, sample, cause, f"{type(error).__name__}: {error}"))
 
-    async def _trace(self, prompt: Prompt, sample: int, sampling: Sampling) -> Trace:
+    async def _trace(self, prompt: Prompt, sample: int, sampling: Sampling, watching: asyncio.Queue | None) -> Trace:
+        """The trace, whose text ``watching`` gets as it grows."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -159,15 +185,18 @@ class Engine:
             # Of the sampled token alone, in one list per trace instead of a dictionary per token.
             logprobs=0 if sampling.logprobs else None,
             flat_logprobs=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=watching is not None,
+            output_kind=RequestOutputKind.FINAL_ONLY if watching is None else RequestOutputKind.CUMULATIVE,
         )
         self._requests += 1
-        output = None
+        output, told = None, 0
         # The salt keeps prefixes cached under old weights from serving prompts that arrive under new ones.
         request: Any = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"version {self._version}"}
         async for latest in self._llm.generate(request, parameters, request_id=str(self._requests)):
             output = latest
+            if watching is not None and len(text := latest.outputs[0].text) > told:
+                watching.put_nowait(Added(prompt.uid, sample, text[told:]))
+                told = len(text)
         if output is None or not output.finished:
             raise EngineError("the engine ended the request without an answer")
         completion: Any = output.outputs[0]
@@ -221,6 +250,11 @@ class Engine:
     async def version(self) -> int:
         """The version of the weights that are loaded, read back from the engine's process."""
         return int(await self._llm.get_weight_version())
+
+    async def unfinished(self) -> int:
+        """Traces that are being written or wait to be; raises vLLM's error of an engine that has died."""
+        await self._llm.check_health()
+        return self._llm.get_num_unfinished_requests()
 
     def shutdown(self) -> None:
         """End the engine's process. No call is possible afterwards."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from actors.deadlines import ActorFailed, NamedActor, get, wait
-from actors.messages import GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import Added, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 
 
 class WeightsDiffer(ActorFailed):
@@ -40,25 +40,34 @@ class RolloutFleet:
         references = [getattr(worker.handle, method).remote(*arguments) for worker in self.workers]
         return get(references, seconds, what, self.workers)
 
-    async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """Stream the traces of all prompts from all workers, in lists as they finish.
 
         Each prompt goes to the worker with the fewest unfinished traces; prompts of equal tokens go to the same one,
-        whose engine computes them once.
+        whose engine computes them once. What is not read to its end is not written to its end.
 
         Raises:
             DeadlineExceeded: no trace of a worker finished in time.
             ActorFailed: a worker died.
 
         """
+        return cast(Any, self._stream("generate", prompts, sampling))
+
+    def watch(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+        """As :meth:`generate`, and what is written of each trace until it is finished, as it grows."""
+        return self._stream("watch", prompts, sampling)
+
+    async def _stream(
+        self, method: str, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
         shares = _shares(prompts, sampling.samples, self._in_flight)
         owed = [len(share) * sampling.samples for share in shares]
         self._owe(owed, 1)
-        merged: asyncio.Queue[tuple[int, list[Trace | GenerationFailure]] | BaseException | None] = asyncio.Queue()
+        merged: asyncio.Queue[tuple[int, list[Any]] | BaseException | None] = asyncio.Queue()
         readers = [
-            asyncio.create_task(self._read(index, share, sampling, merged))
+            asyncio.create_task(self._read(method, index, share, sampling, merged))
             for index, share in enumerate(shares)
             if share
         ]
@@ -71,10 +80,11 @@ class RolloutFleet:
                 if item is None:
                     open_streams -= 1
                     continue
-                index, finished = item
-                owed[index] -= len(finished)
-                self._in_flight[index] -= len(finished)
-                yield finished
+                index, news = item
+                finished = sum(not isinstance(one, Added) for one in news)
+                owed[index] -= finished
+                self._in_flight[index] -= finished
+                yield news
         finally:
             for reader in readers:
                 reader.cancel()
@@ -84,23 +94,43 @@ class RolloutFleet:
     def _owe(self, traces: Sequence[int], sign: int) -> None:
         self._in_flight = [before + sign * more for before, more in zip(self._in_flight, traces, strict=True)]
 
-    async def _read(self, index: int, prompts: Sequence[Prompt], sampling: Sampling, merged: asyncio.Queue) -> None:
+    async def _read(
+        self, method: str, index: int, prompts: Sequence[Prompt], sampling: Sampling, merged: asyncio.Queue
+    ) -> None:
         """Move one worker's stream into ``merged``, each list with the worker's ``index``; ends with None, or with the
         error that ended it, whatever that is: the reader of ``merged`` waits for one of them.
         """
+        import ray
+
         worker, what = self.workers[index], f"a trace of {len(prompts)} prompts"
         end: Exception | None = None
+        stream: Any = None
         try:
-            stream = worker.handle.generate.options(num_returns="streaming").remote(list(prompts), sampling)
+            stream = getattr(worker.handle, method).options(num_returns="streaming").remote(list(prompts), sampling)
             while True:
                 try:
                     reference = await wait(anext(stream), self._timeout, what, worker)
                 except StopAsyncIteration:
                     break
                 merged.put_nowait((index, await wait(reference, self._timeout, what, worker)))
+        except asyncio.CancelledError:
+            # Nobody reads the rest.
+            ray.cancel(stream)
+            raise
         except Exception as error:
             end = error
         merged.put_nowait(end)
+
+    async def unfinished(self) -> int:
+        """Traces that the engines write or have waiting, whoever asked for them.
+
+        Raises:
+            DeadlineExceeded, ActorFailed: an engine does not answer, or has died.
+
+        """
+        what = "the number of unfinished traces"
+        counts = [wait(worker.handle.unfinished.remote(), self._timeout, what, worker) for worker in self.workers]
+        return sum(await asyncio.gather(*counts))
 
     def update_weights(self, update: WeightUpdate, sending: Sequence[tuple[Any, NamedActor]] = ()) -> float:
         """Load new weights on every engine in flight; returns the longest pause in seconds.

@@ -6,7 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 
 from actors.interfaces import use_nodes_interface
 from actors.logs import redirect_output
-from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import (
+    Added,
+    ChannelTerms,
+    GenerationFailure,
+    LoadedWeights,
+    Prompt,
+    Sampling,
+    Trace,
+    WeightUpdate,
+)
 from actors.rollout.engine import Engine, EngineSettings
 
 
@@ -29,6 +38,13 @@ class RolloutWorker:
         async for finished in self._engine.generate(prompts, sampling):
             yield finished
 
+    async def watch(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+        """As :meth:`generate`, and what is written of each trace until it is finished."""
+        async for news in self._engine.watch(prompts, sampling):
+            yield news
+
     async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Join a weight channel with every process of the engine, as its members from ``first_rank`` on."""
         await self._engine.join_channel(terms, first_rank)
@@ -36,6 +52,10 @@ class RolloutWorker:
     async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
         """Load published weights in flight; returns what the engine holds then."""
         return await self._engine.update(update)
+
+    async def unfinished(self) -> int:
+        """Traces that are being written or wait to be; raises where the engine has died."""
+        return await self._engine.unfinished()
 
     async def stop(self) -> None:
         """End the engine's process before the actor goes."""

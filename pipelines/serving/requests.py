@@ -46,6 +46,7 @@ class CompareRequest(_Asked):
 
     response_a: str
     response_b: str
+    stream: bool = Field(False, description="Send the judgments while they are written, as server-sent events.")
 
 
 class ScoreRequest(_Asked):

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from actors.messages import GenerationFailure, JudgeMode, Prompt, Sampling, Trace
 from pipelines.data.prompts import encode
@@ -19,6 +19,7 @@ from pipelines.judgment.rating import ratings, to_rate
 from pipelines.judgment.rewards import reward_groups
 from pipelines.serving.limits import Limits, Refused
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
+from pipelines.serving.streams import Told, WatchableEngines, WatchedEngines
 
 
 class Service:
@@ -28,16 +29,17 @@ class Service:
         self.model = judge.model
         self.limits = limits
         self._judge = judge
+        self._engines = cast(WatchableEngines, judge.engines)
 
-    async def compare(self, request: CompareRequest) -> dict[str, Any]:
-        """A decision; see :class:`pipelines.judgment.decision.Decision`.
+    async def compare(self, request: CompareRequest, told: Told | None = None) -> dict[str, Any]:
+        """A decision; see :class:`pipelines.judgment.decision.Decision`. ``told`` gets its judgments while they grow.
 
         Raises:
             DataError: the texts cannot be compared.
             Refused: the prompt is too long, or the engines failed on a vote.
 
         """
-        judge = self._asked(request)
+        judge = self._watched(self._asked(request), told)
         pair = asked(request.conversation(), request.response_a, request.response_b)
         (decision,) = [decision async for _, decision in judge.decisions([pair])]
         _refuse_failed(decision.failures, request.too_long)
@@ -57,6 +59,15 @@ class Service:
         (decision,) = [decision async for _, decision in ratings(judge, [answer])]
         _refuse_failed(decision.failures, request.too_long)
         return decision.as_json()
+
+    async def unfinished(self) -> int:
+        """Traces that the engines write or have waiting.
+
+        Raises:
+            DeadlineExceeded, ActorFailed: an engine does not live.
+
+        """
+        return await self._engines.unfinished()
 
     async def rank(self, request: RankRequest) -> dict[str, Any]:
         """A ranking; see :class:`pipelines.judgment.ranking.Ranking`.
@@ -100,8 +111,12 @@ class Service:
         if len(responses) > self.limits.responses:
             raise Refused(422, "too_many_responses", f"{len(responses)} responses; at most {self.limits.responses}")
 
-    async def chat(self, request: ChatRequest) -> dict[str, Any]:
-        """The model's own completion of a conversation, in OpenAI's form.
+    def chat_header(self) -> dict[str, Any]:
+        """What all chunks of a completion have in common, or one whole completion begins with."""
+        return {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model}
+
+    async def chat(self, request: ChatRequest, header: dict[str, Any], told: Told | None = None) -> dict[str, Any]:
+        """The model's own completion of a conversation, in OpenAI's form. ``told`` gets its choices while they grow.
 
         Raises:
             Refused: 404 for another model; the prompt is too long, or the engines failed.
@@ -123,17 +138,15 @@ class Service:
         )
         prompt = Prompt(hash_of(*token_ids), "chat", "chosen_first", "A", "chat", token_ids)
         finished: list[Trace | GenerationFailure] = []
-        async for some in self._judge.engines.generate([prompt], sampling):
+        async for some in self._watched(self._judge, told).engines.generate([prompt], sampling):
             finished += some
         traces = sorted((item for item in finished if isinstance(item, Trace)), key=lambda trace: trace.sample)
         if len(traces) < request.n:
             _refuse_failed({item.cause: 1 for item in finished if isinstance(item, GenerationFailure)})
         written = sum(len(trace.token_ids) for trace in traces)
         return {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            **header,
             "object": "chat.completion",
-            "created": int(time.time()),
-            "model": self.model,
             "choices": [
                 {
                     "index": trace.sample,
@@ -149,6 +162,10 @@ class Service:
                 "total_tokens": len(token_ids) + written,
             },
         }
+
+    def _watched(self, judge: PairwiseJudge, told: Told | None) -> PairwiseJudge:
+        """The judge with engines that tell what they write, if it is to be told."""
+        return judge if told is None else replace(judge, engines=WatchedEngines(self._engines, told))
 
     def _asked(self, request: CompareRequest | ScoreRequest | RankRequest) -> PairwiseJudge:
         """The judge under the orders, votes and temperature that a request states."""

@@ -56,8 +56,12 @@ class StreamingWorker:
                 await self.hang_in_generation()
 
     async def hang_in_generation(self) -> None:
-        """For ever."""
-        await asyncio.Event().wait()
+        """For ever, or until nobody waits for it."""
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print("given up", flush=True)
+            raise
 
     async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
         """What it was sent, unless the fault is in what it says it holds."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from actors.messages import Added, GenerationFailure, Prompt, Sampling, Trace
 from pipelines.data.prompts import PromptTemplate
 from pipelines.judgment.judging import JudgingRule, PairwiseJudge
 
@@ -25,6 +28,8 @@ class ScriptedEngines:
     asked: list[str] = field(default_factory=list)
     """Uids of all prompts so far."""
     calls: int = 0
+    pause: float = 0.0
+    """Seconds between words, for those who watch."""
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
@@ -39,6 +44,21 @@ class ScriptedEngines:
                 continue
             tokens = np.zeros(3, np.int32)
             yield [Trace(prompt.uid, 0, tokens, np.zeros(0, np.float32), text, "stop", tokens)]
+
+    async def unfinished(self) -> int:
+        return 0
+
+    async def watch(
+        self, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+        """What :meth:`generate` yields, after the texts word by word, those of all prompts in turn."""
+        finished = [item async for ready in self.generate(prompts, sampling) for item in ready]
+        words = [re.findall(r"\s*\S+\s*$|\s*\S+", item.text) for item in finished if isinstance(item, Trace)]
+        uids = [item.prompt_uid for item in finished if isinstance(item, Trace)]
+        for turn in zip_longest(*words):
+            yield [Added(uid, 0, word) for uid, word in zip(uids, turn, strict=True) if word is not None]
+            await asyncio.sleep(self.pause)
+        yield list(finished)
 
 
 def answers(text: str) -> tuple[str, str]:

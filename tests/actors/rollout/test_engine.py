@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from safetensors.torch import load_file, save_file
 from small_settings import small_engine
 from transformers import AutoModelForCausalLM
 
-from actors.messages import ChannelTerms, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import (
+    Added,
+    ChannelTerms,
+    GenerationFailure,
+    LoadedWeights,
+    Prompt,
+    Sampling,
+    Trace,
+    WeightUpdate,
+)
 from actors.rendezvous import open_store
 from actors.rollout.engine import Engine, EngineError
 from actors.weights.channel import WeightChannel
@@ -122,6 +132,53 @@ def test_judging_can_do_without_log_probabilities(host: Host) -> None:
         assert trace.logprobs.shape == trace.token_ids.shape
         assert without[uid].logprobs.shape == (0,)
         assert without[uid].token_ids.tolist() == trace.token_ids.tolist()
+
+
+def test_what_is_written_is_told_as_it_grows(host: Host) -> None:
+    prompts, sampling = [prompt(index) for index in range(3)], Sampling(2, max_tokens=60, seed=1)
+    unwatched = {(trace.prompt_uid, trace.sample): trace for trace in host.generate(prompts, sampling)}
+
+    async def watch() -> list[Any]:
+        return [item async for news in host.engine.watch(prompts, sampling) for item in news]
+
+    written: dict[tuple[str, int], list[str]] = {trace: [] for trace in unwatched}
+    for item in host.run(watch()):
+        key = item.prompt_uid, item.sample
+        if isinstance(item, Added):
+            written[key].append(item.text)
+            continue
+        assert item.token_ids.tolist() == unwatched[key].token_ids.tolist()
+        assert item.logprobs.tolist() == pytest.approx(unwatched[key].logprobs.tolist(), abs=1e-5)
+        # All of it came before the trace, in pieces; but for bytes that were still to become a character.
+        pieces = written.pop(key)
+        text = "".join(pieces)
+        assert item.text.startswith(text)
+        assert item.text[len(text) :][:1] in ("", "\ufffd")
+        assert len(pieces) > 1 or len(item.token_ids) < 5
+    assert not written
+
+
+@pytest.mark.parametrize("way", ["generate", "watch"])
+def test_what_is_not_waited_for_is_not_written_to_its_end(host: Host, way: str) -> None:
+    """Its end would be the model's limit, hundreds of tokens on."""
+
+    async def leave() -> int:
+        prompts = [replace(prompt(index), uid=f"endless {index}") for index in range(4)]
+        stream = getattr(host.engine, way)(prompts, Sampling(8, max_tokens=400))
+        first = await anext(stream)
+        assert len(first) < 32
+        assert await host.engine.unfinished() > 0
+        await stream.aclose()
+        # One turn of the loop for the tasks, and one step of the engine.
+        await asyncio.wait_for(_until_idle(host.engine), 30)
+        return await host.engine.unfinished()
+
+    assert host.run(leave()) == 0
+
+
+async def _until_idle(engine: Engine) -> None:
+    while await engine.unfinished():
+        await asyncio.sleep(0.01)
 
 
 def test_every_sample_arrives_once_with_what_training_needs(host: Host) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import wait_until
 from rollout_actors import UPDATE, workers
 
 from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor
@@ -58,6 +59,19 @@ def test_a_worker_that_brings_nothing_is_late_and_leaves_its_stacks(tmp_path: Pa
     with pytest.raises(DeadlineExceeded, match=r"a trace of 2 prompts; no answer from rollout worker 0 .*its stacks$"):
         generate(fleet, 2)
     assert "most recent call first" in (tmp_path / "rollout-0.log").read_text()
+
+
+def test_a_stream_that_is_given_up_ends_in_its_worker(tmp_path: Path) -> None:
+    fleet = started(workers(tmp_path, "hang"))
+
+    async def leave() -> None:
+        stream = fleet.generate(prompts(2), Sampling())
+        assert len(await anext(stream)) == 1
+        await stream.aclose()
+
+    asyncio.run(leave())
+    assert fleet._in_flight == [0]
+    wait_until(lambda: "given up" in (tmp_path / "rollout-0.log").read_text(), 60, "the worker to be told")
 
 
 def test_an_error_of_the_reader_itself_ends_the_wait(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from families import FAMILIES
 from fastapi.testclient import TestClient
+from scripted_app import LIMITS, QWEN, scripted_app
 from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
 
 from actors.deadlines import ActorFailed
@@ -23,15 +23,11 @@ from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
 
-QWEN = FAMILIES["qwen2_5"]()
-LIMITS = Limits(in_flight=8, body_bytes=20_000, votes=4, responses=5, deadline=60.0)
 PAIR = {"question": "q", "response_a": "a long answer", "response_b": "short"}
 
 
 def client(engines: Any = None, keys: Sequence[str] = (), limits: Limits = LIMITS, rule: Any = RULE) -> TestClient:
-    engines = engines or ScriptedEngines(QWEN, longer)
-    judge = PairwiseJudge(engines, TEMPLATE, QWEN, "judge", "w", rule)
-    return TestClient(build_app(Service(judge, limits), keys), raise_server_exceptions=False)
+    return TestClient(scripted_app(engines, keys, limits, rule), raise_server_exceptions=False)
 
 
 def refused(response: Any, status: int, code: str) -> str:
@@ -132,7 +128,11 @@ def test_engines_that_died_are_said() -> None:
             raise ActorFailed("rollout worker 0 has died")
             yield []
 
+        async def unfinished(self) -> int:
+            raise ActorFailed("rollout worker 0 has died")
+
     assert "worker 0" in refused(client(Dead()).post("/v1/compare", json=PAIR), 503, "engine_unavailable")
+    refused(client(Dead()).get("/health"), 503, "engine_unavailable")
 
 
 def test_keys() -> None:
@@ -152,6 +152,9 @@ class Held:
         self.asked, self.let = threading.Event(), threading.Event()
         self._inner = ScriptedEngines(QWEN, longer)
 
+    async def unfinished(self) -> int:
+        return 2
+
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling
     ) -> AsyncIterator[list[Trace | GenerationFailure]]:
@@ -169,7 +172,7 @@ def test_requests_above_those_in_flight_are_refused_and_the_first_is_answered() 
         response = http.post("/v1/compare", json=PAIR)
         refused(response, 429, "rate_limit_exceeded")
         assert response.headers["retry-after"] == "1"
-        assert http.get("/health").json()["in_flight"] == 1
+        assert http.get("/health").json() == {"status": "ok", "model": "judge", "in_flight": 1, "unfinished": 2}
         engines.let.set()
         assert first.result().json()["winner"] == "a"
         assert http.post("/v1/compare", json=PAIR).status_code == 200
@@ -212,9 +215,13 @@ def test_openais_form_of_a_completion() -> None:
     lines = client(scripted).post("/v1/chat/completions", json=streamed).text.split("\n\n")
     assert lines[-2] == "data: [DONE]"
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
-    assert [chunk["usage"] for chunk in chunks] == [None, None, answer["usage"]]
-    assert chunks[0]["choices"][0]["delta"]["content"] == answer["choices"][0]["message"]["content"]
-    assert chunks[1]["choices"][0]["finish_reason"] == "stop"
+    assert [chunk["usage"] for chunk in chunks] == [*[None] * (len(chunks) - 1), answer["usage"]]
+    *texts, last = [chunk["choices"][0] for chunk in chunks[:-1]]
+    assert "".join(choice["delta"]["content"] for choice in texts) == answer["choices"][0]["message"]["content"]
+    assert len(texts) == 2
+    assert [choice["delta"].get("role") for choice in texts] == ["assistant", None]
+    assert (last["delta"], last["finish_reason"]) == ({}, "stop")
+    assert len({(chunk["id"], chunk["object"], chunk["model"]) for chunk in chunks}) == 1
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
     same = {**body, "messages": [{"role": "user", "content": parts}]}
     assert client(scripted).post("/v1/chat/completions", json=same).json()["choices"] == answer["choices"]
@@ -232,6 +239,11 @@ class _Uid:
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Any:
         return self._inner.generate([replace(prompt, uid=f"{prompt.uid}/0") for prompt in prompts], sampling)
+
+    async def watch(self, prompts: Sequence[Prompt], sampling: Sampling) -> Any:
+        numbered = [replace(prompt, uid=f"{prompt.uid}/0") for prompt in prompts]
+        async for news in self._inner.watch(numbered, sampling):
+            yield [replace(item, prompt_uid=item.prompt_uid.removesuffix("/0")) for item in news]
 
 
 def test_metrics_count_by_route_and_status() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from families import FAMILIES
 from scripted_engines import judge_of
 from served import LIMITS, Faulty, listening
 
-from actors.messages import Prompt, Sampling, Trace
+from actors.messages import Added, Prompt, Sampling, Trace
 from pipelines.serving.app import build_app
 from pipelines.serving.service import Service
 
@@ -33,6 +34,11 @@ class Echo:
                 text = f"{sample}: {QWEN.decode(prompt.token_ids, skip_special_tokens=True)}"
                 tokens = np.zeros(3, np.int32)
                 yield [Trace(prompt.uid, sample, tokens, np.zeros(0, np.float32), text, "stop", tokens)]
+
+    async def watch(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Added | Trace]]:
+        async for (trace,) in self.generate(prompts, sampling):
+            yield [Added(trace.prompt_uid, trace.sample, word) for word in re.split(r"(?<= )", trace.text)]
+            yield [trace]
 
 
 def app(keys: tuple[str, ...] = (), **limits: Any) -> Any:
@@ -60,6 +66,7 @@ def test_streams() -> None:
             model="model", messages=ASKED, stream=True, stream_options={"include_usage": True}
         )
         chunks = list(stream)
+        assert len(chunks) > 6
         text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
         assert text.startswith("0: ")
         assert "Which is better?" in text

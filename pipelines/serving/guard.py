@@ -1,0 +1,118 @@
+"""What every request passes, however its answer is sent: the key, the length of the body, a slot, the metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.serving.limits import Refused, Slots, check_key
+from pipelines.serving.refusals import DEFECT, error_response
+
+log = logging.getLogger(__name__)
+_CLOSED = 499
+"""Status, in the metrics alone, of a request whose client went away before it was answered."""
+
+
+class Metrics:
+    """Of one replica; see ``/metrics``."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("judge_requests", "By route and status", ["route", "status"], registry=registry)
+        self._seconds = Histogram("judge_request_seconds", "From request to answer", ["route"], registry=registry)
+        self._tokens = Counter("judge_tokens", "Read and written for answers", ["kind"], registry=registry)
+        self.in_flight = Gauge("judge_requests_in_flight", "Requests being answered", registry=registry)
+
+    def record(self, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def count_tokens(self, usage: Mapping[str, int]) -> None:
+        """Count the tokens of one answer."""
+        for kind in ("prompt", "completion"):
+            self._tokens.labels(kind).inc(usage[f"{kind}_tokens"])
+
+
+class Guard:
+    """ASGI middleware around the whole answer: a stream holds its slot until it ends, or its client goes away."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str],
+        slots: Slots,
+        body_bytes: int,
+        metrics: Metrics,
+        routes: Sequence[BaseRoute],
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._slots = slots
+        self._body_bytes = body_bytes
+        self._metrics = metrics
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), _CLOSED
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            with self._admitted(scope):
+                await self._app(scope, receive, noted)
+        except Refused as refusal:
+            await error_response(refusal)(scope, receive, noted)
+        except Exception:
+            log.exception("%s %s", scope["method"], scope["path"])
+            if status != _CLOSED:
+                raise
+            await error_response(DEFECT)(scope, receive, noted)
+        finally:
+            # Only routes that are there name a series: what strangers ask for could be anything.
+            known = any(isinstance(route, Route) and route.path == scope["path"] for route in self._routes)
+            self._metrics.record(scope["path"] if known else "other", status, time.perf_counter() - started)
+
+    def _admitted(self, scope: Scope) -> AbstractContextManager[None]:
+        """What the request holds while it is answered.
+
+        Raises:
+            Refused: 401, 411, 413 or 429.
+
+        """
+        if not scope["path"].startswith("/v1/"):
+            return nullcontext()
+        headers = Headers(scope=scope)
+        check_key(self._keys, headers.get("authorization"))
+        if scope["method"] != "POST":
+            return nullcontext()
+        _check_length(headers.get("content-length"), self._body_bytes)
+        return self._slots.slot()
+
+
+def _check_length(stated: str | None, most: int) -> None:
+    """Refuse a body before it is read. One that does not state its length could be of any.
+
+    Raises:
+        Refused: 411 or 413.
+
+    """
+    if stated is None or not stated.isdecimal():
+        raise Refused(411, "length_required", "send the length of the body: the header `Content-Length`")
+    if int(stated) > most:
+        raise Refused(413, "request_too_large", f"a body of {stated} bytes; at most {most}")
