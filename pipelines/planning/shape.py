@@ -96,8 +96,8 @@ def shape_of(stated: Mapping[str, Any], origin: str) -> ModelShape:
         origin: what to call it in messages.
 
     Raises:
-        ShapeError: a size is missing, no number, or the model is of another kind: a mixture of experts, layers of linear
-            attention.
+        ShapeError: a size is missing, no number, or the model is of another kind: a mixture of experts, layers of
+            linear attention.
 
     """
     inner = stated.get("text_config")

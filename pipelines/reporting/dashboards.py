@@ -24,10 +24,9 @@ from pipelines.reporting.panels import FINAL, SECTIONS, STAGES, Panel
 from pipelines.reporting.wandb_mode import has_credentials, server_hosts
 
 if TYPE_CHECKING:
+    import wandb
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
-
-    import wandb
 
 _CONNECT_SECONDS = 10.0
 _SIZE = {"w": 8, "h": 6}
