@@ -32,8 +32,8 @@ class Prompt:
     label: Side
     """The side on which the better response is shown; of a rating A where that is the better one, otherwise B."""
     domain: str
-    token_ids: tuple[int, ...]
-    """[P], chat template and generation prompt included."""
+    token_ids: np.ndarray | tuple[int, ...] = field(compare=False)
+    """[P], chat template and generation prompt included; int32 where a run holds many. Not compared: the uid is."""
     judged: JudgeMode = "pairwise"
     responses: int = 2
     """How many it shows."""

@@ -32,6 +32,9 @@ class Learner:
         self._published: Any = None
         self._trainer: Any = None
         self._source = ""
+        self._saving_group: Any = None
+        self._saving: Any = None
+        """The checkpoint that is being written."""
 
     def rendezvous(self) -> tuple[str, int] | None:
         """Be ready to meet the other ranks; rank 0 opens the store for it and returns its address and port."""
@@ -216,18 +219,37 @@ class Learner:
 
         remove_written(path)
 
-    def save(self, directory: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint of model, optimisers, schedule and random states, with ``state`` of the stage."""
-        from actors.learner.checkpoint import save_checkpoint
+    def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
+        """Write a checkpoint of model, optimisers, schedule and random states, with ``state`` of the stage.
 
+        ``in_background``: from a copy, while other calls are worked on; see :meth:`finish_saving`.
+        """
+        import torch.distributed as dist
+
+        from actors.learner.checkpoint import begin_checkpoint, save_checkpoint
+
+        self.finish_saving()
         trainer = self._trainer
         extra = {"stage": state, "optimizer_step": trainer.step, "skipped": trainer.skipped}
-        save_checkpoint(directory, trainer.judge, trainer.optimizers, extra)
+        if not in_background:
+            save_checkpoint(directory, trainer.judge, trainer.optimizers, extra)
+            return
+        if self._saving_group is None:
+            wait = timedelta(seconds=self._settings.timeout)
+            self._saving_group = dist.new_group(backend="gloo", timeout=wait)
+        self._saving = begin_checkpoint(directory, trainer.judge, trainer.optimizers, extra, self._saving_group)
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that is being written, if one is, is whole; its error is raised here."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def restore(self, directory: str) -> dict[str, Any]:
         """Continue from a checkpoint; returns the stage's state that was saved with it."""
         from actors.learner.checkpoint import load_checkpoint
 
+        self.finish_saving()
         trainer = self._trainer
         extra = load_checkpoint(directory, trainer.judge, trainer.optimizers)
         trainer.step, trainer.skipped = extra["optimizer_step"], extra["skipped"]

@@ -1,4 +1,4 @@
-"""Checkpoints of a training stage: written aside, renamed when whole, checked before use.
+"""Checkpoints of a training stage: copied at once, written aside, renamed when whole, checked before use.
 
 A folder named ``step-...`` is complete by construction (:mod:`actors.learner.manifest`). Every step that can fail ends
 on all ranks alike, so that none waits for one that has given up.
@@ -13,12 +13,17 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.files import TEMPORARY, remove_whole, sync_folder, write_synced
 from actors.learner import random_state
+from actors.learner.agreement import Outcome, Ranks
 from actors.learner.manifest import (
     FORMAT,
     MANIFEST,
@@ -55,58 +60,140 @@ def save_checkpoint(
         CheckpointError: on every rank alike; nothing is left at ``directory`` then.
 
     """
-    import torch
     import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_state_dict
 
-    target, rank = Path(directory), _rank()
+    saving = _Saving.prepared(Path(directory), model, optimizer, extra_state)
+    alone = not Ranks().distributed
+    saving.finish(lambda: dcp.save(saving.state, checkpoint_id=str(saving.partial), no_dist=alone), Ranks())
 
-    def prepare() -> tuple[str, dict[str, Any]]:
+
+def begin_checkpoint(
+    directory: str | Path, model: nn.Module, optimizer: Optimizers, extra_state: Mapping[str, Any], group: Any
+) -> Future[None]:
+    """:func:`save_checkpoint` of a copy in the machine's memory, made at once; it is written while training goes on.
+
+    ``group`` is a gloo group of all ranks, for nothing else while a checkpoint is written. One is written at a time.
+
+    Returns:
+        Done when the checkpoint is whole, or with a :class:`CheckpointError`, on every rank alike.
+
+    Raises:
+        CheckpointError: on every rank alike: it could not begin.
+
+    """
+    import torch.distributed.checkpoint as dcp
+
+    saving, ranks = _Saving.prepared(Path(directory), model, optimizer, extra_state), Ranks()
+    writing: list[Any] = []
+
+    def begin() -> None:
+        where: dict[str, Any] = {"checkpoint_id": str(saving.partial), "process_group": group}
+        writing.append(dcp.async_save(saving.state, **where, no_dist=not ranks.distributed))
+
+    with saving.removed_on_error():
+        # Over the default group: the writers use the other one already.
+        saving.on_every(begin, ranks)
+    # What was copied is not to be held twice.
+    saving.state.clear()
+    whole: Future[None] = Future()
+
+    def finish() -> None:
         try:
-            state = json.loads(json.dumps(dict(extra_state)))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{target}: the trainer's state is not plain JSON data: {error}") from error
-        partial = target.with_name(f"{target.name}{TEMPORARY}{secrets.token_hex(4)}")
-        partial.mkdir(parents=True)
-        return str(partial), state
+            saving.finish(writing[0].result, Ranks(group))
+        except BaseException as error:
+            whole.set_exception(error)
+        else:
+            whole.set_result(None)
 
-    name, extra = _on_rank_0(prepare, target)
-    partial = Path(name)
-    try:
-        optimizers = _as_list(optimizer)
-        # An optimiser that has not stepped has no state; asking for it would make some up, with a step counted in it.
-        stepped = any(one.state for one in optimizers)
-        model_state, optimizer_state = get_state_dict(model, optimizers if stepped else [], options=_trained_only())
-        state = {"model": model_state} | ({"optimizer": optimizer_state} if stepped else {})
-        _on_every_rank(lambda: dcp.save(state, checkpoint_id=str(partial)), target)
-        generators = json.dumps(_gather(random_state.capture()))
-        _on_rank_0(lambda: write_synced(partial / RNG, generators), target)
-        shares = _on_every_rank(lambda: describe(partial, rank), target)
-        files = {name: entry for share in shares for name, entry in share.items()}
+    threading.Thread(target=finish, name="checkpoint", daemon=True).start()
+    return whole
 
-        def finish() -> None:
-            for file in files:
-                if not (partial / file).is_file():
-                    raise CheckpointError(f"{target}: checkpoints need a folder that every rank's node shares")
-            body = {
-                "format": FORMAT,
-                "torch": torch.__version__,
-                "world_size": _world_size(),
-                "optimizer": stepped,
-                "files": files,
-                "extra_state": extra,
-            }
-            write_synced(partial / MANIFEST, json.dumps(body | {"checksum": checksum(body)}, indent=1))
-            sync_folder(partial)
-            remove_whole(target)
-            os.replace(partial, target)
-            sync_folder(target.parent)
 
-        _on_rank_0(finish, target)
-    except BaseException:
-        if rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
+@dataclass
+class _Saving:
+    """A checkpoint that is being written, on one rank."""
+
+    target: Path
+    partial: Path
+    """Where it is until it is whole."""
+    extra: dict[str, Any]
+    state: dict[str, Any] = field(default_factory=dict)
+    """What is trained, as it is now."""
+    stepped: bool = False
+    generators: str = ""
+
+    @classmethod
+    def prepared(cls, target: Path, model: nn.Module, optimizer: Optimizers, extra_state: Mapping[str, Any]) -> _Saving:
+        """With its folder, and all that is stored."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        ranks = Ranks()
+
+        def prepare() -> tuple[str, dict[str, Any]]:
+            try:
+                state = json.loads(json.dumps(dict(extra_state)))
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"{target}: the trainer's state is not plain JSON data: {error}") from error
+            partial = target.with_name(f"{target.name}{TEMPORARY}{secrets.token_hex(4)}")
+            partial.mkdir(parents=True)
+            return str(partial), state
+
+        name, extra = ranks.on_first(lambda: _attempt(prepare, target, _explain_save), CheckpointError)
+        saving = cls(target, Path(name), extra)
+        with saving.removed_on_error():
+            optimizers = _as_list(optimizer)
+            # An optimiser that has not stepped has no state; asking for it would make some up, with a step in it.
+            saving.stepped = any(one.state for one in optimizers)
+            stored = optimizers if saving.stepped else []
+            model_state, optimizer_state = get_state_dict(model, stored, options=_trained_only())
+            saving.state = {"model": model_state} | ({"optimizer": optimizer_state} if saving.stepped else {})
+            saving.generators = json.dumps(ranks.gather(random_state.capture()))
+        return saving
+
+    def on_every(self, action: Callable[[], T], ranks: Ranks) -> list[T]:
+        return ranks.on_every(lambda: _attempt(action, self.target, _explain_save), CheckpointError)
+
+    def on_first(self, action: Callable[[], T], ranks: Ranks) -> T:
+        return ranks.on_first(lambda: _attempt(action, self.target, _explain_save), CheckpointError)
+
+    @contextmanager
+    def removed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if Ranks().rank == 0:
+                shutil.rmtree(self.partial, ignore_errors=True)
+            raise
+
+    def finish(self, write: Callable[[], object], ranks: Ranks) -> None:
+        """Write this rank's part, or wait until it is written; then describe all parts and give the folder its name."""
+        with self.removed_on_error():
+            self.on_every(write, ranks)
+            self.on_first(lambda: write_synced(self.partial / RNG, self.generators), ranks)
+            shares = self.on_every(lambda: describe(self.partial, ranks.rank), ranks)
+            files = {name: entry for share in shares for name, entry in share.items()}
+            self.on_first(lambda: self._name(files, ranks.count), ranks)
+
+    def _name(self, files: Mapping[str, Any], ranks: int) -> None:
+        import torch
+
+        partial, target = self.partial, self.target
+        for file in files:
+            if not (partial / file).is_file():
+                raise CheckpointError(f"{target}: checkpoints need a folder that every rank's node shares")
+        body = {
+            "format": FORMAT,
+            "torch": torch.__version__,
+            "world_size": ranks,
+            "optimizer": self.stepped,
+            "files": files,
+            "extra_state": self.extra,
+        }
+        write_synced(partial / MANIFEST, json.dumps(body | {"checksum": checksum(body)}, indent=1))
+        sync_folder(partial)
+        remove_whole(target)
+        os.replace(partial, target)
+        sync_folder(target.parent)
 
 
 def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimizers) -> dict[str, Any]:
@@ -123,10 +210,11 @@ def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimize
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-    source, rank, world = Path(directory), _rank(), _world_size()
-    manifest = _on_rank_0(lambda: read_manifest(source), source)
+    source, ranks = Path(directory), Ranks()
+    rank, world = ranks.rank, ranks.count
+    manifest = ranks.on_first(lambda: _attempt(lambda: read_manifest(source), source, _explain_save), CheckpointError)
     # Each rank reads its part, so that checking takes no longer than loading.
-    problems = _gather(damage(source, manifest, sorted(manifest["files"])[rank::world]))
+    problems = ranks.gather(damage(source, manifest, sorted(manifest["files"])[rank::world]))
     refuse(source, [problem for part in problems for problem in part])
 
     def load() -> None:
@@ -139,7 +227,7 @@ def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimize
             model, optimizers, model_state_dict=model_state, optim_state_dict=optimizer_state, options=options
         )
 
-    _on_every_rank(load, source, _explain_load)
+    ranks.on_every(lambda: _attempt(load, source, _explain_load), CheckpointError)
     generators = json.loads((source / RNG).read_text(encoding="utf-8"))
     if len(generators) == world:
         random_state.restore(generators[rank])
@@ -160,65 +248,7 @@ def _trained_only() -> Any:
     return StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
-def _distributed() -> bool:
-    import torch.distributed as dist
-
-    return dist.is_available() and dist.is_initialized()
-
-
-def _rank() -> int:
-    import torch.distributed as dist
-
-    return dist.get_rank() if _distributed() else 0
-
-
-def _world_size() -> int:
-    import torch.distributed as dist
-
-    return dist.get_world_size() if _distributed() else 1
-
-
-def _gather(value: T) -> list[T]:
-    """Every rank's value, in rank order, on every rank."""
-    import torch.distributed as dist
-
-    if not _distributed():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def _on_rank_0(action: Callable[[], T], target: Path) -> T:
-    """Run ``action`` on rank 0 alone; every rank gets its result, or its error."""
-    import torch.distributed as dist
-
-    outcome: list[Any] = [None]
-    if _rank() == 0:
-        outcome = [_attempt(action, target, _explain_save)]
-    if _distributed():
-        dist.broadcast_object_list(outcome, src=0)
-    result, problem = outcome[0]
-    if problem is not None:
-        raise CheckpointError(problem)
-    return result
-
-
-def _on_every_rank(
-    action: Callable[[], T], target: Path, explain: Callable[[BaseException, Path], str] | None = None
-) -> list[T]:
-    """Run ``action`` on every rank; every rank gets all results, or the error of the first that failed."""
-    outcomes = _gather(_attempt(action, target, explain or _explain_save))
-    for _, problem in outcomes:
-        if problem is not None:
-            raise CheckpointError(problem)
-    return [result for result, _ in outcomes]  # type: ignore[misc]
-
-
-def _attempt(
-    action: Callable[[], T], target: Path, explain: Callable[[BaseException, Path], str]
-) -> tuple[T | None, str | None]:
-    """The result and None, or None and what to tell the user."""
+def _attempt(action: Callable[[], T], target: Path, explain: Callable[[BaseException, Path], str]) -> Outcome[T]:
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:

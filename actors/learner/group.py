@@ -126,9 +126,16 @@ class LearnerGroup:
         """Gather the weights in ``dtype`` and write them, or hold them to be sent; the answer says what they are."""
         return self._all("publish", version, directory, dtype, what=f"weight version {version} to be gathered")[0]
 
-    def save(self, directory: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint; it has its name only when it is whole."""
-        self._all("save", directory, state, what=f"checkpoint {directory} to be written")
+    def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
+        """Write a checkpoint; it has its name only when it is whole.
+
+        ``in_background``: return when the ranks have a copy of what is to be written; the next checkpoint waits for it.
+        """
+        self._all("save", directory, state, in_background, what=f"checkpoint {directory} to be written")
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that is being written, if one is, is whole."""
+        self._all("finish_saving", what="a checkpoint to be written to its end")
 
     def restore(self, directory: str) -> dict[str, Any]:
         """Continue every rank from a checkpoint; returns the stage's state."""

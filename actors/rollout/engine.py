@@ -191,7 +191,8 @@ class Engine:
         self._requests += 1
         output, told = None, 0
         # The salt keeps prefixes cached under old weights from serving prompts that arrive under new ones.
-        request: Any = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"version {self._version}"}
+        asked = np.asarray(prompt.token_ids).tolist()
+        request: Any = {"prompt_token_ids": asked, "cache_salt": f"version {self._version}"}
         async for latest in self._llm.generate(request, parameters, request_id=str(self._requests)):
             output = latest
             if watching is not None and len(text := latest.outputs[0].text) > told:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
+import numpy as np
+
 from actors.deadlines import ActorFailed, NamedActor, get, wait
 from actors.messages import Added, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
 
@@ -167,10 +169,10 @@ class RolloutFleet:
 def _shares(prompts: Sequence[Prompt], samples: int, in_flight: Sequence[int]) -> list[list[Prompt]]:
     """Prompts for each worker: in order, to whoever owes fewest traces by then, equal ones to one worker."""
     owed = list(in_flight)
-    holders: dict[tuple[int, ...], int] = {}
+    holders: dict[bytes, int] = {}
     shares: list[list[Prompt]] = [[] for _ in owed]
     for prompt in prompts:
-        worker = holders.setdefault(prompt.token_ids, owed.index(min(owed)))
+        worker = holders.setdefault(np.asarray(prompt.token_ids, np.int32).tobytes(), owed.index(min(owed)))
         shares[worker].append(prompt)
         owed[worker] += samples
     return shares

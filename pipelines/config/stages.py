@@ -64,6 +64,10 @@ class Checkpoints:
 
     every: int = number(50, at_least=1)
     """Steps between checkpoints."""
+    every_minutes: float = number(30.0, at_least=0)
+    """Minutes after which the next step is saved, whatever its number; 0: never for the time alone."""
+    in_background: bool = True
+    """Copy what is saved into the machine's memory, and train on while it is written; false: wait for it."""
     keep_last: int = number(2, at_least=1)
     """Checkpoints to keep, the latest ones; the best by held-out accuracy is kept besides."""
 

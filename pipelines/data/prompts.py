@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import yaml
 
 from actors.messages import JudgeMode, Order, Prompt, Side
@@ -248,5 +249,6 @@ def tokenise(
             dropped += 1
             continue
         label: Side = "A" if order == "chosen_first" else "B"
-        prompts.append(Prompt(f"{pair.id}/{order}", pair.id, order, label, pair.domain, tuple(token_ids)))
+        ids = np.asarray(token_ids, np.int32)
+        prompts.append(Prompt(f"{pair.id}/{order}", pair.id, order, label, pair.domain, ids))
     return prompts, DroppedPrompts(dropped, longest)

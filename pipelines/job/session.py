@@ -25,7 +25,15 @@ from actors.verifier.actor import RewardVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.job.connection import connect
-from pipelines.job.settings import engine_settings, learner_settings, passed_on, reward_functions, reward_rule, roles
+from pipelines.job.settings import (
+    allocator,
+    engine_settings,
+    learner_settings,
+    passed_on,
+    reward_functions,
+    reward_rule,
+    roles,
+)
 from pipelines.planning.shape import refuse_unsplittable, shape_if_known
 from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
@@ -98,6 +106,7 @@ class Session:
 
         environment = passed_on(os.environ) | {"TOKENIZERS_PARALLELISM": "false"}
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        environment |= allocator(self.config, os.environ) if role == "learner" else {}
         options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
         actor = ray.remote(kind).options(max_restarts=0, runtime_env={"env_vars": environment}, **options)
         path = str(self.run.logs / f"{log}.log")

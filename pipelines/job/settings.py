@@ -35,6 +35,18 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def allocator(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a learner's CUDA allocator is told: segments that grow, so that rows of other lengths leave no gaps.
+
+    The user's own setting stays. Engines are not told: vLLM's sleep needs a pool of its own.
+    """
+    if config.cluster.device != "cuda":
+        return {}
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    own = {name: environment[name] for name in names if name in environment}
+    return own or {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
 def roles(config: Config) -> tuple[Role, ...]:
     """Actors of a job and what they take; the only place that knows how many devices each of them needs."""
     cluster, devices = config.cluster, 1 if config.cluster.device == "cuda" else 0

@@ -27,8 +27,8 @@ _DRIVER, _LEARNER, _ENGINE = 0.6 * GIB, 0.7 * GIB, 1.5 * GIB
 _CUDA_HOST = 2.0 * GIB
 # CUDA: what a rank's device holds besides tensors: context, NCCL, and what the allocator cannot use.
 _RESERVE = 3.0 * GIB
-# Python's integers of a tokenised prompt; tokens, log-probabilities, versions and text of a trace.
-_PROMPT_TOKEN, _TRACE_TOKEN, _CHAIN_TOKEN = 36, 24, 4
+# Tokens of a prompt and of a chain; tokens, log-probabilities, versions and text of a trace.
+_PROMPT_TOKEN, _TRACE_TOKEN, _CHAIN_TOKEN = 4, 24, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +83,31 @@ def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None =
     publish = float(BYTES[config.rollout.dtype] * shape.parameters)
     driver = _driver(config)
     host = max(memory.host for memory in learners)
+    checkpoint, disk = _disk(config, shape, training)
+    sections = [config.rl if stage == "rl" else config.distill for stage in training]
+    in_background = any(section.checkpoints.in_background for section in sections)
+    copied = checkpoint / config.learner.ranks if in_background else 0.0
     taken = [
-        _on_node(config, node, learner.peak, engine.total, host, publish, bool(training))
+        _on_node(config, node, learner.peak, engine.total, host, publish, copied, bool(training))
         + (driver if index == 0 else 0.0)
         for index, node in enumerate(nodes)
     ]
-    checkpoint, disk = _disk(config, shape, training)
     return Budget(learner, engine, driver, max(taken), publish, checkpoint, disk, nodes)
 
 
 def _on_node(
-    config: Config, node: Node, learner: float, engine: float, host: float, publish: float, trains: bool
+    config: Config, node: Node, learner: float, engine: float, host: float, publish: float, copied: float, trains: bool
 ) -> float:
-    """The machine's memory that a node's actors take. Rank 0 holds the whole weights while it publishes and exports."""
+    """The machine's memory that a node's actors take. Rank 0 holds the whole weights while it publishes and exports;
+    each rank a copy of its part of a checkpoint while it is written."""
     processes = node.count("rollout") * config.rollout.tensor_parallel
     ranks = node.count("learner") if trains else 0
     whole = publish if trains and ("learner", 0) in node.members else 0.0
     if config.cluster.weight_transfer == "file":
         whole *= 2
     if config.cluster.device == "cpu":
-        return processes * (_ENGINE + engine) + ranks * (_LEARNER + learner) + whole
-    return (processes + ranks) * _CUDA_HOST + ranks * host + whole
+        return processes * (_ENGINE + engine) + ranks * (_LEARNER + learner + copied) + whole
+    return (processes + ranks) * _CUDA_HOST + ranks * (host + copied) + whole
 
 
 def _driver(config: Config) -> float:

@@ -52,6 +52,9 @@ class Training:
         )
         self.report = LiveReport(stage.run.path)
         """The run's page, rewritten after steps."""
+        self._saved_at = time.monotonic()
+        self._due: tuple[int, bool] = (self.first, False)
+        """A step, and whether it is saved for the time that has passed: decided once, whoever asks first."""
         self._best: Sequence[float] | None = state.get("best")
         """Highest held-out accuracy on the way, and its step."""
 
@@ -63,7 +66,13 @@ class Training:
         return bool(self._evaluate_every) and done % self._evaluate_every == 0 and done < self.steps.stop
 
     def _saves(self, done: int) -> bool:
-        return done % self._checkpoints.every == 0 or done == self.steps.stop
+        return done % self._checkpoints.every == 0 or done == self.steps.stop or self._is_due(done)
+
+    def _is_due(self, done: int) -> bool:
+        if self._due[0] != done:
+            minutes = (time.monotonic() - self._saved_at) / 60
+            self._due = (done, 0 < self._checkpoints.every_minutes <= minutes)
+        return self._due[1]
 
     async def after_step(
         self, done: int, metrics: Mapping[str, float], evaluate: Evaluate, is_ahead: bool = False
@@ -92,7 +101,8 @@ class Training:
                 self._stage.warn(f"step {done}: {warning}")
         stops = interruption.requested() and not is_ahead
         if self._saves(done) or stops:
-            await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"))
+            last = stops or done == self.steps.stop
+            await asyncio.to_thread(self._save, done, logged.get("eval/accuracy"), last)
         await asyncio.to_thread(self.report.after_step, "eval/accuracy" in logged or self._saves(done))
         if stops:
             interruption.stop()
@@ -104,8 +114,11 @@ class Training:
         if done == 1 or done % 20 == 0:
             await asyncio.to_thread(stage.tracker.log_traces, done, rows)
 
-    def _save(self, done: int, accuracy: float | None) -> None:
-        """Write a checkpoint, then remove those that are neither recent nor the best."""
+    def _save(self, done: int, accuracy: float | None, last: bool) -> None:
+        """Begin a checkpoint when the one before is whole, and remove those that are neither recent nor the best.
+
+        The ``last`` one is whole, too, when this returns.
+        """
         if accuracy is not None and (self._best is None or accuracy > self._best[0]):
             self._best = (accuracy, done)
         state = {
@@ -116,8 +129,14 @@ class Training:
             "carried": self.carried,
         }
         root = self._stage.run.checkpoints(self._stage.name)
-        self._learners.save(str(checkpoint_path(root, done)), state)
-        prune(root, keep_last=self._checkpoints.keep_last, best_step=int(self._best[1]) if self._best else None)
+        in_background = self._checkpoints.in_background and not last
+        self._learners.finish_saving()
+        keep = {"keep_last": self._checkpoints.keep_last, "best_step": int(self._best[1]) if self._best else None}
+        prune(root, **keep)
+        self._learners.save(str(checkpoint_path(root, done)), state, in_background)
+        self._saved_at = time.monotonic()
+        if not in_background:
+            prune(root, **keep)
 
 
 @contextmanager

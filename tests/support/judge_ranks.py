@@ -141,7 +141,8 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
         seen[name] = {"metrics": steps, "weights": weights(learner)}
     learner.export(str(folder / f"exported-{ranks}"))
     seen["update"] = learner.publish(5, str(folder / f"published-{ranks}"), "float32")
-    learner.save(str(folder / f"step-{ranks:06d}"), {"step": 4})
+    # Written while the next step is taken.
+    learner.save(str(folder / f"step-{ranks:06d}"), {"step": 4}, in_background=True)
     before = weights(learner)
     after_save = learner.supervised_step(*cut(sequences(9, 11), learner.rank, ranks, budget))
     seen["state"] = learner.restore(str(folder / f"step-{ranks:06d}"))

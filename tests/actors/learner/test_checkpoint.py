@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import torch
 from torch import nn
 
 from actors.files import clean_leftovers
-from actors.learner.checkpoint import load_checkpoint, save_checkpoint
+from actors.learner import checkpoint, manifest
+from actors.learner.checkpoint import begin_checkpoint, load_checkpoint, save_checkpoint
 from actors.learner.manifest import (
     CheckpointError,
     checkpoint_path,
@@ -128,6 +131,91 @@ def test_saving_does_not_disturb_training(tmp_path: Path) -> None:
     load_checkpoint(tmp_path / "step-000000", model, optimizer)
     train(model, optimizer, 2)
     assert parameters(model) == results[0]
+
+
+def test_a_checkpoint_in_the_background_is_of_the_moment_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as one that training waits for, though it goes on; a folder with its name only when whole."""
+    model, optimizer = build()
+    train(model, optimizer, 2)
+    save_checkpoint(checkpoint_path(tmp_path / "waited", 2), model, optimizer, {"step": 2})
+    save_checkpoint(checkpoint_path(tmp_path, 1), model, optimizer, {"step": 1})
+
+    described, go_on = threading.Event(), threading.Event()
+
+    def describe(folder: Path, rank: int) -> Any:
+        described.set()
+        assert go_on.wait(60)
+        return manifest.describe(folder, rank)
+
+    monkeypatch.setattr(checkpoint, "describe", describe)
+    saving = begin_checkpoint(checkpoint_path(tmp_path, 2), model, optimizer, {"step": 2}, None)
+    train(model, optimizer, 3)
+    expected = parameters(model)
+    assert described.wait(60)
+    assert latest(tmp_path) == checkpoint_path(tmp_path, 1), "a kill now would leave the one before"
+    go_on.set()
+    saving.result(60)
+    assert latest(tmp_path) == checkpoint_path(tmp_path, 2)
+    assert list(tmp_path.glob("*.partial*")) == []
+    data = [(folder / "step-000002" / "__0_0.distcp").read_bytes() for folder in (tmp_path, tmp_path / "waited")]
+    assert data[0] == data[1]
+
+    again, other = build()
+    assert load_checkpoint(checkpoint_path(tmp_path, 2), again, other) == {"step": 2}
+    train(again, other, 3)
+    assert parameters(again) == expected
+
+
+def test_what_fails_in_the_background_is_raised_where_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = build()
+    train(model, optimizer, 1)
+
+    def describe(folder: Path, rank: int) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "describe", describe)
+    saving = begin_checkpoint(checkpoint_path(tmp_path, 1), model, optimizer, {}, None)
+    with pytest.raises(CheckpointError, match="the disk is full, so checkpoint"):
+        saving.result(60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, __file__, "killed", str(tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+    finally:
+        process.kill()
+        process.wait(60)
+    assert latest(tmp_path) == checkpoint_path(tmp_path, 1)
+    assert len(list(tmp_path.iterdir())) == 2
+    clean_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [checkpoint_path(tmp_path, 1)]
+    model, optimizer = build()
+    assert load_checkpoint(checkpoint_path(tmp_path, 1), model, optimizer) == {"step": 1}
+
+
+def as_killed(folder: Path) -> None:
+    """Write one checkpoint, begin another, and never end it."""
+    model, optimizer = build()
+    save_checkpoint(checkpoint_path(folder, 1), model, optimizer, {"step": 1})
+
+    def describe(folder: Path, rank: int) -> Any:
+        print("writing", flush=True)
+        threading.Event().wait(120)
+
+    checkpoint.describe = describe
+    begin_checkpoint(checkpoint_path(folder, 2), model, optimizer, {"step": 2}, None).result()
 
 
 def test_several_optimizers_are_restored(tmp_path: Path) -> None:
@@ -301,6 +389,16 @@ def as_rank(rank: int, folder: Path) -> dict[str, Any]:
     train(again, other, 2)
     report["continued"], report["draws again"] = parameters(again), draws()
 
+    model_before = parameters(model)
+    saving = begin_checkpoint(
+        folder / "background" / "step-000004", model, optimizer, {}, dist.new_group(backend="gloo")
+    )
+    # Other collectives than those of the writer, at the same time.
+    train(model, optimizer, 3)
+    saving.result(60)
+    load_checkpoint(folder / "background" / "step-000004", again, other)
+    report["of the moment"] = parameters(again) == model_before != parameters(model)
+
     if rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     try:
@@ -322,6 +420,7 @@ def test_two_ranks_continue_exactly(ranks: tuple[Path, list[dict[str, Any]]]) ->
         assert report["extra"] == {"from": 0}
         assert report["continued"] == report["expected"]
         assert report["draws again"] == report["draws"]
+        assert report["of the moment"]
     assert reports[0]["draws"] != reports[1]["draws"]
     manifest = read_manifest(folder / "step-000002")
     assert manifest["world_size"] == RANKS
@@ -377,6 +476,8 @@ def fill(folder: Path) -> None:
 
 if __name__ == "__main__" and sys.argv[1] == "full":
     fill(Path(sys.argv[2]))
+elif __name__ == "__main__" and sys.argv[1] == "killed":
+    as_killed(Path(sys.argv[2]))
 elif __name__ == "__main__":
     (Path(sys.argv[2]) / f"report-{sys.argv[1]}.json").write_text(
         json.dumps(as_rank(int(sys.argv[1]), Path(sys.argv[2])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from pipelines.config.compose import CONF, load_config
@@ -99,6 +101,14 @@ def test_the_kept_sizes_are_the_models(recipe: str) -> None:
     shape = model_shape(load_config([f"recipe={recipe}"]))
     assert shape is not None
     assert shape.parameters == SIZES[recipe]
+
+
+def test_rm_r1_async_is_rm_r1_one_version_behind_with_a_correction() -> None:
+    paper = asdict(load_config(["recipe=rm_r1_qwen2_5_7b", "algorithm.correction=none"]).algorithm)
+    behind = asdict(load_config(["recipe=rm_r1_qwen2_5_7b", "algorithm=rm_r1_async"]).algorithm)
+    differing = {name: value for name, value in behind.items() if value != paper[name]}
+    assert differing == {"name": "rm_r1_async", "correction": "truncate", "max_staleness": 1}
+    assert load_config(["algorithm=rm_r1_async"]).algorithm.correction == "truncate"
 
 
 def test_tiny_recipe_trains_both_orders_of_a_pair_together() -> None:

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from configs import configured
 
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
 from actors.placement import Role, lay_out
@@ -15,6 +16,7 @@ from actors.rollout.engine import EngineSettings
 from pipelines.config import Config, Function, Optimizer
 from pipelines.config.compose import CONF, load_config
 from pipelines.job.settings import (
+    allocator,
     engine_settings,
     learner_settings,
     optimizer_settings,
@@ -76,6 +78,14 @@ def test_settings_that_are_computed() -> None:
     warm = optimizer_settings(Optimizer(warmup_fraction=0.03), 200)
     assert (warm.warmup_steps, warm.total_steps, warm.betas) == (6, 200, (0.9, 0.95))
     assert optimizer_settings(Optimizer(warmup_fraction=0.03, warmup_steps=2), 200).warmup_steps == 2
+
+
+def test_cuda_ranks_get_an_allocator_whose_segments_grow_unless_the_user_says_otherwise() -> None:
+    cuda = configured("recipe=rm_r1_qwen2_5_7b")
+    assert allocator(cuda, {}) == {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    own = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:512"}
+    assert allocator(cuda, own | {"PATH": "/bin"}) == own
+    assert allocator(configured("recipe=tiny"), own) == {}
 
 
 def test_settings_of_libraries_reach_the_actors_and_what_is_of_one_process_does_not() -> None:

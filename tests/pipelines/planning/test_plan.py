@@ -79,6 +79,16 @@ def test_figures_of_the_largest_recipe() -> None:
     assert found["gpu_hours"] == pytest.approx(32 * found["hours"], rel=1e-3)
 
 
+def test_prompts_take_four_bytes_a_token_and_a_checkpoint_a_copy_of_its_state() -> None:
+    """By hand: 72,270 prompts of 1,024 tokens; 12 bytes a parameter, of which a node of 8 ranks copies half."""
+    recipe = "recipe=rm_r1_deepseek_32b"
+    half = planned(recipe, "plan.prompt_share=0.125")
+    assert planned(recipe)["driver_gib"] - half["driver_gib"] == pytest.approx(4 * 72_270 * 512 / GIB, abs=1e-3)
+    waited = planned(recipe, "rl.checkpoints.in_background=false")
+    copied = planned(recipe)["node_gib"] - waited["node_gib"]
+    assert copied == pytest.approx(12 * 32_763_876_352 / 2 / GIB, rel=1e-3)
+
+
 def test_the_tiny_recipe_counts_its_own_data() -> None:
     found = planned("recipe=tiny")
     assert (found["steps"], found["stages"]["distill"]["steps"]) == (100, 2188)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -29,9 +30,16 @@ Open = Callable[..., AbstractContextManager[Stage]]
 class Learners:
     """Learners of which only the trainer's state is kept: a checkpoint is a folder with that state."""
 
-    def save(self, path: str, state: dict[str, Any]) -> None:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def save(self, path: str, state: dict[str, Any], in_background: bool = False) -> None:
+        self.calls.append(f"{Path(path).name}{' in background' * in_background}")
         Path(path).mkdir(parents=True)
         (Path(path) / "state.json").write_text(json.dumps(state))
+
+    def finish_saving(self) -> None:
+        self.calls.append("finish")
 
     def restore(self, path: str) -> dict[str, Any]:
         return json.loads((Path(path) / "state.json").read_text())
@@ -132,7 +140,57 @@ def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opene
         assert training.first == 3
         take(training, 6, evaluate)
     kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
-    assert kept == ["step-000002", "step-000005", "step-000006"]
+    # Step 6 is being written: until it is whole, the two before it stay.
+    assert kept == ["step-000002", "step-000004", "step-000005", "step-000006"]
+    with opened(*settings) as stage, open_training(stage, LEARNERS, 7) as training:
+        right = iter(())
+        take(training, 7, evaluate)
+    kept = sorted(path.name for path in run.checkpoints("rl").iterdir())
+    assert kept == ["step-000002", "step-000006", "step-000007"]
+
+
+def test_checkpoints_are_written_in_the_background_but_for_the_last(opened: Open, run: RunDirectory) -> None:
+    learners = Learners()
+    settings = ("rl.checkpoints.every=2", "rl.evaluate_every=0")
+    with opened(*settings) as stage, open_training(stage, cast(LearnerGroup, learners), 5) as training:
+        take(training, 5)
+    background = " in background"
+    assert learners.calls == [
+        *("finish", f"step-000002{background}", "finish", f"step-000004{background}", "finish", "step-000005"),
+    ]
+    learners.calls.clear()
+    with (
+        opened(*settings, "rl.checkpoints.in_background=false", "overwrite=true") as stage,
+        open_training(stage, cast(LearnerGroup, learners), 2) as training,
+    ):
+        take(training, 2)
+    assert learners.calls == ["finish", "step-000002"]
+
+
+def test_a_step_is_saved_when_enough_minutes_have_passed(
+    opened: Open, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided once a step, so that a loop that runs a step ahead and the one that saves agree."""
+    now = 0.0
+    monkeypatch.setattr("pipelines.stages.training.time", SimpleNamespace(monotonic=lambda: now))
+    settings = ("rl.checkpoints.every=50", "rl.checkpoints.every_minutes=10", "rl.evaluate_every=0")
+    saved = []
+    with opened(*settings) as stage, open_training(stage, LEARNERS, 9) as training:
+        for done, minutes in enumerate((4, 11, 12, 20, 21.5, 33), start=1):
+            now = 60 * minutes
+            pauses = training.pauses_after(done)
+            now += 3600 if done == 3 else 0  # Too late for this step.
+            asyncio.run(training.after_step(done, {"reward": 1.0}, judged))
+            now = 60 * minutes
+            saved.append((run.checkpoints("rl") / f"step-{done:06d}").is_dir())
+            assert pauses == saved[-1]
+    assert saved == [False, True, False, False, True, True]
+    with (
+        opened(*settings[:1], "rl.checkpoints.every_minutes=0", *settings[2:]) as stage,
+        open_training(stage, LEARNERS, 90) as training,
+    ):
+        now = 1e9
+        assert not training.pauses_after(training.first + 1)
 
 
 def test_the_page_is_there_before_the_first_step_and_after_every_evaluation(opened: Open, run: RunDirectory) -> None:
