@@ -85,6 +85,7 @@ def test_qwen3_thinks_where_its_recipe_says_so() -> None:
 
 # Parameters as the model cards state them, or by the tensors of the checkpoint.
 SIZES = {
+    "qwen2_5_1_5b": 1_543_714_304,
     "qwen3_0_6b": 596_049_920,
     "qwen3_1_7b": 1_720_574_976,
     "qwen3_4b": 4_022_468_096,
