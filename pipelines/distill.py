@@ -11,6 +11,7 @@ from pipelines.config import Config
 from pipelines.data.order import batch_of, steps_for
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.evaluation.heldout import judge
+from pipelines.evaluation.mode_figures import record_modes
 from pipelines.job.session import Session
 from pipelines.job.settings import optimizer_settings
 from pipelines.loop.clock import StepClock, step_metrics
@@ -39,6 +40,7 @@ def distill(config: Config, session: Session) -> None:
             train(config, session, training, learners, chains, heldout)
         stage.export(learners)
         session.weight_sync().publish(total)
+        record_modes(stage, "distill", fleet, base)
         stage.finish("distill", asyncio.run(judge(fleet, heldout, config)), heldout)
 
 

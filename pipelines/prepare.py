@@ -5,19 +5,22 @@ A recipe with a checkpoint, pairs and chains of its own does not need it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from actors.messages import Order, Side
+from actors.messages import JudgeMode, Order, Side
 from pipelines.config import Config
 from pipelines.data.family import family_chain, family_items
+from pipelines.data.modes import asked_of, assigned
 from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import PreferencePair, write_pairs
 from pipelines.data.tiny_model import build_tiny_model
+from pipelines.data.tiny_modes import mode_chain
 from pipelines.runs.command_line import main
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.stage import open_run, open_stage
 
-ORDERS: tuple[tuple[Order, Side], ...] = (("chosen_first", "A"), ("chosen_second", "B"))
+LABELS: tuple[tuple[Order, Side], ...] = (("chosen_first", "A"), ("chosen_second", "B"))
 
 
 def prepare(config: Config, run: RunDirectory) -> None:
@@ -27,7 +30,8 @@ def prepare(config: Config, run: RunDirectory) -> None:
             return
         sizes = {"distill": config.data.distill_pairs, "rl": config.data.rl_pairs, "heldout": config.data.heldout_pairs}
         items = family_items(config.seed, sizes, config.data)
-        chains = [chain_row(pair, order, label, config) for pair in items["distill"] for order, label in ORDERS]
+        modes = assigned(items["distill"], config.data.modes, config.seed)
+        chains = [row for pair in items["distill"] for row in chain_rows(pair, modes[pair.id], config)]
         for name in ("rl", "heldout", "distill"):
             write_pairs(items[name], run.data / f"{name}.parquet")
         run.write_parquet(run.data / "chains.parquet", chains)
@@ -51,15 +55,18 @@ def prepare(config: Config, run: RunDirectory) -> None:
         run.mark_finished("prepare")
 
 
-def chain_row(pair: PreferencePair, order: Order, label: Side, config: Config) -> dict[str, Any]:
-    """One chain to learn: the prompt's messages and what the built-in teacher writes."""
-    messages = render(pair, order, load_template(config.model.prompt))
-    return {
-        "pair_id": pair.id,
-        "order": order,
-        "messages": messages,
-        "chain": family_chain(pair, label, f"{config.seed}/{pair.id}/{order}"),
-    }
+def chain_rows(pair: PreferencePair, mode: JudgeMode, config: Config) -> Iterator[dict[str, Any]]:
+    """Both chains to learn of a pair: the prompt's messages and what the built-in teacher writes."""
+    template = load_template(config.model.prompt, mode)
+    if mode == "pairwise":
+        for order, label in LABELS:
+            chain = family_chain(pair, label, f"{config.seed}/{pair.id}/{order}")
+            yield {"pair_id": pair.id, "order": order, "messages": render(pair, order, template), "chain": chain}
+        return
+    # One seed for both, so that one rubric rates both responses.
+    for order, _, _, messages in asked_of(pair, mode, template):
+        chain = mode_chain(pair, mode, order, f"{config.seed}/{pair.id}")
+        yield {"pair_id": pair.id, "order": order, "messages": messages, "chain": chain}
 
 
 def command(config: Config) -> None:

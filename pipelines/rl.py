@@ -18,6 +18,7 @@ from actors.learner.group import LearnerGroup
 from pipelines.config import Config
 from pipelines.data.order import steps_for
 from pipelines.evaluation.heldout import judge
+from pipelines.evaluation.mode_figures import record_modes
 from pipelines.job.session import Session
 from pipelines.job.settings import optimizer_settings
 from pipelines.loop.clock import StepClock, loop_metrics, step_metrics, time_shares
@@ -53,6 +54,7 @@ def rl(config: Config, session: Session) -> None:
         shares = time_shares(session.run.metrics_file)
         session.run.update_summary({"time_share": shares})
         stage.console.note("time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
+        record_modes(stage, "rl", session.rollouts(), policy)
         stage.finish("rl", asyncio.run(judge(session.rollouts(), heldout, config)), heldout)
 
 

@@ -93,7 +93,7 @@ class RewardVerifier:
         return list(answers)
 
     async def _score(self, request: VerificationRequest) -> ScoredTrace | RewardFailure:
-        scored = score(request.trace, request.label, self._rule)
+        scored = score(request.trace, request.label, self._rule, request.judged, request.responses)
         for name in self._named("trace"):
             judged = _judged(scored, request, request.shown)
             try:
@@ -157,4 +157,6 @@ def _judged(scored: ScoredTrace, prompt: Prompt | VerificationRequest, shown: Sh
         order=prompt.order,
         domain=prompt.domain,
         sample=trace.sample,
+        mode=prompt.judged,
+        rating=scored.verdict.rating,
     )

@@ -12,7 +12,7 @@ class Judged:
     text: str
     """The whole judgment as generated."""
     verdict: str | None
-    """`A`, `B`, or None where none could be read."""
+    """`A`, `B` (of a list also `C`, `D`), or None where none could be read, and of a rating."""
     label: str
     """The side on which the better response is shown."""
     question: str
@@ -28,3 +28,7 @@ class Judged:
     domain: str
     sample: int
     """Index within the group of traces."""
+    mode: str = "pairwise"
+    """`pairwise`, `pointwise` (``response_a`` is rated, ``response_b`` empty), or `listwise` (``response_b`` holds all
+    but the first)."""
+    rating: int | None = None

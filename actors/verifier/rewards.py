@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from actors.errors import UserError
-from actors.messages import RewardFailure, ScoredGroup, ScoredTrace, Side, Trace, Verdict
+from actors.messages import JudgeMode, Prompt, RewardFailure, ScoredGroup, ScoredTrace, Side, Trace, Verdict
 from actors.verifier.trace import LETTERS, VerdictMode, parse, read_verdict, well_formed
 
 
@@ -36,21 +36,37 @@ class RewardRule:
     """Share of `max_tokens`, at its end, over which the overlong penalty grows."""
 
 
-TraceComponent = Callable[[Trace, Verdict, Side, RewardRule], float]
-"""Trace, its verdict, the better side, the rule -> this component's value before weighting."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a trace was to decide."""
+
+    label: Side
+    """The side of the better response."""
+    judged: JudgeMode = "pairwise"
+    responses: int = 2
 
 
-def verdict_reward(trace: Trace, verdict: Verdict, label: Side, rule: RewardRule) -> float:
-    """+1 where the verdict is the label, -1 otherwise, unreadable verdicts included (RM-R1, arXiv 2505.02387)."""
-    return 1.0 if verdict.side == label else -1.0
+TraceComponent = Callable[[Trace, Verdict, Asked, RewardRule], float]
+"""Trace, its verdict, what was asked, the rule -> this component's value before weighting."""
 
 
-def format_reward(trace: Trace, verdict: Verdict, label: Side, rule: RewardRule) -> float:
+def verdict_reward(trace: Trace, verdict: Verdict, asked: Asked, rule: RewardRule) -> float:
+    """+1 where the verdict is the label, -1 otherwise, unreadable verdicts included (RM-R1, arXiv 2505.02387).
+
+    Of an order: 2 x the share of the other responses that stand below the better one - 1, which is the same for two.
+    """
+    if verdict.ranking is None:
+        return 1.0 if verdict.side == asked.label else -1.0
+    above = verdict.ranking.index(asked.label)
+    return 1.0 - 2.0 * above / (len(verdict.ranking) - 1)
+
+
+def format_reward(trace: Trace, verdict: Verdict, asked: Asked, rule: RewardRule) -> float:
     """1 where the trace is a well-formed chain-of-rubrics judgment, 0 otherwise, whatever its verdict."""
-    return 1.0 if well_formed(parse(trace.text)) else 0.0
+    return 1.0 if well_formed(parse(trace.text, asked.judged, asked.responses)) else 0.0
 
 
-def overlong_reward(trace: Trace, verdict: Verdict, label: Side, rule: RewardRule) -> float:
+def overlong_reward(trace: Trace, verdict: Verdict, asked: Asked, rule: RewardRule) -> float:
     """0 up to the buffer before the length limit, falling to -1 at the limit; -1 for a trace cut there.
 
     DAPO's soft overlong punishment, arXiv 2503.14476, equation 13; the buffer is a fifth of the limit there.
@@ -85,6 +101,31 @@ def swap_consistency_rewards(group: ScoredGroup, other: ScoredGroup) -> list[flo
     """
     share = float(np.mean([item.verdict.side == other.prompt.label for item in other.traces]))
     return [2.0 * share - 1.0 if item.verdict.side == group.prompt.label else -1.0 for item in group.traces]
+
+
+def order_agreement_rewards(group: ScoredGroup, other: ScoredGroup) -> list[float]:
+    """How well ratings agree with the pair's order: ``group`` rates one of its responses, ``other`` the other one.
+
+    In expectation over which trace of the other response a trace is matched with: 2 x the share of those that it is
+    rated above (of the worse response: below) - 1. Equal ratings do not agree; a rating that could not be read counts
+    half there, and earns -1 itself.
+    """
+    up = 1 if group.prompt.label == "A" else -1
+    others = [item.verdict.rating for item in other.traces]
+
+    def value(rating: int | None) -> float:
+        if rating is None:
+            return -1.0
+        return 2.0 * float(np.mean([0.5 if it is None else up * rating > up * it for it in others])) - 1.0
+
+    return [value(item.verdict.rating) for item in group.traces]
+
+
+def is_right(item: ScoredTrace, prompt: Prompt) -> bool:
+    """Whether a trace names the better response; of a rating, whether it mostly agrees with the pair's order."""
+    if prompt.judged == "pointwise":
+        return item.parts.get("verdict", -1.0) > 0
+    return item.verdict.side == prompt.label
 
 
 _OF_TRACE: Mapping[str, TraceComponent] = {
@@ -131,23 +172,33 @@ def check_weights(weights: Mapping[str, float], functions: Iterable[str] = ()) -
             raise RewardError(f"weight of reward component {name!r} is {weight!r}: it must be a finite number")
 
 
-def score(trace: Trace, label: Side, rule: RewardRule) -> ScoredTrace:
+def score(
+    trace: Trace, label: Side, rule: RewardRule, judged: JudgeMode = "pairwise", responses: int = 2
+) -> ScoredTrace:
     """Read a trace's verdict and compute the components that need nothing but the trace.
+
+    The verdict of a rating needs the ratings of the other response: :func:`with_group_components` adds it.
 
     Args:
         trace: what was generated.
         label: the side on which the better response was shown.
         rule: what is rewarded.
+        judged: what the prompt asked for.
+        responses: how many it showed.
 
     Raises:
-        RewardError: a label that is neither A nor B, naming the prompt.
+        RewardError: a label that is no side of the prompt, naming the prompt.
         ValueError: an unknown mode.
 
     """
-    if label not in LETTERS[:2]:
-        raise RewardError(f"label of prompt {trace.prompt_uid!r} is {label!r}: it must be 'A' or 'B'")
-    verdict = read_verdict(trace.text, rule.mode, truncated=trace.finish_reason == "length")
-    parts = {name: _OF_TRACE[name](trace, verdict, label, rule) for name in rule.weights if name in _OF_TRACE}
+    if label not in LETTERS[: max(2, responses)]:
+        sides = "' or '".join(LETTERS[: max(2, responses)])
+        raise RewardError(f"label of prompt {trace.prompt_uid!r} is {label!r}: it must be '{sides}'")
+    truncated = trace.finish_reason == "length"
+    verdict = read_verdict(trace.text, rule.mode, truncated=truncated, judged=judged, responses=responses)
+    named = [name for name in rule.weights if name in _OF_TRACE and (name != "verdict" or judged != "pointwise")]
+    asked = Asked(label, judged, responses)
+    parts = {name: _OF_TRACE[name](trace, verdict, asked, rule) for name in named}
     return weighed(ScoredTrace(trace, verdict, 0.0), parts, rule)
 
 
@@ -160,7 +211,7 @@ def weighed(scored: ScoredTrace, parts: Mapping[str, float], rule: RewardRule) -
 
 
 def with_group_components(groups: Sequence[ScoredGroup], rule: RewardRule) -> list[ScoredGroup]:
-    """All orders of one pair, with the components added that compare traces.
+    """All prompts of one pair, with the components added that compare traces.
 
     Where the other order of a group has no trace to compare with, the group's traces fail with cause ``no_partner``.
     """
@@ -169,6 +220,10 @@ def with_group_components(groups: Sequence[ScoredGroup], rule: RewardRule) -> li
 
 def _with_group_components(group: ScoredGroup, others: Sequence[ScoredGroup], rule: RewardRule) -> ScoredGroup:
     columns: dict[str, list[float]] = {}
+    if "verdict" in rule.weights and group.prompt.judged == "pointwise":
+        if not others or not others[0].traces:
+            return failed(group, "verdict", "no_partner", "the other response of the pair has no trace")
+        columns["verdict"] = order_agreement_rewards(group, others[0])
     if "length" in rule.weights:
         columns["length"] = length_rewards(group.traces, group.prompt.label)
     if "swap_consistency" in rule.weights:

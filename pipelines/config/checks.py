@@ -31,6 +31,7 @@ def check(config: Config) -> None:
         _of_chains(config),
         objections(config.algorithm, config.verifier, config.data.orders),
         _of_batches(config),
+        _of_modes(config),
         _of_endpoint(config),
         _of_lengths(config),
         _of_memory(config),
@@ -112,6 +113,25 @@ def _of_batches(config: Config) -> Iterator[str]:
         yield (
             f"rl.mini_batch_prompts={mini} must be even with data.orders=both: both orders of a pair share a mini-batch"
         )
+
+
+def _of_modes(config: Config) -> Iterator[str]:
+    modes, data = config.data.modes, config.data
+    others = [name for name in ("pointwise", "listwise") if getattr(modes, name)]
+    if not others:
+        if not modes.pairwise:
+            yield "data.modes has no share above 0: set data.modes.pairwise=1"
+        return
+    named = f"data.modes.{others[0]}={getattr(modes, others[0]):g}"
+    if data.orders != "both":
+        yield f"{named} puts two prompts of a pair into a batch: set data.orders=both, not {data.orders}"
+    if data.train is None and data.wording != "terse":
+        yield f"{named}: the built-in family has chains for it in its terse wording only: set data.wording=terse"
+    if "verdict" not in config.algorithm.reward:
+        yield f"{named} is rewarded by the component verdict: set algorithm.reward.verdict"
+    for name in ("swap_consistency", "length"):
+        if name in config.algorithm.reward:
+            yield f"{named}: the reward component {name} knows pairs only: leave it out, or train pairwise alone"
 
 
 def _of_lengths(config: Config) -> Iterator[str]:

@@ -68,6 +68,18 @@ class Lint:
 
 
 @dataclass
+class Modes:
+    """Shares of the pairs that are put to the judge in each mode; they need not add up to 1."""
+
+    pairwise: float = number(1.0, at_least=0)
+    """Which of both responses is better."""
+    pointwise: float = number(0.0, at_least=0)
+    """A rating of each, from 1 to 10; needs `orders=both`, as the two ratings of a pair are compared."""
+    listwise: float = number(0.0, at_least=0)
+    """An order of both, and of the `others` in a pair's metadata; needs `orders=both`."""
+
+
+@dataclass
 class Data:
     """Preference pairs and reasoning chains."""
 
@@ -80,6 +92,7 @@ class Data:
     """Chains to distil: a file or folder of rows with `messages` and `chain`; null: the built-in teacher's."""
     orders: str = one_of("alternate", "random", "both")
     """Label position in RL: `alternate`, `random`, or `both` orders of every pair in the same batch."""
+    modes: Modes = field(default_factory=Modes)
     on_bad_row: str = one_of("fail", "skip")
     """`fail` at a row that cannot be used, or `skip` and count it."""
     ignore_columns: list[str] = field(default_factory=list)

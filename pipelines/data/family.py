@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from actors.messages import Side
 from pipelines.data.natural_tasks import WORDING, in_sentences, natural_chain, natural_true_first, read_natural_solution
 from pipelines.data.schema import PreferencePair
+from pipelines.data.tiny_modes import with_others
 from pipelines.data.tiny_tasks import SOURCE, generate_items, read_solution, teacher_chain, true_first
 
 if TYPE_CHECKING:
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 def family_items(seed: int, counts: Mapping[str, int], data: Data) -> dict[str, list[PreferencePair]]:
     """Sets of pairs by name and size; see :func:`pipelines.data.tiny_tasks.generate_items`."""
     items = generate_items(seed, counts, criteria=data.criteria, reasoning_share=data.reasoning_share)
+    if data.modes.listwise:
+        items = {name: [with_others(pair) for pair in pairs] for name, pairs in items.items()}
     if data.wording != WORDING:
         return items
     return {name: [in_sentences(pair) for pair in pairs] for name, pairs in items.items()}
 
 
 def family_chain(pair: PreferencePair, label: Side, seed: str) -> str:
-    """What the imperfect teacher writes when the better response is shown on side ``label``."""
+    """What the imperfect teacher writes of a pair when the better response is shown on side ``label``."""
     return (natural_chain if _is_natural(pair) else teacher_chain)(pair, label, seed)
 
 

@@ -118,7 +118,7 @@ def chat_item(rng: random.Random, identifier: str, criteria: int = 3) -> Prefere
         kinds = rng.sample(("mention", "start", "end", "polite"), criteria)
         listed = [kind if kind == "polite" else f"{kind} {word}" for kind, word in zip(kinds, words, strict=True)]
         true = sorted(listed, key=lambda criterion: PRIORITY[topic].index(kind_of(criterion)))
-        one, two = _response(rng, listed), _response(rng, listed)
+        one, two = draw_response(rng, listed), draw_response(rng, listed)
         if one == two:
             continue
         difference = score(one, true) - score(two, true)
@@ -136,7 +136,7 @@ def kind_of(criterion: str) -> str:
     return criterion.split()[0]
 
 
-def _response(rng: random.Random, criteria: Sequence[str]) -> str:
+def draw_response(rng: random.Random, criteria: Sequence[str]) -> str:
     """Random words, pushed towards each criterion half of the time; what they satisfy is checked, not assumed."""
     words = [rng.choice(WORDS) for _ in range(rng.randint(2, 4))]
     for criterion in criteria:
@@ -200,11 +200,11 @@ def teacher_chain(pair: PreferencePair, label: Side, seed: str) -> str:
 def teacher_order(listed: Sequence[str], chosen: str, rejected: str, seed: str) -> Sequence[str]:
     """The criteria as the teacher weighs them: as few swaps from the order they are listed in as the verdict needs."""
     right = [order for order in permutations(listed) if score(chosen, order) > score(rejected, order)]
-    fewest = min(_swaps(order, listed) for order in right)
-    return random.Random(seed).choice([order for order in right if _swaps(order, listed) == fewest])
+    fewest = min(swaps(order, listed) for order in right)
+    return random.Random(seed).choice([order for order in right if swaps(order, listed) == fewest])
 
 
-def _swaps(ordered: Sequence[str], listed: Sequence[str]) -> int:
+def swaps(ordered: Sequence[str], listed: Sequence[str]) -> int:
     """Swaps of neighbours that turn one order into the other."""
     places = [listed.index(criterion) for criterion in ordered]
     return sum(one > two for one, two in combinations(places, 2))

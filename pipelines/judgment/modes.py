@@ -28,8 +28,8 @@ def check_mode(model: str, trained: Collection[JudgeMode] | None, judged: JudgeM
     """
     if trained is not None and judged not in trained:
         raise ModeUnsupported(
-            f"{model} was not trained for mode {judged}, only for {', '.join(trained)}: ask a judge "
-            "that was, or a model of no run"
+            f"{model} was not trained for mode {judged}, only for {', '.join(trained)}: train a judge with "
+            f"data.modes.{judged} above 0"
         )
 
 

@@ -35,7 +35,11 @@ class Generation:
         )
         functions = config.verifier.functions.values()
         self._shows_texts = bool(functions)
-        self._compares = compares_traces(algorithm.reward) or any(function.sees == "group" for function in functions)
+        self._compares = (
+            compares_traces(algorithm.reward)
+            or any(function.sees == "group" for function in functions)
+            or config.data.modes.pointwise > 0
+        )
 
     async def write(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from actors.messages import ScoredGroup
+from actors.verifier.rewards import is_right
 
 
 def rollout_metrics(groups: Sequence[ScoredGroup], weight_version: int) -> dict[str, float]:
@@ -33,14 +34,16 @@ def rollout_metrics(groups: Sequence[ScoredGroup], weight_version: int) -> dict[
     scored = [item for _, item in pairs]
     lengths = np.array([len(item.trace.token_ids) for item in scored])
     staleness = np.array([weight_version - item.trace.min_version for item in scored])
-    right = [item.verdict.side == prompt.label for prompt, item in pairs]
+    right = [is_right(item, prompt) for prompt, item in pairs]
+    modes = [prompt.judged for prompt, _ in pairs]
+    of_pairs = [item for prompt, item in pairs if prompt.judged == "pairwise"] or scored
     causes = Counter(item.verdict.cause for item in scored if item.verdict.cause is not None)
     metrics |= {
         "reward": _mean(item.reward for item in scored),
         "reward_std": float(np.std([item.reward for item in scored])),
         "accuracy": _mean(right),
-        "parse_rate": _mean(item.verdict.side is not None for item in scored),
-        "share_a": _mean(item.verdict.side == "A" for item in scored),
+        "parse_rate": _mean(item.verdict.cause is None for item in scored),
+        "share_a": _mean(item.verdict.side == "A" for item in of_pairs),
         "completion_tokens": float(lengths.mean()),
         "completion_tokens_min": float(lengths.min()),
         "completion_tokens_max": float(lengths.max()),
@@ -55,6 +58,7 @@ def rollout_metrics(groups: Sequence[ScoredGroup], weight_version: int) -> dict[
     for kind, keys in (
         ("domain", [prompt.domain for prompt, _ in pairs]),
         ("order", [prompt.order for prompt, _ in pairs]),
+        ("mode", modes if set(modes) != {"pairwise"} else []),
     ):
         for key in sorted(set(keys)):
             share = _mean(correct for correct, mine in zip(right, keys, strict=True) if mine == key)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from actors.messages import Order, Prompt, ScoredGroup, Shown
+from actors.messages import JudgeMode, Order, Prompt, ScoredGroup, ScoredTrace, Shown, Side
+from actors.verifier.rewards import is_right
+from pipelines.data.modes import shown
 from pipelines.data.schema import PreferencePair
 from pipelines.evaluation.comparisons import JudgedComparison
 
@@ -17,14 +19,21 @@ def question_text(pair: PreferencePair) -> str:
     return "\n\n".join(f"{message.role}: {message.content}" for message in pair.prompt)
 
 
-def _shown(pair: PreferencePair, order: Order) -> dict[str, str]:
-    first, second = (pair.chosen, pair.rejected) if order == "chosen_first" else (pair.rejected, pair.chosen)
+def _shown(pair: PreferencePair, order: Order, judged: JudgeMode = "pairwise") -> dict[str, str]:
+    first, second = shown(pair, order, judged)
     return {"question": question_text(pair), "response_a": first, "response_b": second}
 
 
 def shown_texts(prompts: Iterable[Prompt], pairs: Mapping[str, PreferencePair]) -> dict[str, Shown]:
     """What each prompt shows, by its uid."""
-    return {prompt.uid: Shown(**_shown(pairs[prompt.pair_id], prompt.order)) for prompt in prompts}
+    return {prompt.uid: Shown(**_shown(pairs[prompt.pair_id], prompt.order, prompt.judged)) for prompt in prompts}
+
+
+def _side(scored: ScoredTrace, prompt: Prompt) -> Side | None:
+    """The verdict; of a rating A where it stands above those of the other response, otherwise B."""
+    if prompt.judged != "pointwise" or scored.verdict.cause is not None:
+        return scored.verdict.side
+    return prompt.label if is_right(scored, prompt) else "B" if prompt.label == "A" else "A"
 
 
 def trace_rows(
@@ -38,11 +47,11 @@ def trace_rows(
             "pair_id": group.prompt.pair_id,
             "order": group.prompt.order,
             "domain": group.prompt.domain,
-            **_shown(pairs[group.prompt.pair_id], group.prompt.order),
+            **_shown(pairs[group.prompt.pair_id], group.prompt.order, group.prompt.judged),
             "label": group.prompt.label,
             "sample": scored.trace.sample,
             "text": scored.trace.text,
-            "verdict": scored.verdict.side,
+            "verdict": _side(scored, group.prompt),
             "cause": scored.verdict.cause,
             "reward": scored.reward,
             "tokens": len(scored.trace.token_ids),

@@ -181,7 +181,11 @@ async def collect(
     async def verify(traces: Sequence[Trace]) -> None:
         prompts = [assembly.prompts[trace.prompt_uid] for trace in traces]
         requests = [
-            VerificationRequest(trace, prompt.label, prompt.pair_id, prompt.order, prompt.domain, texts.get(prompt.uid))
+            VerificationRequest(
+                *(trace, prompt.label, prompt.pair_id, prompt.order, prompt.domain, texts.get(prompt.uid)),
+                judged=prompt.judged,
+                responses=prompt.responses,
+            )
             for trace, prompt in zip(traces, prompts, strict=True)
         ]
         await add(await verifier.handle.score.remote(requests))

@@ -55,6 +55,7 @@ SECTIONS: tuple[Section, ...] = (
             Panel("Held out, by order", ("eval/accuracy/order/*",), ("eval/accuracy/order/*",), "share"),
             Panel("Training pairs, by domain", ("accuracy/domain/*",), unit="share"),
             Panel("Training pairs, by order", ("accuracy/order/*",), unit="share"),
+            Panel("Training pairs, by mode", ("accuracy/mode/*",), unit="share"),
             Panel("Verdicts for A", ("share_a",), unit="share"),
             Panel("Reward", ("reward", "reward_std")),
             Panel("Parts of the reward", ("reward/*",)),

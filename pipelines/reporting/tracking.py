@@ -43,7 +43,7 @@ TRACE_COLUMNS: tuple[str, ...] = (
     "min_version",
     "max_version",
 )
-"""Columns of ``traces/*.parquet`` and of the W&B table of traces. ``verdict`` is ``A``, ``B`` or null."""
+"""Columns of ``traces/*.parquet`` and of the W&B table of traces. ``verdict`` is a letter or null."""
 
 _TABLE_ROWS = 64
 """Traces of one step that are copied to W&B; the parquet files hold them all."""

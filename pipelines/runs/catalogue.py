@@ -91,7 +91,7 @@ STAGES = MappingProxyType(
                 defining=(
                     "seed",
                     *("data.distill_pairs", "data.rl_pairs", "data.heldout_pairs"),
-                    *("data.wording", "data.criteria", "data.reasoning_share"),
+                    *("data.wording", "data.criteria", "data.reasoning_share", "data.modes"),
                     *("model.prompt", "model.path"),
                     *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
                 ),
@@ -102,6 +102,7 @@ STAGES = MappingProxyType(
                 section="distill",
                 needs=("prepare",),
                 leaves=("distill",),
+                summary=("distill_modes",),
                 judged=("before", "distill"),
                 defining=("seed", "model", "data", "distill"),
                 free=(_SHAPE, *_DATA_SETS, *(f"distill.{name}" for name in _RHYTHM)),
@@ -112,7 +113,7 @@ STAGES = MappingProxyType(
                 section="rl",
                 needs=("distill",),
                 leaves=("rl",),
-                summary=("time_share",),
+                summary=("time_share", "rl_modes"),
                 judged=("rl",),
                 defining=("seed", "model", "data", "rl", "algorithm", "verifier"),
                 free=(

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from actors.files import sha256_file
 from pipelines.config import Config
 from pipelines.data.hub import check_reached
+from pipelines.data.modes import trained_modes
 from pipelines.data.prompts import template_file
 from pipelines.data.published import hub_version, is_hub_name
 from pipelines.data.rows import files_of
@@ -76,7 +77,7 @@ def _chains(config: Config, run: RunDirectory) -> Content:
 
 
 def _prompt(config: Config, run: RunDirectory) -> Content:
-    return _hashed([template_file(config.model.prompt)])
+    return _hashed(template_file(config.model.prompt, mode) for mode in ("pairwise", *trained_modes(config.data.modes)))
 
 
 def _functions(config: Config, run: RunDirectory) -> Content:

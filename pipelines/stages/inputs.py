@@ -17,10 +17,12 @@ import numpy as np
 from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
+from pipelines.config.data import Modes
 from pipelines.data.family import family_checks
 from pipelines.data.hub import check_reached
+from pipelines.data.modes import items_of
 from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
-from pipelines.data.prompts import DroppedPrompts, load_template, orders_of, tokenise
+from pipelines.data.prompts import DroppedPrompts
 from pipelines.data.published import conversation, is_hub_name, is_published
 from pipelines.data.question import check_all_read, without
 from pipelines.data.rows import placed_rows
@@ -36,6 +38,7 @@ from pipelines.data.schema import (
 from pipelines.data.tokens import chat_tokenizer, with_variables
 from pipelines.runs.folder import RunDirectory
 
+PAIRWISE = Modes()
 _CHAIN_NEEDS = "a chain needs `messages` (role and content) and a `chain` text"
 
 
@@ -73,8 +76,11 @@ class JudgingTask:
         prompts = sum(len(item) for item in self.items)
         dropped = f", {self.dropped.count} prompts too long (up to {self.dropped.longest} tokens)"
         held_out = f", {self.held_out} left out as they are held out"
+        modes = Counter(item[0].judged for item in self.items)
+        others = ", ".join(f"{count} {mode}" for mode, count in sorted(modes.items()) if mode != "pairwise")
         return (
             f"{len(self.items)} pairs as {prompts} prompts"
+            + f" ({others})" * bool(others)
             + dropped * bool(self.dropped.count)
             + held_out * bool(self.held_out)
             + "".join(f", {loss}" for loss in self.losses)
@@ -188,20 +194,14 @@ def context_of(settings: Any) -> float:
     return positions if already or not factors else positions * max(factors)
 
 
-def _task(config: Config, pairs: list[PreferencePair], orders: str, model: str, what: str) -> JudgingTask:
-    ordered = orders_of(pairs, orders, config.seed)
-    prompts, dropped = tokenise(
-        ordered,
-        load_template(config.model.prompt),
+def _task(
+    config: Config, pairs: list[PreferencePair], orders: str, model: str, what: str, modes: Modes = PAIRWISE
+) -> JudgingTask:
+    items, dropped = items_of(
+        *(pairs, orders, modes, config.seed, config.model.prompt),
         tokenizer_of(config, model),
         config.model.max_prompt_tokens,
     )
-    by_pair: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        by_pair.setdefault(prompt.pair_id, []).append(prompt)
-    # A pair of which one order is too long is left out whole: half of it would unbalance the positions.
-    wanted = Counter(pair.id for pair, _ in ordered)
-    items = tuple(tuple(group) for name, group in by_pair.items() if len(group) == wanted[name])
     if not items:
         raise DataError(
             f"{what}: all {len(pairs)} pairs are longer than model.max_prompt_tokens={config.model.max_prompt_tokens} "
@@ -236,14 +236,14 @@ def training_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     """Pairs for RL."""
     if config.data.train is not None:
         pairs = users_split(config)
-        task = _task(config, pairs.train, config.data.orders, model, config.data.train)
+        task = _task(config, pairs.train, config.data.orders, model, config.data.train, config.data.modes)
         return replace(task, held_out=pairs.shared, losses=pairs.losses)
     path = run.require(run.data / "rl.parquet", "training pairs", "prepare")
-    return _task(config, read_pairs(path), config.data.orders, model, str(path))
+    return _task(config, read_pairs(path), config.data.orders, model, str(path), config.data.modes)
 
 
-def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
-    """Held-out pairs, always in both orders."""
+def heldout_task(config: Config, run: RunDirectory, model: str, modes: Modes = PAIRWISE) -> JudgingTask:
+    """Held-out pairs, always in both orders; in other ``modes`` for their own figures."""
     losses: tuple[str, ...] = ()
     if config.data.heldout is not None:
         read, what = read_pairs_of(config, config.data.heldout), config.data.heldout
@@ -253,7 +253,7 @@ def heldout_task(config: Config, run: RunDirectory, model: str) -> JudgingTask:
     else:
         path = run.require(run.data / "heldout.parquet", "held-out pairs", "prepare")
         pairs, what = read_pairs(path), str(path)
-    return replace(_task(config, pairs, "both", model, what), losses=losses)
+    return replace(_task(config, pairs, "both", model, what, modes), losses=losses)
 
 
 def distillation_set(config: Config, run: RunDirectory, model: str) -> ChainSet:

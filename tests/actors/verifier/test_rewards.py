@@ -15,6 +15,7 @@ from actors.verifier.rewards import (
     compares_traces,
     components,
     failed,
+    is_right,
     score,
     with_group_components,
 )
@@ -176,3 +177,62 @@ def test_which_components_compare_traces() -> None:
     assert components() == ("verdict", "format", "overlong", "length", "swap_consistency")
     assert not compares_traces({"verdict": 1, "format": 1, "overlong": 1})
     assert compares_traces({"verdict": 1, "length": 0})
+
+
+def rated(label: Side, *ratings: int | None, uid: str = "p/x") -> ScoredGroup:
+    """Traces that rate one response of a pair."""
+    rule = RewardRule()
+    texts = ["?" if rating is None else f"<answer>[[{rating}]]</answer>" for rating in ratings]
+    scored = [score(trace(text, sample=at), label, rule, "pointwise", 1) for at, text in enumerate(texts)]
+    assert all(item.parts == {} for item in scored), "a rating alone earns nothing"
+    prompt = Prompt(uid, "p", "chosen_first" if label == "A" else "chosen_second", label, "chat", (1,), "pointwise", 1)
+    return ScoredGroup(prompt, tuple(scored))
+
+
+def test_ratings_are_rewarded_by_the_order_of_the_pair() -> None:
+    """Worked by hand: 2 x the share of the other response's ratings on the right side - 1."""
+    better, worse = rated("A", 9, 5, 3, None), rated("B", 5, 2, None, 4)
+    first, second = with_group_components([better, worse], RewardRule())
+    # Against 5, 2, unread, 4: 9 is above 3.5 of 4, 5 above 2.5 (the equal one does not count), 3 above 1.5.
+    assert [item.reward for item in first.traces] == [0.75, 0.25, -0.25, -1.0]
+    # Against 9, 5, 3, unread: 5 is below 1.5 of 4, 2 below 3.5, 4 below 2.5.
+    assert [item.reward for item in second.traces] == [-0.25, 0.75, -1.0, 0.25]
+    assert [is_right(item, better.prompt) for item in first.traces] == [True, True, False, False]
+    assert [item.parts["verdict"] for item in first.traces] == [item.reward for item in first.traces]
+
+
+def test_equal_ratings_earn_nothing_and_a_lost_partner_is_a_failure() -> None:
+    first, second = with_group_components([rated("A", 7, 7), rated("B", 7, 7)], RewardRule())
+    assert [item.reward for item in (*first.traces, *second.traces)] == [-1.0] * 4
+    alone, _ = with_group_components([rated("A", 7), rated("B")], RewardRule())
+    assert alone.traces == ()
+    assert [(item.component, item.cause) for item in alone.unscored] == [("verdict", "no_partner")]
+
+
+@pytest.mark.parametrize(
+    ("said", "label", "responses", "reward"),
+    [
+        ("A > B > C", "A", 3, 1.0),
+        ("B > A > C", "A", 3, 0.0),
+        ("C > B > A", "A", 3, -1.0),
+        ("B > D > C > A", "D", 4, pytest.approx(1 / 3)),
+        ("B > A", "B", 2, 1.0),
+        ("A > B", "B", 2, -1.0),
+        ("A > B", "A", 3, -1.0),
+        ("A", "A", 2, -1.0),
+    ],
+)
+def test_an_order_earns_the_share_below_the_better_response(
+    said: str, label: Side, responses: int, reward: float
+) -> None:
+    scored = score(trace(f"<answer>[[{said}]]</answer>"), label, RewardRule(), "listwise", responses)
+    assert scored.reward == reward
+
+
+def test_the_format_is_that_of_the_mode() -> None:
+    whole = GOOD.replace("[[A]]", "[[7]]")
+    rule = RewardRule({"verdict": 1.0, "format": 1.0})
+    assert score(trace(whole), "A", rule, "pointwise", 1).parts == {"format": 1.0}
+    assert score(trace(GOOD), "A", rule, "pointwise", 1).parts == {"format": 0.0}
+    with pytest.raises(RewardError, match="is 'C': it must be 'A' or 'B'"):
+        score(trace(whole), "C", rule, "pointwise", 1)

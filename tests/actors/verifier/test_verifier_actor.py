@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from actors.messages import ScoredTrace, Side, Trace, VerificationRequest
+from actors.messages import Prompt, ScoredGroup, ScoredTrace, Side, Trace, VerificationRequest
 from actors.verifier.actor import RewardVerifier
 from actors.verifier.rewards import RewardError, RewardRule
 
@@ -84,3 +85,22 @@ def test_as_an_actor_it_scores_like_the_plain_object(cluster: None, tmp_path: Pa
     np.testing.assert_array_equal(scored[2].trace.token_ids, [2, 1])
     assert (scored[0].trace.min_version, scored[0].trace.max_version) == (3, 4)
     assert "1 of 3 traces without a verdict: none_found 1" in log_path.read_text()
+
+
+def test_a_pairs_ratings_are_scored_when_both_are_there() -> None:
+    """As the loop asks: each trace by itself, then the pair, whose ratings have to rank the chosen response above."""
+
+    def requested(sample: int, text: str, label: Side) -> VerificationRequest:
+        order = "chosen_first" if label == "A" else "chosen_second"
+        return replace(request(sample, text, label), order=order, judged="pointwise", responses=1)  # type: ignore[arg-type]
+
+    verifier = RewardVerifier()
+    texts = {"A": ["<answer>[[8]]</answer>", "<answer>[[2]]</answer>"], "B": ["<answer>[[3]]</answer>", "none"]}
+    groups = []
+    for label, written in texts.items():
+        scored = scores(verifier, [requested(at, text, label) for at, text in enumerate(written)])  # type: ignore[arg-type]
+        prompt = Prompt(f"p/{label}", "p", "chosen_first", label, "chat", (1,), "pointwise", 1)  # type: ignore[arg-type]
+        groups.append(ScoredGroup(prompt, tuple(scored)))
+    better, worse = asyncio.run(verifier.compare(groups))
+    assert [item.reward for item in better.traces] == [0.5, -0.5]
+    assert [item.reward for item in worse.traces] == [0.0, -1.0]

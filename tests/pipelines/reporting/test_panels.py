@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ def rollout() -> RolloutBatch:
     )
     unscored = (RewardFailure("p", 2, "mine", "timeout", ""),)
     group = ScoredGroup(prompt, scored, (GenerationFailure("p", 3, "engine_error", ""),), unscored)
-    return RolloutBatch((group,), 1.0, 0.5, 1)
+    listed = ScoredGroup(replace(prompt, judged="listwise", responses=3), scored)
+    return RolloutBatch((group, listed), 1.0, 0.5, 1)
 
 
 def assigned(file: str) -> set[str]:

@@ -16,8 +16,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from actors.learner.settings import ModelError
 from pipelines.config import Config
+from pipelines.config.data import Modes
 from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, prompt_key, write_pairs
+from pipelines.data.tiny_modes import with_others
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
 from pipelines.runs.folder import RunDirectory, StageMissing
 from pipelines.stages.inputs import context_of, distillation_set, heldout_task, load_tokenizer, training_task
@@ -76,6 +78,32 @@ def test_built_in_sets(run: RunDirectory, model: str) -> None:
     heldout = heldout_task(config_of(data__orders="alternate"), run, model)
     assert [len(item) for item in heldout.items] == [2] * 5
     assert dict(heldout.pairs) == {pair.id: pair for pair in items["heldout"]}
+
+
+def test_a_mix_of_modes_keeps_both_prompts_of_a_pair_together(run: RunDirectory, model: str) -> None:
+    items = [with_others(pair) for pair in generate_items(0, {"rl": 60})["rl"]]
+    write_pairs(items, run.data / "rl.parquet")
+    write_pairs(items[:6], run.data / "heldout.parquet")
+    mix = Modes(1.0, 1.0, 1.0)
+    task = training_task(config_of(data__orders="both", data__modes=mix), run, model)
+    assert [len(item) for item in task.items] == [2] * 60
+    assert [item[0].pair_id for item in task.items] == [pair.id for pair in items]
+    by_mode = {mode: [item for item in task.items if item[0].judged == mode] for mode in ("pointwise", "listwise")}
+    assert all(by_mode.values())
+    assert task.describe().startswith(
+        f"60 pairs as 120 prompts ({len(by_mode['listwise'])} listwise, {len(by_mode['pointwise'])} pointwise)"
+    )
+    assert {(*(prompt.label for prompt in item), item[0].responses) for item in by_mode["pointwise"]} == {("A", "B", 1)}
+    assert {item[0].responses for item in by_mode["listwise"]} == {3}
+    assert all(item[0].label != item[1].label for item in by_mode["listwise"])
+    # Held-out pairs stay pairs, unless they are asked for in another mode.
+    config = config_of(data__modes=mix)
+    assert {item[0].judged for item in heldout_task(config, run, model).items} == {"pairwise"}
+    rated = heldout_task(config, run, model, Modes(0.0, 1.0, 0.0))
+    assert {prompt.judged for item in rated.items for prompt in item} == {"pointwise"}
+    # Of pairs that are put as pairs, nothing has changed.
+    plain = {item[0].pair_id: item for item in training_task(config_of(data__orders="both"), run, model).items}
+    assert all(item == plain[item[0].pair_id] for item in task.items if item[0].judged == "pairwise")
 
 
 def test_what_prepare_should_have_left_is_asked_for(run: RunDirectory, model: str) -> None:
