@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.messages import Order
+from actors.messages import JudgeMode, Order
 from pipelines.data.schema import DataError, PreferencePair
 from pipelines.evaluation.bootstrap import bounds, resampled_sums
 
@@ -44,6 +44,9 @@ class Comparison:
     chosen_style: int | None = None
     """Number of the chosen response's style, where the benchmark has styles (:attr:`Matrix.styles`)."""
     rejected_style: int | None = None
+    mode: JudgeMode = "pairwise"
+    """How it is put to the judge. Of a list, the further responses are ``others`` of the pair's metadata; of a rating,
+    the pair's ``chosen`` is the response, and ``right`` of the metadata says whether it is one of the right ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,14 @@ class Score:
     subset: str
     item: str
     score: float
-    """1 right, 0 wrong, 0.5 a tie."""
+    """1 right, 0 wrong, 0.5 a tie; of a list and a rating also others."""
     group: str | None = None
     chosen_style: int | None = None
     rejected_style: int | None = None
     comparison: str | None = None
     """Names the comparison whose orders belong together; None: this row is a comparison of its own."""
     order: Order | None = None
+    mode: JudgeMode = "pairwise"
 
 
 Combine = Callable[[Mapping[str, np.ndarray], Mapping[str, int]], Figures]
@@ -97,6 +101,8 @@ class Benchmark:
     combine_as_published: Combine | None = None
     """The same with the slip of the evaluation that the published figures come from; None: it has none."""
     matrix: Matrix | None = None
+    official: Benchmark | None = None
+    """The same by its official protocol, where that asks a judge for more than pairs."""
     not_comparable: str = ""
     """Why the figures must not be set beside those of the published table; empty: they may."""
 

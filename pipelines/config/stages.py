@@ -149,6 +149,9 @@ class Evaluate:
     """Limit of a benchmark judgment; null: `model.max_response_tokens`, as in training."""
     verdict_logprobs: bool = True
     """Log how probable each benchmark verdict's token was, for the confidence `verdict`; false: faster."""
+    protocol: str = one_of("auto", "official", "pairs")
+    """Of a benchmark whose official protocol asks for more than pairs (RewardBench 2): `official`, `pairs`, or `auto`,
+    official unless the model's run trained it for pairs alone."""
     as_published: bool = False
     """Score with the slip of the evaluation that published figures come from, where a benchmark has one."""
     limit: int = number(0, at_least=0)

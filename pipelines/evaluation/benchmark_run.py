@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from actors.files import write_text
-from actors.messages import Sampling
+from actors.messages import JudgeMode, Sampling
 from actors.verifier.trace import VerdictMode
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
 from pipelines.chain_generation.journal import Journal, set_aside
@@ -29,7 +29,7 @@ from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.endpoint_judge import endpoint_facts, endpoint_of, is_endpoint, judge_by_endpoint
-from pipelines.evaluation.judging import Judgment, judge, pending, plan
+from pipelines.evaluation.judging import Judgment, judge, pending, plan, plan_modes
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.evaluation.report import reading, write_evaluation_report
 from pipelines.evaluation.results import comparison_rows, results
@@ -37,6 +37,7 @@ from pipelines.evaluation.reward_bench_form import reward_bench_form
 from pipelines.evaluation.tables import headline, line, tables
 from pipelines.job.session import Session
 from pipelines.judgment.judging import TOO_LONG
+from pipelines.judgment.modes import check_mode, mode_templates, modes_of
 from pipelines.judgment.weights import weights_id
 from pipelines.reporting.model_card import write_model_cards
 from pipelines.runs.folder import RunDirectory
@@ -62,7 +63,10 @@ def judge_benchmarks(config: Config) -> None:
         learner=replace(config.learner, ranks=0),
     )
     with open_run(config) as folder, open_stage(config, folder, "benchmarks") as stage:
-        sets = load_benchmarks(config, run)
+        sets = load_benchmarks(config, run, model)
+        for name, (benchmark, _) in sets.items():
+            if benchmark.official is not None:
+                stage.console.note(f"{name}: in pairs, not by its official protocol (evaluate.protocol)")
         with JudgmentLog(folder.path / "judgments.jsonl") as log:
             judgments = _judge(config, stage, folder, model, sets, log)
         _finish(config, stage, folder, sets, {name: _rows_of(name, judgments, log) for name in sets})
@@ -75,11 +79,34 @@ def label_of(model: str) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(parts[-2:])).lstrip(".") or "model"
 
 
-def load_benchmarks(config: Config, run: RunDirectory) -> Sets:
+def by_protocol(benchmark: Benchmark, config: Config, model: str | None) -> Benchmark:
+    """The benchmark by its official protocol, if that is asked for, or if the model can be asked in its modes.
+
+    Raises:
+        ModeUnsupported: it is asked for, and the model's run did not train it for that.
+        DataError: it is asked for, and there is no template of a mode.
+
+    """
+    official, asked = benchmark.official, config.evaluate.protocol
+    if official is None or asked == "pairs":
+        return benchmark
+    others: tuple[JudgeMode, ...] = ("pointwise", "listwise")
+    trained = None if model is None or is_endpoint(model) else modes_of(model)
+    if asked == "official":
+        for mode in others:
+            check_mode(str(model), trained, mode)
+            load_template(config.model.prompt, mode)
+        return official
+    known = mode_templates(config.model.prompt)
+    return official if all(mode in known and mode in (trained or others) for mode in others) else benchmark
+
+
+def load_benchmarks(config: Config, run: RunDirectory, model: str | None = None) -> Sets:
     """The benchmarks that are asked for, ``evaluate.limit`` items of each.
 
     Raises:
         DataError: no such benchmark or file, or two files of one name.
+        ModeUnsupported: ``model`` cannot be judged with by the protocol that is asked for.
 
     """
     sets: Sets = {}
@@ -95,7 +122,7 @@ def load_benchmarks(config: Config, run: RunDirectory) -> Sets:
         name = stem_of(asked) or asked
         if name in sets:
             raise DataError(f"evaluate.benchmarks: two of them are called {name!r}; rename the file {asked}")
-        benchmark = find("pairs" if is_file else asked)
+        benchmark = by_protocol(find("pairs" if is_file else asked), config, model)
         comparisons = benchmark.load(asked if is_file else paths.get(asked))
         kept = set(list(dict.fromkeys((item.subset, item.item) for item in comparisons))[: config.evaluate.limit])
         if config.evaluate.limit:
@@ -113,23 +140,18 @@ def _judge(
     log: JudgmentLog,
 ) -> list[Judgment]:
     settings = config.evaluate
-    template = load_template(config.model.prompt)
+    templates = {"pairwise": load_template(config.model.prompt), **mode_templates(config.model.prompt)}
 
     def planned(tokenizer: Any | None) -> list[Judgment]:
-        return [
-            judgment
-            for name, (benchmark, comparisons) in sets.items()
-            for judgment in plan(
-                benchmark,
-                name,
-                comparisons,
-                template,
-                tokenizer,
-                orders=settings.orders,
-                votes=settings.votes,
-                seed=config.seed,
-            )
-        ]
+        judgments: list[Judgment] = []
+        votes, seed = settings.votes, config.seed
+        for name, (benchmark, comparisons) in sets.items():
+            pairs = [item for item in comparisons if item.mode == "pairwise"]
+            others = [item for item in comparisons if item.mode != "pairwise"]
+            template, orders = templates["pairwise"], settings.orders
+            judgments += plan(benchmark, name, pairs, template, tokenizer, orders=orders, votes=votes, seed=seed)
+            judgments += plan_modes(benchmark, name, others, templates, tokenizer, votes=votes, seed=seed)
+        return judgments
 
     mode = cast(VerdictMode, config.algorithm.verdict_mode)
     if is_endpoint(model):
@@ -143,7 +165,7 @@ def _judge(
         if config.overwrite:
             set_aside(file)
         with Journal(file) as journal, stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
-            asked = judge_by_endpoint(config, endpoint, waiting, template, mode, facts, log, journal, progress.update)
+            asked = judge_by_endpoint(config, endpoint, waiting, templates, mode, facts, log, journal, progress.update)
         if asked.repeated:
             stage.console.note(f"attempts that failed and were repeated: {dict(asked.repeated)}")
         return judgments
@@ -232,7 +254,9 @@ def _finish(
         for suffix, part in zip(("", "-scores"), form, strict=True):
             folder.write_json(folder.path / "reward_bench_form" / f"{name}{suffix}.json", part)
     everything = [row for part in rows.values() for row in part]
-    stored = [{"cost": None, **row, "engine": json.dumps(row["engine"])} for row in everything]
+    # Columns of the other modes are there where such rows are.
+    others = {"mode": "pairwise", "rating": None} if any("mode" in row for row in everything) else {}
+    stored = [{"cost": None, **others, **row, "engine": json.dumps(row["engine"])} for row in everything]
     folder.write_parquet(folder.path / "judgments.parquet", stored)
     write_text(folder.path / "comparisons.jsonl", "".join(json.dumps(row) + "\n" for row in outcomes))
     whole = {

@@ -27,11 +27,13 @@ def compare(
 ) -> dict[str, Any] | None:
     """Two judges by their rows of the per-comparison log of one benchmark; None if they share no comparison.
 
-    Only pairs and orders that both judged count. ``difference`` is the second's accuracy minus the first's, with a
-    paired bootstrap interval over items. For McNemar's test a comparison is right if it is in every order both judged,
-    because the orders of one pair are not independent: ``both``, ``only_first``, ``only_second``, ``neither``, ``p``.
+    Only pairs and orders that both judged count, and no ratings. ``difference`` is the second's accuracy minus the
+    first's, with a paired bootstrap interval over items. For McNemar's test a comparison is right if it is in every
+    order both judged, because the orders of one pair are not independent: ``both``, ``only_first``, ``only_second``,
+    ``neither``, ``p``.
     """
-    scores = [{(row["comparison"], row["order"]): row for row in rows} for rows in (first, second)]
+    judged = [[row for row in rows if row.get("mode") != "pointwise"] for rows in (first, second)]
+    scores = [{(row["comparison"], row["order"]): row for row in rows} for rows in judged]
     shared = [key for key in scores[0] if key in scores[1]]
     if not shared:
         return None

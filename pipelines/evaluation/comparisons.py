@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from actors.messages import FinishReason, Order, Side, Verdict
+from actors.messages import FinishReason, JudgeMode, Order, Side, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class JudgedComparison:
     """Which of several judgments of the same pair and order."""
     unit: str | None = None
     """Comparisons of one unit (a prompt with several pairs) are not independent; None: the pair is a unit."""
+    mode: JudgeMode = "pairwise"
     better_shorter: bool | None = None
     """Whether the better response has fewer characters than the other one; None where both are as long."""
 

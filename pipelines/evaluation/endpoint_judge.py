@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from actors.messages import JudgeMode
 from actors.redaction import redact
 from actors.verifier.trace import VerdictMode
 from pipelines.chain_generation.dispatch import Asked, Dispatcher
@@ -22,7 +23,7 @@ from pipelines.chain_generation.limits import Budget
 from pipelines.chain_generation.requests import FIRST_PASS, Answer, Request, build_request
 from pipelines.chain_generation.teachers import NamedTeacher
 from pipelines.config import Config
-from pipelines.data.prompts import PromptTemplate, render
+from pipelines.data.prompts import PromptTemplate
 from pipelines.evaluation.judging import Judgment, not_judged, read
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.loop.rollouts import EvaluationFailed
@@ -75,7 +76,7 @@ def judge_by_endpoint(
     config: Config,
     endpoint: NamedTeacher,
     waiting: Sequence[Judgment],
-    template: PromptTemplate,
+    templates: Mapping[JudgeMode, PromptTemplate],
     mode: VerdictMode,
     facts: Mapping[str, Any],
     log: JudgmentLog,
@@ -94,7 +95,7 @@ def judge_by_endpoint(
     requests = {
         judgment.key: build_request(
             endpoint.settings,
-            render(judgment.comparison.pair, judgment.order, template),
+            judgment.messages(templates),
             "/".join(judgment.key[:3]),
             FIRST_PASS,
             judgment.vote,

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.messages import Side
+from actors.verifier.trace import LETTERS
 from pipelines.benchmarks.benchmark import Comparison
 from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError
 from pipelines.evaluation.compare import compare
+from pipelines.evaluation.judging import listed
 from pipelines.evaluation.quotes import marks
 from pipelines.evaluation.tables import flat
 from pipelines.loop.records import question_text
@@ -148,6 +151,17 @@ def reading(
     return {"rows": chosen, "shown": len(chosen), "total": len(rows)}
 
 
+def _shown(comparison: Comparison, label: Side) -> tuple[str, str]:
+    """What was shown as A and as B; of a list all but the first, of a rating nothing, as B."""
+    pair = comparison.pair
+    if comparison.mode == "pointwise":
+        return pair.chosen, ""
+    if comparison.mode == "listwise":
+        first, *rest = listed(comparison, label)
+        return first, "\n\n".join(map("{}: {}".format, LETTERS[1:], rest))
+    return (pair.chosen, pair.rejected) if label == "A" else (pair.rejected, pair.chosen)
+
+
 def _readable(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> list[dict[str, Any]]:
     """The judgments of one pair with its texts, the quoted passages, and whether order changed the verdict."""
     pair = comparison.pair
@@ -157,7 +171,7 @@ def _readable(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> list
             by_vote.setdefault(row["vote"], set()).add(row["verdict"] == row["label"])
     readable = []
     for row in rows:
-        first, second = (pair.chosen, pair.rejected) if row["label"] == "A" else (pair.rejected, pair.chosen)
+        first, second = _shown(comparison, row["label"])
         marked = {side: marks(row["text"], answer, side) for side, answer in (("A", first), ("B", second))}  # type: ignore[arg-type]
         readable.append(
             {

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from actors.messages import JudgeMode
 from pipelines.benchmarks.benchmark import Benchmark, Score, find, names, score
 from pipelines.data.rows import rows_of
 from pipelines.data.schema import DataError
@@ -56,7 +58,11 @@ def score_of(row: Mapping[str, Any], benchmark: Benchmark, place: str) -> Score:
         if row.get(field) is None:
             raise DataError(f"{place}: field {field!r} is missing")
     value = row["score"]
-    if not isinstance(value, int | float) or value not in (0.0, 0.5, 1.0):
+    mode = row.get("mode") or "pairwise"
+    if mode not in get_args(JudgeMode):
+        raise DataError(f"{place}, field 'mode': {mode!r} is none of {', '.join(get_args(JudgeMode))}")
+    graded = mode != "pairwise"
+    if not isinstance(value, int | float) or not (math.isfinite(value) if graded else value in (0.0, 0.5, 1.0)):
         raise DataError(f"{place}, field 'score': {value!r} must be 0, 0.5 or 1")
     return Score(
         subset=str(row["subset"]),
@@ -67,6 +73,7 @@ def score_of(row: Mapping[str, Any], benchmark: Benchmark, place: str) -> Score:
         rejected_style=_style(row, "rejected_style", benchmark, place),
         comparison=None if row.get("comparison") is None else str(row["comparison"]),
         order=row.get("order"),
+        mode=cast(JudgeMode, mode),
     )
 
 

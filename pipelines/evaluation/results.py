@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast, get_args
@@ -14,6 +15,7 @@ from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.benchmarks.benchmark import Benchmark, Score, intervals, means, score
 from pipelines.evaluation.calibration import Forecast, calibration
 from pipelines.evaluation.comparisons import JudgedComparison
+from pipelines.evaluation.judging import UNRATED
 from pipelines.evaluation.metrics import majority, with_intervals
 
 Rows = Sequence[Mapping[str, Any]]
@@ -26,7 +28,8 @@ def results(
 
     - ``official``, ``official_ci``: the benchmark's own figures and their intervals; with votes, of the majority's
       verdict.
-    - ``overall``, ``by_subset``, ``by_category``: each rate with interval and denominator (:func:`with_intervals`).
+    - ``overall``, ``by_subset``, ``by_category``: each rate with interval and denominator (:func:`with_intervals`);
+      ratings are in none.
     - ``unread``: judgments without a verdict by cause, and ``unread_score``, what they scored.
     - ``modes``: accuracy and share of readable verdicts by each of the parser's rules.
     - ``calibration``: by ``verdict`` (probability of the verdict's token) and, with votes, by ``votes`` (share of the
@@ -37,7 +40,8 @@ def results(
     - ``items``: items judged, and ``whole``, those of the published set; ``published``: what published judges reach;
       ``not_comparable``: why the figures must not be set beside the published table; empty: they may.
     """
-    judged = [judged_of(row) for row in rows]
+    named = [row for row in rows if row.get("mode") != "pointwise"]
+    judged = [judged_of(row) for row in named]
     outcomes = comparison_rows(benchmark, rows)
     scores = [score_row(row) for row in outcomes]
     rates = _rater(judged, seed, resamples)
@@ -48,9 +52,9 @@ def results(
         "as_published": as_published and benchmark.combine_as_published is not None,
         "official": score(benchmark, scores),
         "official_ci": intervals(benchmark, scores, seed=seed, resamples=resamples),
-        "overall": rates(lambda row: "all", rows)["all"],
-        "by_subset": rates(lambda row: row["subset"], rows),
-        "by_category": rates(lambda row: row["category"] or row["subset"], rows),
+        "overall": rates(lambda row: "all", named).get("all", with_intervals([])),
+        "by_subset": rates(lambda row: row["subset"], named),
+        "by_category": rates(lambda row: row["category"] or row["subset"], named),
         "unread": _causes(rows),
         "unread_score": benchmark.unread_score,
         "modes": {mode: _read_as(mode, judged) for mode in get_args(VerdictMode)},
@@ -83,6 +87,7 @@ def judged_of(row: Mapping[str, Any]) -> JudgedComparison:
         vote=row["vote"],
         unit=f"{row['subset']}/{row['item']}",
         better_shorter=row["better_shorter"],
+        mode=row.get("mode", "pairwise"),
     )
 
 
@@ -103,15 +108,31 @@ def comparison_rows(benchmark: Benchmark, rows: Rows) -> list[dict[str, Any]]:
                 "group": first["group"],
                 "chosen_style": first["chosen_style"],
                 "rejected_style": first["rejected_style"],
-                "score": majority(votes, benchmark.unread_score),
+                "score": _score(ballot, votes, benchmark.unread_score),
                 "comparison": first["comparison"],
                 "order": first["order"],
                 "votes": len(votes),
                 "votes_right": sum(vote.right for vote in votes),
-                "votes_read": sum(vote.verdict.side is not None for vote in votes),
+                "votes_read": sum(vote.verdict.cause is None for vote in votes),
+                **({"mode": first["mode"]} if "mode" in first else {}),
             }
         )
     return outcomes
+
+
+def _score(ballot: Rows, votes: Sequence[JudgedComparison], unread: float) -> float:
+    """Of a pair its majority; of a list that of its most frequent answer, shared among equals; of ratings the mean."""
+    mode = ballot[0].get("mode", "pairwise")
+    if mode == "pointwise":
+        known = [row["score"] for row in ballot if row["cause"] is None]
+        return sum(known) / len(known) if known else UNRATED
+    if mode == "pairwise":
+        return majority(votes, unread)
+    named = Counter(vote.verdict.side for vote in votes if vote.verdict.side is not None)
+    if not named:
+        return unread
+    first = [side for side, count in named.items() if count == max(named.values())]
+    return (votes[0].label in first) / len(first)
 
 
 def score_row(row: Mapping[str, Any]) -> Score:
@@ -125,6 +146,7 @@ def score_row(row: Mapping[str, Any]) -> Score:
         row["rejected_style"],
         row["comparison"],
         row["order"],
+        row.get("mode", "pairwise"),
     )
 
 
@@ -146,10 +168,11 @@ def _causes(rows: Rows) -> dict[str, int]:
 
 
 def _read_as(mode: VerdictMode, judged: Iterable[JudgedComparison]) -> dict[str, float]:
-    sides = [(read_verdict(item.text, mode).side, item.label) for item in judged]
+    sides = [(read_verdict(item.text, mode, judged=item.mode, responses=4).side, item.label) for item in judged]
+    count = max(1, len(sides))
     return {
-        "accuracy": sum(side == label for side, label in sides) / len(sides),
-        "parse_rate": sum(side is not None for side, _ in sides) / len(sides),
+        "accuracy": sum(side == label for side, label in sides) / count,
+        "parse_rate": sum(side is not None for side, _ in sides) / count,
     }
 
 
@@ -164,7 +187,7 @@ def _verdict_forecasts(rows: Rows) -> list[Forecast]:
 def _vote_forecasts(outcomes: Iterable[Mapping[str, Any]]) -> list[Forecast]:
     forecasts = []
     for row in outcomes:
-        if row["votes"] > 1 and row["votes_read"]:
+        if row["votes"] > 1 and row["votes_read"] and "mode" not in row:
             agree = max(row["votes_right"], row["votes_read"] - row["votes_right"])
             forecasts.append(Forecast(agree / row["votes_read"], row["score"], row["comparison"]))
     return forecasts

@@ -24,6 +24,8 @@ def reward_bench_form(
     """
     scores: dict[str, list[float]] = {}
     for row in outcomes:
+        if row.get("mode") == "pointwise":
+            continue  # A rating is of one answer, and right or wrong only beside others.
         scores.setdefault(row["comparison"], []).append(row["score"])
     results = {name: sum(found) / len(found) for name, found in scores.items()}
     by_subset: dict[str, list[float]] = {}

@@ -63,7 +63,13 @@ def encoded(
     ordered: Iterable[tuple[PreferencePair, Order]], template: PromptTemplate, tokenizer: Any | None
 ) -> Iterator[tuple[tuple[int, ...], str]]:
     """Token ids of each pair in its order, and their SHA-256; without a tokenizer none, and that of the messages."""
-    prompts = (render(pair, order, template) for pair, order in ordered)
+    return encoded_messages((render(pair, order, template) for pair, order in ordered), tokenizer)
+
+
+def encoded_messages(
+    prompts: Iterable[list[dict[str, str]]], tokenizer: Any | None
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    """As :func:`encoded`, of prompts given as messages."""
     if tokenizer is None:
         yield from (((), hash_of(json.dumps(messages))) for messages in prompts)
         return

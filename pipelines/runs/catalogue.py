@@ -75,6 +75,7 @@ _OPERATION = (
 # More benchmarks may be added to an evaluation, and it may be reported another way.
 _EVALUATION = (
     *("evaluate.benchmarks", "evaluate.paths", "evaluate.limit", "evaluate.as_published", "evaluate.compare"),
+    "evaluate.protocol",
     *("evaluate.example_traces", "evaluate.base_url", "evaluate.budget_tokens", "evaluate.budget_cost"),
     *(f"evaluate.endpoint.{name}" for name in _OPERATION),
 )
