@@ -74,14 +74,14 @@ async def reward_groups(decide: Decide, groups: Sequence[Group], budget: int = 0
         DataError: a group has no responses, its question cannot be judged, or a response is no valid text.
 
     """
-    contestants = [_contestants(group) for group in groups]
+    fields = [_contestants(group) for group in groups]
     by_schedule: dict[tuple[Method, int], list[int]] = {}
-    for index, texts in enumerate(contestants):
+    for index, texts in enumerate(fields):
         if len(texts) > 1:
             by_schedule.setdefault(schedule(len(texts), budget), []).append(index)
 
     async def play(plan: tuple[Method, int], members: list[int]) -> list[Ranking]:
-        played = [Group(groups[index].id, groups[index].question, contestants[index]) for index in members]
+        played = [Group(groups[index].id, groups[index].question, fields[index]) for index in members]
         return await rank_groups(decide, played, *plan)
 
     tournaments = await asyncio.gather(*(play(plan, members) for plan, members in by_schedule.items()))
@@ -90,28 +90,31 @@ async def reward_groups(decide: Decide, groups: Sequence[Group], budget: int = 0
         for members, played in zip(by_schedule.values(), tournaments, strict=True)
         for index, ranking in zip(members, played, strict=True)
     }
-    return [_rewards(group, contestants[index], rankings.get(index)) for index, group in enumerate(groups)]
+    return [_rewards(group, fields[index], rankings.get(index)) for index, group in enumerate(groups)]
 
 
 def _contestants(group: Group) -> tuple[str, ...]:
-    """The different responses that are not empty, in an order that depends on them alone."""
     if not group.responses:
         raise DataError(f"{group.id}: no responses, and a reward needs at least one")
     conversation_of(group.question, group.id)
-    texts = {
-        text_field({"response": response}, "response", f"{group.id}, response {place}").strip()
-        for place, response in enumerate(group.responses)
-    }
+    for place, response in enumerate(group.responses):
+        text_field({"response": response}, "response", f"{group.id}, response {place}")
+    return contestants(group.responses)
+
+
+def contestants(responses: Sequence[str]) -> tuple[str, ...]:
+    """The different responses that are not empty, in the order of their hashes."""
+    texts = {response.strip() for response in responses}
     return tuple(sorted(texts - {""}, key=lambda text: (hash_of(text), text)))
 
 
-def _rewards(group: Group, contestants: tuple[str, ...], ranking: Ranking | None) -> Rewards:
+def _rewards(group: Group, field: tuple[str, ...], ranking: Ranking | None) -> Rewards:
     texts = [response.strip() for response in group.responses]
-    found: dict[str, float | None] = {"": 0.0 if contestants else 0.5}
+    found: dict[str, float | None] = {"": 0.0 if field else 0.5}
     if ranking is None:
-        found |= dict.fromkeys(contestants, 1.0 if "" in texts else 0.5)
+        found |= dict.fromkeys(field, 1.0 if "" in texts else 0.5)
         return Rewards(tuple(found[text] for text in texts), 0, _NOTHING, {})
-    for text, row in zip(contestants, ranking.wins, strict=True):
+    for text, row in zip(field, ranking.wins, strict=True):
         met = [score for score in row if score is not None]
         found[text] = fmean(met) if met else None
     if ENGINE_ERROR in ranking.failures:
