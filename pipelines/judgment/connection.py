@@ -128,6 +128,8 @@ class Connection:
                     "`make serve`, or correct the address"
                 ) from error
         stated = _json(health)
+        if health.status_code in _LATER and isinstance(stated, Mapping) and "error" in stated:
+            raise JudgeUnreachable(f"the judge at {self.shown} cannot answer now: {_said(health)[0]}")
         if health.status_code != 200 or not isinstance(stated, Mapping) or "model" not in stated:
             raise JudgeRefused(
                 f"what answers at {self.shown} is no server of `make serve` (status {health.status_code} of /health): "

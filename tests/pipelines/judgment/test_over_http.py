@@ -182,6 +182,16 @@ def test_no_server_another_server_and_wrong_keys_are_said() -> None:
             Judge(wrong)
 
 
+def test_a_judge_whose_engine_is_lost_is_said_and_not_taken_for_another_server() -> None:
+    async def sick(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"error": {"message": "engine 0 has died"}}'})
+
+    with listening(sick) as address, pytest.raises(JudgeUnreachable, match="cannot answer now: engine 0 has died"):
+        Judge(address)
+
+
 def test_an_answer_in_another_form_is_said() -> None:
     class Older(Faulty):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
