@@ -37,6 +37,8 @@ class Prompt:
     judged: JudgeMode = "pairwise"
     responses: int = 2
     """How many it shows."""
+    written: tuple[int, ...] = ()
+    """What a trace has of tokens already, where it goes on: the engine writes what comes after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Trace:
     logprobs: np.ndarray
     """[L] float32, log-probability under the weights that sampled each token; [0] where sampled without."""
     text: str
+    """Of all its tokens, those that its prompt had as ``written`` included."""
     finish_reason: FinishReason
     versions: np.ndarray
     """[L] int32, the weight version that sampled each token."""

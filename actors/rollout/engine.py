@@ -169,7 +169,8 @@ class Engine:
             failure.__cause__ = error
             finished.put_nowait(failure)
         except Exception as error:
-            cause = "prompt_too_long" if len(prompt.token_ids) >= self.settings.max_model_len else "engine_error"
+            length = len(prompt.token_ids) + len(prompt.written)
+            cause = "prompt_too_long" if length >= self.settings.max_model_len else "engine_error"
             finished.put_nowait(GenerationFailure(prompt.uid, sample, cause, f"{type(error).__name__}: {error}"))
 
     async def _trace(self, prompt: Prompt, sample: int, sampling: Sampling, watching: asyncio.Queue | None) -> Trace:
@@ -191,7 +192,7 @@ class Engine:
         self._requests += 1
         output, told = None, 0
         # The salt keeps prefixes cached under old weights from serving prompts that arrive under new ones.
-        asked = np.asarray(prompt.token_ids).tolist()
+        asked = [*np.asarray(prompt.token_ids).tolist(), *prompt.written]
         request: Any = {"prompt_token_ids": asked, "cache_salt": f"version {self._version}"}
         async for latest in self._llm.generate(request, parameters, request_id=str(self._requests)):
             output = latest
@@ -212,7 +213,7 @@ class Engine:
             sample=sample,
             token_ids=tokens,
             logprobs=logprobs,
-            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            text=self._tokenizer.decode([*prompt.written, *tokens], skip_special_tokens=True),
             finish_reason=completion.finish_reason,
             versions=_versions(completion.weight_versions, len(tokens)),
         )

@@ -18,6 +18,9 @@ class Rollout:
     dtype: str = one_of("bfloat16", "float32", "float16")
     max_sequences: int = number(256, at_least=1)
     """Sequences in flight at once, per worker."""
+    budget_tokens: int = number(0, at_least=0)
+    """Tokens after which a training trace makes room for others; it goes on under the next weights, or sooner where
+    engines have room. 0: a trace is written to its end, and weights change while it is."""
     max_batched_tokens: int = 8192
     memory_gib: float = number(4.0, above=0)
     """CPU: size of the key-value cache."""

@@ -115,8 +115,15 @@ class GroupBuffer(Generic[Content]):
         return positions
 
     def ended(self, traces: int) -> None:
-        """So many traces of items that began were written, or failed: their slots are free."""
+        """So many traces of items that began were written, or failed, and their slots are free; negative: so many go on
+        that had left their slots.
+        """
         self._under_way -= traces
+
+    @property
+    def free(self) -> int:
+        """Slots in which no trace is."""
+        return max(0, self._sizes.slots - self._under_way)
 
     def complete(self, position: int, content: Content) -> None:
         """All of an item is there.

@@ -11,6 +11,7 @@ from actors.verifier.rewards import compares_traces
 from pipelines.config import Config
 from pipelines.data.order import refill_of
 from pipelines.loop.batches import is_useful
+from pipelines.loop.portions import PortionedFleet
 from pipelines.loop.records import shown_texts
 from pipelines.loop.rollouts import RolloutBatch, ScoredItem, collect, refilled
 from pipelines.stages.inputs import JudgingTask
@@ -27,7 +28,11 @@ class Generation:
     def __init__(self, config: Config, fleet: RolloutFleet, verifier: NamedActor, task: JudgingTask) -> None:
         algorithm = config.algorithm
         self._config = config
+        budget = config.rollout.budget_tokens
         self._fleet = fleet
+        self._portioned = PortionedFleet(fleet, budget, lambda traces: self.released(traces)) if budget else None
+        self.released: Callable[[int], None] = lambda traces: None
+        """Called with how many traces of :meth:`write` have left engines for now; negative, when they go on."""
         self._verifier = verifier
         self._task = task
         self._sampling = Sampling(
@@ -41,15 +46,26 @@ class Generation:
             or config.data.modes.pointwise > 0
         )
 
+    def go_on(self, traces: int | None = None) -> None:
+        """Let so many of the traces that have left engines go on; None: all of them."""
+        if self._portioned is not None:
+            self._portioned.go_on(traces)
+
     async def write(
         self,
         items: Sequence[int],
         arrived: Callable[[int, ScoredItem], None],
         written: Callable[[int], None] = lambda traces: None,
+        *,
+        at_once: bool = False,
     ) -> None:
-        """Write and score these items of the task, each of them once; see :func:`pipelines.loop.rollouts.collect`."""
+        """Write and score these items of the task, each of them once; see :func:`pipelines.loop.rollouts.collect`.
+
+        ``at_once`` writes traces to their ends, also where ``rollout.budget_tokens`` has them make room for others.
+        """
+        fleet = self._fleet if self._portioned is None or at_once else self._portioned
         await collect(
-            self._fleet,
+            fleet.generate,
             self._verifier,
             [self._task.items[item] for item in items],
             self._sampling,
@@ -69,7 +85,8 @@ class Generation:
             found: dict[int, ScoredItem] = {}
             wanted = -(-missing // self._task.prompts_per_item)
             others = refill_of(len(self._task.items), self._config.seed, wanted, step, number, exclude=items)
-            await self.write(others, found.__setitem__)
+            # A step waits for its refills.
+            await self.write(others, found.__setitem__, at_once=True)
             return RolloutBatch.of([found[index] for index in range(len(others))])
 
         wanted = len(items) * self._task.prompts_per_item

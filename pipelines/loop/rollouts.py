@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from actors.deadlines import NamedActor, wait
@@ -20,7 +20,9 @@ from actors.messages import (
     Trace,
     VerificationRequest,
 )
-from actors.rollout.fleet import RolloutFleet
+
+Generate = Callable[[Sequence[Prompt], Sampling], AsyncIterator[list[Trace | GenerationFailure]]]
+"""What writes traces, as :meth:`actors.rollout.fleet.RolloutFleet.generate` does."""
 
 
 class EvaluationFailed(UserError, RuntimeError):
@@ -135,7 +137,7 @@ class Assembly:
 
 
 async def collect(
-    fleet: RolloutFleet,
+    generate: Generate,
     verifier: NamedActor,
     items: Sequence[Sequence[Prompt]],
     sampling: Sampling,
@@ -149,7 +151,7 @@ async def collect(
     """Generate ``sampling.samples`` traces for every prompt and score each as it arrives.
 
     Args:
-        fleet: writes the traces.
+        generate: writes the traces.
         verifier: scores them.
         items: one prompt each, or both orders of a pair; no prompt is in two of them.
         sampling: how many traces of each prompt, and how.
@@ -160,7 +162,7 @@ async def collect(
         comparing: whether some reward component compares traces, so that complete items go to the verifier once more.
 
     Raises:
-        DeadlineExceeded, ActorFailed: from the fleet or the verifier.
+        DeadlineExceeded, ActorFailed: from those who write, or the verifier.
         RuntimeError: a trace is missing or came twice.
 
     """
@@ -192,7 +194,7 @@ async def collect(
 
     verifying: list[asyncio.Task[None]] = []
     try:
-        async for finished in fleet.generate([prompt for item in items for prompt in item], sampling):
+        async for finished in generate([prompt for item in items for prompt in item], sampling):
             for end in finished:
                 last_written[assembly.item_of[end.prompt_uid]] = time.monotonic()
             written(len(finished))

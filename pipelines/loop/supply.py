@@ -78,6 +78,7 @@ class Supply:
     ) -> None:
         """``steps`` are those still to be taken; ``state`` is what :meth:`state` gave before them, if they have any."""
         self._generation = generation
+        generation.released = self._written
         self._sizes = buffer_sizes(config, task, steps.stop)
         self._item_at = lambda position: slice_of_stream(len(task.items), config.seed, position, position + 1)[0]
         self._buffer: GroupBuffer[ScoredItem] = GroupBuffer(self._sizes, steps.start, state)
@@ -92,6 +93,7 @@ class Supply:
     def published(self, version: int) -> None:
         """The engines have the weights of ``version``: begin all items, and form all steps, that now may be."""
         self._buffer.published(version)
+        self._generation.go_on()
         self._begin_items()
         while self._to_begin and self._to_begin[0] <= version + self._sizes.max_staleness:
             self._steps.append(StepUnderWay(partial(self._step, self._to_begin.popleft())))
@@ -128,8 +130,12 @@ class Supply:
             task.add_done_callback(self._ended)
 
     def _written(self, traces: int) -> None:
+        """So many traces ended, or left their engines for now; negative: so many went on."""
         self._buffer.ended(traces)
-        self._begin_items()
+        if traces > 0:
+            self._begin_items()
+            # What is left of the room is for those that made room for others: no engine waits, and no step for ever.
+            self._generation.go_on(self._buffer.free)
 
     def _complete(self, positions: Sequence[int], index: int, item: ScoredItem) -> None:
         self._buffer.complete(positions[index], item)

@@ -103,7 +103,7 @@ async def _steps(hosts: Sequence[Any], verifier: Any, engines: int, steps: int) 
         started = time.perf_counter()
         items: dict[int, ScoredItem] = {}
         alone = [[prompt] for prompt in prompts]
-        await collect(fleet, verifier, alone, Sampling(SAMPLES), arrived=items.__setitem__)
+        await collect(fleet.generate, verifier, alone, Sampling(SAMPLES), arrived=items.__setitem__)
         policy_batch(RolloutBatch.of(list(items.values())).groups, Algorithm(), len(prompts), weight_version=step)
         taken.append(time.perf_counter() - started)
     return taken

@@ -122,6 +122,16 @@ def differences(
     return np.concatenate(found)
 
 
+def test_a_trace_that_goes_on_is_the_one_that_never_stopped(host: Host) -> None:
+    [whole] = host.generate([prompt(5)], Sampling(1, 0.0, max_tokens=12))
+    [first] = host.generate([prompt(5)], Sampling(1, 0.0, max_tokens=5))
+    longer = replace(prompt(5), written=tuple(first.token_ids.tolist()))
+    [rest] = host.generate([longer], Sampling(1, 0.0, max_tokens=7))
+    assert [*first.token_ids, *rest.token_ids] == whole.token_ids.tolist()
+    assert np.concatenate([first.logprobs, rest.logprobs]) == pytest.approx(whole.logprobs, abs=1e-5)
+    assert (rest.text, rest.finish_reason) == (whole.text, whole.finish_reason)
+
+
 def test_judging_can_do_without_log_probabilities(host: Host) -> None:
     prompts = [prompt(index) for index in range(3)]
     with_logprobs, without = (

@@ -43,7 +43,11 @@ def of_functions(function: Function) -> Any:
 
 # Section -> how it becomes a record, and its settings that do not arrive there under their own names.
 ARRIVALS: dict[str, tuple[Any, Callable[[Any], Any], set[str]]] = {
-    "rollout": (Config().rollout, lambda it: engine_settings(replace(Config(), rollout=it), "m", 0), {"workers"}),
+    "rollout": (
+        Config().rollout,
+        lambda it: engine_settings(replace(Config(), rollout=it), "m", 0),
+        {"workers", "budget_tokens"},
+    ),
     "learner": (
         Config().learner,
         lambda it: learner_settings(replace(Config(), learner=it)),
