@@ -81,7 +81,8 @@ class GroupBuffer(Generic[Content]):
                 f"after {step} steps {self._taken} items are trained on, but {self._next} began and "
                 f"{len(self._again)} of them are outstanding"
             )
-        self._held: list[_Held[Content]] = []
+        self._held: dict[int, _Held[Content]] = {}
+        """By position, in the order in which they began."""
         self._awaiting: deque[_Held[Content]] = deque()
         """Taken for steps that are not trained on yet."""
         self._version: int | None = None
@@ -109,7 +110,7 @@ class GroupBuffer(Generic[Content]):
                 position = self._again.popleft()
             else:
                 position, self._next = self._next, self._next + 1
-            self._held.append(_Held(position, self._version, places))
+            self._held[position] = _Held(position, self._version, places)
             self._under_way += self._sizes.traces
             positions.append(position)
         return positions
@@ -132,17 +133,16 @@ class GroupBuffer(Generic[Content]):
             KeyError: no such item is under way.
 
         """
-        for held in self._held:
-            if held.position == position and held.content is None:
-                held.content = content
-                return
-        raise KeyError(f"item {position} is not under way")
+        held = self._held.get(position)
+        if held is None or held.content is not None:
+            raise KeyError(f"item {position} is not under way")
+        held.content = content
 
     def take(self) -> tuple[int, Content] | None:
         """The first complete item that leaves those before it feasible, with its position; None if there is none."""
-        for index, held in enumerate(self._held):
+        for index, held in enumerate(self._held.values()):
             if held.content is not None:
-                self._awaiting.append(self._held.pop(index))
+                self._awaiting.append(self._held.pop(held.position))
                 self._taken += 1
                 return held.position, held.content
             if self._taken + index + 1 >= held.places:
@@ -152,7 +152,7 @@ class GroupBuffer(Generic[Content]):
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint: how far the stream was read, and the positions of it that are not trained on."""
-        outstanding = [held.position for held in (*self._awaiting, *self._held)]
+        outstanding = [held.position for held in (*self._awaiting, *self._held.values())]
         return {"begun": self._next, "outstanding": [*sorted(outstanding), *self._again]}
 
     def gauges(self, step: int) -> dict[str, float]:
@@ -162,7 +162,7 @@ class GroupBuffer(Generic[Content]):
         age in versions of the oldest item that is not complete).
         """
         later = self._taken - min((step + 1) * self._sizes.per_step, self._sizes.items)
-        writing = [held.begun for held in self._held if held.content is None]
+        writing = [held.begun for held in self._held.values() if held.content is None]
         return {
             "slots": float(self._sizes.slots),
             "slots_in_use": float(self._under_way),

@@ -36,6 +36,7 @@ from pipelines.speed.rl_step import rl_step_forced, rl_step_natural
 from pipelines.speed.rollout import rollout
 from pipelines.speed.serve_efficiency import serve_efficiency
 from pipelines.speed.serve_shed import serve_shed
+from pipelines.speed.slots import slots
 from pipelines.speed.smollm2 import smollm2
 
 WITH_JUDGE: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -53,6 +54,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
         publish,
         learner,
         driver,
+        slots,
         asynchronous,
         rl_step_forced,
         rl_step_natural,

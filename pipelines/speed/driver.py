@@ -1,13 +1,14 @@
 """What the driver adds to a step with many engines. Only here are engines simulated: token streams on a clock.
 
-Each simulated engine finishes its traces evenly over a generation of ten seconds, as a real one does over minutes. The
-overhead is what a step takes beyond that: dispatch, streams, verification, groups, advantages.
+Each simulated engine finishes its traces evenly over a generation of ten seconds, as a real one does over minutes; one
+in a hundred fails. The overhead is what a step takes beyond that: dispatch, streams, verification, groups, advantages.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ HOSTS = 2
 GENERATION_SECONDS = 10.0
 PROMPTS_PER_ENGINE, SAMPLES, LENGTH = 1, 8, 128
 MEMORY_STEPS = 200
+FAILING = 0.01
 
 
 class SimulatedEngines:
@@ -33,12 +35,16 @@ class SimulatedEngines:
         """Finish the traces of ``prompts`` at even distances over the time a generation takes."""
         import numpy as np
 
-        from actors.messages import Trace
+        from actors.messages import GenerationFailure, Trace
 
         started, total = time.monotonic(), len(prompts) * sampling.samples
         for number in range(total):
             due = started + self._seconds * (number + 1) / total
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if random.random() < FAILING:
+                uid = prompts[number % len(prompts)].uid
+                yield [GenerationFailure(uid, number // len(prompts), "engine_error", "simulated")]
+                continue
             yield [
                 Trace(
                     prompts[number % len(prompts)].uid,

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.speed.__main__ import named, renew
 from pipelines.speed.logprobs import in_own_process
+from pipelines.speed.slots import Simulation
 
 
 def test_a_measure_taken_again_leaves_none_of_its_earlier_figures() -> None:
@@ -30,3 +31,16 @@ def test_measures_are_named_with_commas() -> None:
     assert named("packer, rollout") == ["packer", "rollout"]
     with pytest.raises(argparse.ArgumentTypeError, match="no measure 'rollot': there are asynchronous, data, driver"):
         named("packer,rollot")
+
+
+def test_simulated_engines_train_on_each_item_once_and_are_fuller_with_staleness() -> None:
+    """An engine dies on the way; lengths are the same for every run."""
+    runs = {staleness: Simulation(staleness, 56, engines=4, prompts=16) for staleness in (0, 2)}
+    for run in runs.values():
+        assert sorted(run.trained) == list(range(56 * 16))
+        assert 0 < run.share_in_use() <= 1
+    assert runs[2].share_in_use() > 1.5 * runs[0].share_in_use()
+    in_order = list(range(56 * 16))
+    assert [sorted(runs[0].trained[at : at + 16]) for at in range(0, 896, 16)] == [
+        in_order[at : at + 16] for at in range(0, 896, 16)
+    ]
