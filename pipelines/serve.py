@@ -19,47 +19,31 @@ from pipelines.judgment.weights import weights_id
 from pipelines.reporting.console import Console
 from pipelines.runs import interruption
 from pipelines.runs.command_line import main
-from pipelines.serving.limits import Limits, check_port, read_keys
+from pipelines.serving.limits import check_port, read_keys
 from pipelines.stages.stage import open_run
 
 
 def command(config: Config) -> None:
     """Serve until a signal; status 128 and its number."""
-    from pipelines.serving.deployment import Served, deploy, withdraw
+    from pipelines.serving.deployment import await_replicas, deploy, served_of, withdraw
 
     section, console = config.serve, Console()
     keys = read_keys(section.keys, section.host)
     check_port(section.host, section.port)
     model = judge_parts(config, section).model
-    limits = Limits(
-        section.max_in_flight,
-        int(section.max_body_mib * 2**20),
-        section.max_votes,
-        section.max_responses,
-        section.deadline,
-    )
     home = Path(config.output_root) / config.run / "serve"
     own = replace(without_learners(config), output_root=str(home), run=f"port-{section.port}")
     console.header("serve", model)
     with open_run(own) as run, Session(own, run) as session:
         try:
-            fleet = session.rollouts(model)
-            served = Served(
-                fleet.workers,
-                config.cluster.step_timeout,
-                model,
-                weights_id(model),
-                config.model.prompt,
-                config.model.chat_template_kwargs,
-                judging_rule(config, section),
-                limits,
-                keys,
-                str(run.logs / "serve.log"),
-            )
+            session.connect()
+            rule, logs = judging_rule(config, section), str(run.logs)
+            served = served_of(config, model, weights_id(model), rule, keys, logs)
             # A third of the time that a process has to end is for what comes after: actors, engines, the cluster.
-            deploy(served, section, config.cluster.grace * 2 / 3)
+            deploy(config, served, config.cluster.grace * 2 / 3)
             # Ray and Serve install handlers of their own.
             interruption.install()
+            await_replicas(config.cluster.start_timeout, logs)
             console.note(f"http://{section.host}:{section.port}/docs; Ctrl-C ends it")
             while True:
                 signal.pause()

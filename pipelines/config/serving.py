@@ -18,7 +18,7 @@ class Serving(Judging):
     keys: str | None = location(None, FILE)
     """File of bearer keys, one a line, readable by its owner alone; null: none are asked for, on loopback only."""
     replicas: int = number(1, at_least=1)
-    """Processes that take requests; all ask the same engines (`rollout.workers`)."""
+    """Processes that take requests, each with an engine of its own."""
     max_in_flight: int = number(64, at_least=1)
     """Requests a replica works on at the same time; more are refused with status 429."""
     max_body_mib: float = number(8.0, above=0)

@@ -26,10 +26,10 @@ from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.job.connection import connect
 from pipelines.job.settings import (
+    actors_environment,
     allocator,
     engine_settings,
     learner_settings,
-    passed_on,
     reward_functions,
     reward_rule,
     roles,
@@ -74,7 +74,8 @@ class Session:
         with self._waits, interruption.shielded():
             self.close()
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Join the cluster, or start it; nothing else."""
         import ray
 
         if ray.is_initialized():
@@ -91,7 +92,7 @@ class Session:
 
     def _reserved(self) -> Placement:
         if self._placement is None:
-            self._connect()
+            self.connect()
             self._placement = reserve(roles(self.config), self.config.cluster.ready_timeout)
         return self._placement
 
@@ -104,8 +105,7 @@ class Session:
         """
         import ray
 
-        environment = passed_on(os.environ) | {"TOKENIZERS_PARALLELISM": "false"}
-        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        environment = actors_environment(threads)
         environment |= allocator(self.config, os.environ) if role == "learner" else {}
         options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
         actor = ray.remote(kind).options(max_restarts=0, runtime_env={"env_vars": environment}, **options)

@@ -47,6 +47,19 @@ def allocator(config: Config, environment: Mapping[str, str]) -> dict[str, str]:
     return own or {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 
 
+def actors_environment(threads: int = 0) -> dict[str, str]:
+    """The variables an actor starts with; ``threads`` are OpenMP's, 0: as many as it likes."""
+    environment = passed_on(os.environ) | {"TOKENIZERS_PARALLELISM": "false"}
+    return environment | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+
+
+def replica_role(config: Config) -> Role:
+    """Replicas of a server, with an engine each."""
+    devices = config.rollout.tensor_parallel if config.cluster.device == "cuda" else 0
+    remedy = "lower serve.replicas or cluster.rollout_cpus"
+    return Role("replica", config.serve.replicas, config.cluster.rollout_cpus, devices, remedy)
+
+
 def roles(config: Config) -> tuple[Role, ...]:
     """Actors of a job and what they take; the only place that knows how many devices each of them needs."""
     cluster, devices = config.cluster, 1 if config.cluster.device == "cuda" else 0

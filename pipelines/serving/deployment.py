@@ -1,77 +1,149 @@
-"""The judge as a Ray Serve application: replicas that take requests, and engines of a session that they share."""
+"""The judge as a Ray Serve application: replicas that take requests, each with an engine of its own.
+
+What keeps it alive is Ray Serve's: a replica that ends, or whose engine does, is replaced; its engine ends with it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ray.serve.exceptions import RayServeException
 
-from actors.deadlines import NamedActor
+from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, wait
+from actors.errors import UserError
 from actors.logs import redirect_output
+from actors.placement import reserve
+from actors.rollout.engine import EngineSettings
 from actors.rollout.fleet import RolloutFleet
-from pipelines.config.serving import Serving
+from actors.rollout.worker import RolloutWorker
+from pipelines.config import Config
 from pipelines.data.prompts import load_template
+from pipelines.job.settings import actors_environment, engine_settings, replica_role
 from pipelines.judgment.judging import JudgingRule, PairwiseJudge
 from pipelines.judgment.modes import mode_templates, modes_of
+from pipelines.serving import proxy
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
 from pipelines.stages.inputs import load_tokenizer
 
 _NAME = "judge"
+# Of a sick replica three checks fail before Ray Serve replaces it.
+_CHECK_SECONDS = 2.0
+_ANSWER_SECONDS = 30.0
+"""What a healthy replica needs at most to answer a check, and an engine to end."""
+
+
+class NotServed(UserError, RuntimeError):
+    """Replicas could not be started; says why, and which log has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What a replica needs to answer."""
 
-    workers: Sequence[NamedActor]
+    engine: EngineSettings
+    takes: dict[str, float]
+    """Ray's resources of one engine."""
+    environment: dict[str, str]
+    """Of the engine's process."""
+    start_timeout: float
+    """Seconds for an engine to start."""
     timeout: float
     """Seconds without a trace after which an engine counts as lost."""
-    model: str
     weights: str
     template: str
     chat_template_kwargs: Mapping[str, Any]
     rule: JudgingRule
     limits: Limits
     keys: tuple[str, ...]
-    log: str
+    logs: str
+    """Folder of their logs."""
 
 
 class Replica:
-    """One process that takes requests."""
+    """One process that takes requests, and its engine."""
 
     def __init__(self, served: Served) -> None:
-        redirect_output(served.log)
+        import ray
+        from ray import serve
+
+        rank = serve.get_replica_context().rank.rank
+        redirect_output(f"{served.logs}/serve-{rank}.log")
+        log = f"{served.logs}/rollout-{rank}.log"
+        # Ends with this process, which owns it, and lies in its placement group.
+        actor = ray.remote(RolloutWorker).options(
+            num_cpus=served.takes.get("CPU", 0),
+            num_gpus=served.takes.get("GPU", 0),
+            max_restarts=0,
+            max_concurrency=1000,
+            runtime_env={"env_vars": served.environment},
+        )
         self._served = served
+        self._worker = NamedActor(actor.remote(served.engine, log), f"the engine of replica {rank}", log)
+        self._fleet = RolloutFleet([self._worker], served.timeout)
+        self._fleet.start(0, served.start_timeout)
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Ray Serve asks for when the replica has been made."""
-        served = self._served
-        fleet = RolloutFleet(served.workers, served.timeout)
-        tokenizer = load_tokenizer(served.model, variables=served.chat_template_kwargs)
-        template = load_template(served.template)
+        served, model = self._served, self._served.engine.model
+        tokenizer = load_tokenizer(model, variables=served.chat_template_kwargs)
         judge = PairwiseJudge(
-            *(fleet, template, tokenizer, served.model, served.weights, served.rule),
-            modes=modes_of(served.model),
+            *(self._fleet, load_template(served.template), tokenizer, model, served.weights, served.rule),
+            modes=modes_of(model),
             templates=mode_templates(served.template),
         )
         return build_app(Service(judge, served.limits), served.keys)
 
+    async def check_health(self) -> None:
+        """What Ray Serve asks now and then.
 
-def deploy(served: Served, section: Serving, grace: float) -> None:
+        Raises:
+            DeadlineExceeded, ActorFailed: the engine does not live, and so the replica is of no use.
+
+        """
+        await self._fleet.unfinished()
+
+    async def __del__(self) -> None:
+        """What Ray Serve calls last: let the engine end its processes."""
+        with contextlib.suppress(ActorFailed, DeadlineExceeded):
+            await wait(self._worker.handle.stop.remote(), _ANSWER_SECONDS, "the engine to stop", self._worker)
+
+
+def deploy(config: Config, served: Served, grace: float) -> None:
     """Start Serve and the application on the cluster that is connected, and wait until it takes requests.
 
     ``grace``: seconds that running requests have when it ends.
+
+    Raises:
+        ClusterTooSmall: the cluster has no room for all replicas.
+        NotServed: they do not start.
+
     """
     from ray import serve
 
+    section, role = config.serve, replica_role(config)
+    # Serve itself would wait for room without an end.
+    reserve([role], config.cluster.ready_timeout).release()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(proxy_location="HeadOnly", http_options={"host": section.host, "port": section.port})
+    serve.start(
+        proxy_location="HeadOnly",
+        # What waits for a replica, which may just start anew, besides what is answered.
+        http_options={
+            "host": section.host,
+            "port": section.port,
+            "request_timeout_s": section.deadline + config.cluster.start_timeout,
+        },
+        # The proxy is a child of the controller and has its environment.
+        controller_options={
+            "runtime_env": {"env_vars": {proxy.VARIABLE: f"{proxy.__name__}.{proxy.middlewares.__name__}"}}
+        },
+    )
     deployment = serve.deployment(serve.ingress()(Replica)).options(
         name=_NAME,
         num_replicas=section.replicas,
@@ -79,9 +151,42 @@ def deploy(served: Served, section: Serving, grace: float) -> None:
         max_ongoing_requests=2 * section.max_in_flight + 8,
         graceful_shutdown_timeout_s=grace,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=_CHECK_SECONDS,
+        health_check_timeout_s=_ANSWER_SECONDS,
+        max_constructor_retry_count=1,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": actors_environment()}},
+        placement_group_bundles=[role.resources or {"CPU": 0.001}],
     )
-    serve.run(deployment.bind(served), name=_NAME, route_prefix="/")
+    target = serve.RunTarget(deployment.bind(served), name=_NAME, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+
+
+def await_replicas(seconds: float, logs: str) -> None:
+    """Return when all replicas take requests.
+
+    Raises:
+        NotServed: one does not start, or not within ``seconds``.
+
+    """
+    from ray import serve
+
+    deadline = time.monotonic() + seconds
+    while True:
+        found = serve.status().applications[_NAME]
+        if found.status == "RUNNING":
+            return
+        if found.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            message = found.deployments[_NAME].message if found.deployments else found.message
+            raise NotServed(f"a replica did not start: {_cause(message)}; its logs are in {logs}")
+        # Their own words come first.
+        if time.monotonic() > deadline + _ANSWER_SECONDS:
+            raise NotServed(f"waited {seconds:g} s for {_NAME} to take requests; its logs are in {logs}")
+        time.sleep(0.2)
+
+
+def _cause(message: str) -> str:
+    """The last line of what Serve says of a failure, which ends with a traceback."""
+    return [line.strip() for line in message.splitlines() if line.strip()][-1]
 
 
 def withdraw() -> None:
@@ -97,3 +202,28 @@ def withdraw() -> None:
             with contextlib.suppress(TimeoutError):
                 serve.delete(_NAME)
     serve.shutdown()
+
+
+def served_of(config: Config, model: str, weights: str, rule: JudgingRule, keys: tuple[str, ...], logs: str) -> Served:
+    """What replicas are told."""
+    section = config.serve
+    return Served(
+        engine=engine_settings(config, model, 0),
+        takes=replica_role(config).resources,
+        environment=actors_environment(config.rollout.threads),
+        start_timeout=config.cluster.start_timeout,
+        timeout=config.cluster.step_timeout,
+        weights=weights,
+        template=config.model.prompt,
+        chat_template_kwargs=config.model.chat_template_kwargs,
+        rule=rule,
+        limits=Limits(
+            section.max_in_flight,
+            int(section.max_body_mib * 2**20),
+            section.max_votes,
+            section.max_responses,
+            section.deadline,
+        ),
+        keys=keys,
+        logs=logs,
+    )

@@ -1,0 +1,63 @@
+"""What Ray Serve's proxy answers for replicas that do not, in the application's own form: clients ask again.
+
+The proxy names nothing but the path of :func:`middlewares`, which it reads from :data:`VARIABLE`.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.serving.limits import Refused
+from pipelines.serving.refusals import error_object, error_response
+from pipelines.serving.streams import event
+
+VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+_LOST = Refused(503, "replica_lost", "the replica that had this request has ended: ask again", retry_after=1)
+_BUSY = Refused(503, "no_replica", "no replica takes requests now: ask again", retry_after=5)
+_LATE = Refused(504, "deadline_exceeded", "no replica answered in time: ask again", retry_after=1)
+_OWN = {408: _LATE, 429: _BUSY, 503: _BUSY}
+"""Statuses that the proxy answers with text of its own."""
+
+
+def middlewares() -> list[Middleware]:
+    """Around the proxy's application."""
+    return [Middleware(Answering)]
+
+
+class Answering:
+    """ASGI middleware: a request whose replica died has an answer, and every answer is OpenAI's error object.
+
+    Ray Serve ends such a request without a response, which the HTTP server turns into a plain status 500.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):
+            await self._app(scope, receive, send)
+            return
+        refusal: Refused | None = None
+        begun = whole = events = False
+
+        async def passed(message: Message) -> None:
+            nonlocal refusal, begun, whole, events
+            if message["type"] == "http.response.start":
+                kind = Headers(raw=message["headers"]).get("content-type", "")
+                if not kind.startswith("application/json"):
+                    refusal = _OWN.get(message["status"])
+                begun, events = True, kind.startswith("text/event-stream")
+            elif message["type"] == "http.response.body":
+                whole = not message.get("more_body", False)
+            if refusal is None:
+                await send(message)
+
+        await self._app(scope, receive, passed)
+        if refusal is not None or not begun:
+            await error_response(refusal or _LOST)(scope, receive, send)
+        elif events and not whole:
+            last = event("error", error_object(_LOST)).encode()
+            await send({"type": "http.response.body", "body": last, "more_body": False})

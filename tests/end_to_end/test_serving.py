@@ -1,0 +1,230 @@
+"""The server with real parts: streams, clients that go away, replicas and engines that are killed under load.
+
+The model's weights are random and its judgments endless, so that what ends one is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from commands import Runs, wait_until
+
+from pipelines.data.tiny_model import build_tiny_model
+
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+PAIR = {"question": "count b in e f", "response_a": "one", "response_b": "zero"}
+REPLICA, ENGINE = "ServeReplica:judge", "EngineCore"
+AT_ONCE = 6
+"""Requests in flight while something is killed."""
+
+
+@dataclass
+class Server:
+    address: str
+    process: subprocess.Popen[str]
+    model: str
+
+    def pids(self, name: str) -> set[int]:
+        """Processes of the server, by what their command lines hold."""
+        found = set()
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if name in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.add(process.pid)
+        return found
+
+    def health(self) -> list[int]:
+        """Status of the server, or of each replica what it has not finished; asked often enough to meet all."""
+        replies = [httpx.get(f"{self.address}/health", timeout=60) for _ in range(10)]
+        return [reply.json().get("unfinished", -1) for reply in replies]
+
+    def completion(self) -> httpx.Response:
+        """A short one."""
+        messages = [{"role": "user", "content": "count"}]
+        body = {"model": self.model, "messages": messages, "max_tokens": 40}
+        return httpx.post(f"{self.address}/v1/chat/completions", json=body, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def server(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Two replicas, of which both answer."""
+    model = tmp_path_factory.mktemp("serving") / "model"
+    build_tiny_model(model, ["count b in e f : one", "<answer>[[A]]</answer>"] * 20, seed=0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = [f"serve.model={model}", f"serve.port={port}", "serve.replicas=2", "model.max_response_tokens=1500"]
+    process = runs.start("serve", "serving", "recipe=tiny", *settings)
+    found = Server(f"http://127.0.0.1:{port}", process, str(model))
+
+    def answers() -> bool:
+        assert process.poll() is None, process.communicate()
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{found.address}/health", timeout=60).status_code == 200
+        return False
+
+    wait_until(answers, 600, "the server")
+    assert len(found.pids(REPLICA)) == len(found.pids(ENGINE)) == 2
+    return found
+
+
+def test_judgments_arrive_while_they_are_written(server: Server) -> None:
+    def blocks(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+        for line in lines:
+            if line.startswith("event: "):
+                yield line.removeprefix("event: "), json.loads(next(lines).removeprefix("data: "))
+
+    written: dict[str, str] = {"a_first": "", "b_first": ""}
+    seen_early = False
+    with httpx.stream("POST", f"{server.address}/v1/compare", json={**PAIR, "stream": True}, timeout=300) as response:
+        for name, data in blocks(response.iter_lines()):
+            if name == "decision":
+                break
+            assert name == "text"
+            written[data["order"]] += data["text"]
+            seen_early = seen_early or (all(written.values()) and any(server.health()))
+    assert seen_early, "the engines still write when both orders have begun to be read"
+    assert {vote["order"]: vote["text"] for vote in data["votes"]} == written
+    assert all(vote["completion_tokens"] == 1500 for vote in data["votes"])
+    assert data == httpx.post(f"{server.address}/v1/compare", json=PAIR, timeout=300).json()
+
+
+def test_openais_client_reads_a_completion_as_it_grows(server: Server) -> None:
+    client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none")
+    asked: Any = {"model": server.model, "messages": [{"role": "user", "content": "count"}], "max_tokens": 60}
+    whole = client.chat.completions.create(**asked)
+    stream = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    *chunks, last = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    assert len(chunks) > 3
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert last.usage == whole.usage
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_who_goes_away_is_written_for_no_longer(server: Server, streamed: bool) -> None:
+    """Of two equal requests, one on each replica, one client leaves: its engine is idle before the other has ended."""
+    wait_until(lambda: not any(server.health()), 120, "idle engines")
+    # Many, so that they take longer than asking for the replicas' health does.
+    long = {**PAIR, "votes": 16, "temperature": 0.01}
+    body = {**long, "stream": streamed}
+    with ThreadPoolExecutor(1) as threads, socket.create_connection(_place(server)) as leaving:
+        staying = threads.submit(httpx.post, f"{server.address}/v1/compare", json=long, timeout=600)
+        wait_until(lambda: staying.done() or any(server.health()), 60, "the first request")
+        text = json.dumps(body)
+        leaving.sendall(
+            f"POST /v1/compare HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(text)}\r\n\r\n{text}".encode()
+        )
+        if streamed:
+            assert b"event: text" in _until(leaving, b"event: text")
+        wait_until(lambda: all(server.health()), 60, "work on both replicas")
+        leaving.close()
+        wait_until(lambda: not all(server.health()), 60, "an idle engine")
+        assert not staying.done(), "it was not its end that ended it"
+        assert staying.result().status_code == 200
+
+
+def _place(server: Server) -> tuple[str, int]:
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def _until(connection: socket.socket, wanted: bytes) -> bytes:
+    received = b""
+    while wanted not in received:
+        received += connection.recv(65536)
+    return received
+
+
+@contextmanager
+def load(server: Server) -> Iterator[list[httpx.Response]]:
+    """Clients that ask one short completion after the other while the context is open; what they were answered."""
+    answered: list[httpx.Response] = []
+    enough = threading.Event()
+
+    def client() -> None:
+        while not enough.is_set():
+            answered.append(server.completion())
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        clients = [threads.submit(client) for _ in range(AT_ONCE)]
+        try:
+            wait_until(lambda: len(answered) > 2 * AT_ONCE, 120, "the load")
+            yield answered
+        finally:
+            enough.set()
+    for finished in clients:
+        finished.result()
+
+
+def heals(server: Server, name: str, killed: int, of: int = 2) -> Callable[[], bool]:
+    """Whether as many processes as before are there without the killed one, and all replicas are healthy."""
+    return lambda: len(server.pids(name) - {killed}) == of and min(server.health()) >= 0
+
+
+def test_a_replica_that_is_killed_takes_only_its_own_requests_along(server: Server) -> None:
+    engines = server.pids(ENGINE)
+    killed = min(server.pids(REPLICA))
+    with load(server) as answered:
+        psutil.Process(killed).kill()
+        wait_until(heals(server, REPLICA, killed), 300, "another replica")
+    counts = Counter(reply.status_code for reply in answered)
+    assert set(counts) == {200, 503}
+    assert counts[503] <= AT_ONCE
+    for reply in answered:
+        if reply.status_code == 503:
+            assert reply.headers["retry-after"] == "1"
+            assert reply.json()["error"]["code"] == "replica_lost"
+    # Its engine went with it, and another came.
+    assert len(server.pids(ENGINE)) == 2
+    assert len(server.pids(ENGINE) & engines) == 1
+    assert {server.completion().status_code for _ in range(10)} == {200}
+
+
+def test_an_engine_that_is_killed_has_its_replica_replaced(server: Server) -> None:
+    replicas = server.pids(REPLICA)
+    killed = min(server.pids(ENGINE))
+    with load(server) as answered:
+        psutil.Process(killed).kill()
+        wait_until(heals(server, ENGINE, killed), 300, "another engine")
+    assert {reply.status_code for reply in answered} == {200, 503}
+    assert all(int(reply.headers["retry-after"]) > 0 for reply in answered if reply.status_code == 503)
+    assert len(server.pids(REPLICA)) == 2
+    assert len(server.pids(REPLICA) & replicas) == 1
+    assert {server.completion().status_code for _ in range(10)} == {200}
+
+
+def test_a_judge_that_cannot_start_says_why(runs: Runs, server: Server) -> None:
+    """More tokens than its model has positions: vLLM's own words are passed on."""
+    settings = [f"serve.model={server.model}", "serve.port=18437", "model.max_prompt_tokens=4000"]
+    error = runs("serve", "broken", "recipe=tiny", *settings, "rollout.dtype=float8", status=1)
+    assert "Traceback" not in error
+    assert "did not start" in error
+
+
+def test_it_ends_without_a_trace(server: Server) -> None:
+    everything = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.send_signal(signal.SIGINT)
+    out, error = server.process.communicate(timeout=120)
+    assert server.process.returncode == 130, error
+    assert "Traceback" not in out + error
+    _, alive = psutil.wait_procs(everything, timeout=30)
+    assert not alive
+    with socket.create_server(_place(server)):
+        pass
