@@ -69,21 +69,27 @@ def write_decisions_page(path: Path, judged: Judged, title: str, most: int) -> N
 
 
 def _readable(pair: PreferencePair, decision: Decision) -> dict[str, Any]:
-    marked: dict[str, list[Span]] = {"a": [], "b": []}
-    for vote in decision.votes:
-        sides = (("a", "A"), ("b", "B")) if vote.order == "a_first" else (("a", "B"), ("b", "A"))
-        for name, side in sides:
-            text = pair.chosen if name == "a" else pair.rejected
-            marked[name] += marks(vote.text, text, side)[0]  # type: ignore[arg-type]
+    quoted = quoted_passages(decision, pair.chosen, pair.rejected)
     return {
         "id": pair.id,
         "question": question_text(pair),
         "response_a": pair.chosen,
         "response_b": pair.rejected,
-        "marks_a": _merged(marked["a"]),
-        "marks_b": _merged(marked["b"]),
+        "marks_a": quoted["a"],
+        "marks_b": quoted["b"],
         **decision.as_json(),
     }
+
+
+def quoted_passages(decision: Decision, response_a: str, response_b: str) -> dict[str, list[Span]]:
+    """The passages of ``a`` and of ``b`` that the judgments quote, in order and apart from each other."""
+    marked: dict[str, list[Span]] = {"a": [], "b": []}
+    for vote in decision.votes:
+        sides = (("a", "A"), ("b", "B")) if vote.order == "a_first" else (("a", "B"), ("b", "A"))
+        for name, side in sides:
+            text = response_a if name == "a" else response_b
+            marked[name] += marks(vote.text, text, side)[0]  # type: ignore[arg-type]
+    return {name: _merged(spans) for name, spans in marked.items()}
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:

@@ -16,6 +16,7 @@ from actors.deadlines import ActorFailed, DeadlineExceeded
 from pipelines.data.schema import DataError
 from pipelines.serving.guard import Guard, Metrics
 from pipelines.serving.limits import Refused, Slots
+from pipelines.serving.page import page
 from pipelines.serving.refusals import DEFECT, error_object, error_response
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
 from pipelines.serving.service import Service
@@ -54,6 +55,11 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
             task.cancel()
             gone.cancel()
             metrics.in_flight.dec()
+
+    @app.get("/", include_in_schema=False)
+    async def people() -> Response:
+        """A page to compare two answers on."""
+        return page()
 
     @app.post("/v1/compare", response_model=None)
     async def compare(request: CompareRequest, http: Request) -> Answer | StreamingResponse:

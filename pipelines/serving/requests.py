@@ -47,6 +47,7 @@ class CompareRequest(_Asked):
     response_a: str
     response_b: str
     stream: bool = Field(False, description="Send the judgments while they are written, as server-sent events.")
+    marks: bool = Field(False, description="Name the passages of both responses that the judgments quote.")
 
 
 class ScoreRequest(_Asked):

@@ -14,6 +14,7 @@ from pipelines.judgment.decision import SHOWN, hash_of
 from pipelines.judgment.judging import TOO_LONG, PairwiseJudge, asked
 from pipelines.judgment.listing import rank_listwise
 from pipelines.judgment.modes import ModeUnsupported, check_mode
+from pipelines.judgment.outputs import quoted_passages
 from pipelines.judgment.ranking import Group, rank_groups
 from pipelines.judgment.rating import ratings, to_rate
 from pipelines.judgment.rewards import reward_groups
@@ -33,6 +34,7 @@ class Service:
 
     async def compare(self, request: CompareRequest, told: Told | None = None) -> dict[str, Any]:
         """A decision; see :class:`pipelines.judgment.decision.Decision`. ``told`` gets its judgments while they grow.
+        Where ``marks`` are asked for, they are ``[start, end]`` of each passage of ``a`` and ``b``, in characters.
 
         Raises:
             DataError: the texts cannot be compared.
@@ -43,7 +45,9 @@ class Service:
         pair = asked(request.conversation(), request.response_a, request.response_b)
         (decision,) = [decision async for _, decision in judge.decisions([pair])]
         _refuse_failed(decision.failures, request.too_long)
-        return decision.as_json()
+        if not request.marks:
+            return decision.as_json()
+        return {**decision.as_json(), "marks": quoted_passages(decision, request.response_a, request.response_b)}
 
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """A rating; see :class:`pipelines.judgment.rating.RatingDecision`.

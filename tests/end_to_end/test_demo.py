@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from browser import chromium
 from commands import ROOT, Runs, wait_until
 from wandb_server import wandb_server
 
@@ -208,6 +209,26 @@ if __name__ == "__main__":
     assert (winner == "a") == (score == 1.0)
 
 
+def judged_on_the_page(browser: Any, address: str, row: dict[str, Any]) -> None:
+    """Where there is a browser; the page's own tests skip where there is none."""
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(address)
+    page.get_by_label("Key of this server").fill("secret-of-the-test")
+    texts = row["prompt"][-1]["content"], row["response_a"], row["response_b"]
+    for label, text in zip(("Question", "Answer A", "Answer B"), texts, strict=True):
+        page.get_by_label(label, exact=True).fill(text)
+    page.keyboard.press("Control+Enter")
+    page.locator("#verdict").wait_for()
+    # Sections of a real judgment, in both orders; no mark-up of it is left over.
+    for order in ("a_first", "b_first"):
+        written = page.locator(f"#{order}").inner_text()
+        assert "Rubric" in written
+        assert "Evaluation" in written
+        assert "<" not in written
+    page.close()
+
+
 def test_make_serve_answers_as_the_judge_decides_and_ends_cleanly(
     runs: Runs, demo: Path, heldout: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -239,6 +260,8 @@ def test_make_serve_answers_as_the_judge_decides_and_ends_cleanly(
     assert {reply.status_code for reply in replies} == {200}
     right = sum(reply.json()["winner"] == "ab"[number % 2] for number, reply in enumerate(replies))
     assert right >= 0.7 * len(replies)
+    with contextlib.suppress(pytest.skip.Exception), chromium() as browser:
+        judged_on_the_page(browser, address, heldout[0])
     client = openai.OpenAI(base_url=f"{address}/v1", api_key="secret-of-the-test")
     (model,) = client.models.list().data
     assert model.id.endswith("rl/hf")
