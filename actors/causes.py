@@ -109,6 +109,14 @@ def _elsewhere_at(text: str) -> int:
     return text.rfind("Traceback (most recent call last)", 0, found[-1]) if found else len(text)
 
 
+_NODE_DIED = re.compile(r"(?:its|the) node (?:has died|is dead)[^.]*\.?.*")
+
+
+def node_died(text: str) -> bool:
+    """Whether Ray's report of an actor's death says that its node died."""
+    return _NODE_DIED.search(" ".join(text.split())) is not None
+
+
 def why_it_died(text: str) -> str:
     """The part of Ray's report of an actor's death that says why."""
     flat = " ".join(text.split())
@@ -116,7 +124,7 @@ def why_it_died(text: str) -> str:
         return one_line(text)
     if "running low on memory" in flat or "OutOfMemoryError" in flat:
         return "Ray ended its process because its node was running low on memory: give it more, or ask for less"
-    if match := re.search(r"(?:its|the) node (?:has died|is dead)[^.]*\.?.*", flat):
+    if match := _NODE_DIED.search(flat):
         return one_line(match[0])
     if match := re.search(r"Worker exit detail: (.*)", flat):
         detail = match[1]

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.causes import is_defect, reason
+from actors.causes import is_defect, node_died, reason
 from actors.errors import UserError
+from actors.failures import Kind, kind_of
 from actors.logs import write_stacks
 
 # When one rank dies, the others fail in their collectives, sometimes sooner: how long to wait for the better answer.
@@ -27,6 +28,10 @@ class DeadlineExceeded(UserError, TimeoutError):
 class ActorFailed(UserError, RuntimeError):
     """An actor raised or died; names it and the cause."""
 
+    kind: Kind | None = None
+    """What failed, where the error is one that a run can go on from."""
+    actor: NamedActor | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class NamedActor:
@@ -35,6 +40,8 @@ class NamedActor:
     handle: Any
     name: str
     log: str | None = None
+    kind: Kind | None = None
+    """What its death is a failure of."""
 
     def __str__(self) -> str:
         return f"{self.name} (log: {self.log})" if self.log else self.name
@@ -97,7 +104,19 @@ def failure(error: Exception, what: str, actor: NamedActor) -> ActorFailed:
     """The error of an actor that raised or died instead of an answer."""
     failed = ActorFailed(f"{what}: {actor} {reason(error, actor.log)}")
     failed.is_defect = is_defect(error)
+    failed.kind, failed.actor = _kind(error, actor), actor
     return failed
+
+
+def _kind(error: Exception, actor: NamedActor) -> Kind | None:
+    """What failed: as the error itself says, or by whose death it is."""
+    from ray.exceptions import RayActorError, RayTaskError
+
+    if isinstance(error, RayActorError):
+        return actor.kind and ("node" if node_died(str(error)) else actor.kind)
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return kind_of(error)
 
 
 def _stacks(logs: set[str]) -> set[str]:

@@ -92,8 +92,10 @@ class GenerationFailure:
     prompt_uid: str
     sample: int
     cause: str
-    """Short, countable: ``prompt_too_long``, ``engine_error``, ..."""
+    """Short, countable: ``prompt_too_long``, ``engine_error``, ``kills_engines``, ..."""
     detail: str
+    kind: Literal["data", "request"] = "request"
+    """``data``: the same prompt would fail again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pipelines.job.settings import optimizer_settings
 from pipelines.loop.clock import StepClock, step_metrics
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import ChainSet, JudgingTask, distillation_set, heldout_task
+from pipelines.stages.lasting import with_learners
 from pipelines.stages.stage import open_stage, standalone
 from pipelines.stages.training import Training, open_training
 
@@ -30,18 +31,24 @@ def distill(config: Config, session: Session) -> None:
         chains, heldout = distillation_set(config, session.run, base), heldout_task(config, session.run, base)
         stage.console.note(f"{chains.describe()}; held out: {heldout.describe()}")
         session.launch_rollouts(base)
-        learners = session.learners()
         total = steps_for(len(chains.sequences), config.distill.epochs, config.distill.batch_size)
-        learners.load(base, None, optimizer_settings(config.distill.optimizer, total), config.cluster.start_timeout)
-        fleet = session.rollouts(base)
-        if "before" not in session.run.summary():
-            stage.record("before", asyncio.run(judge(fleet, heldout, config)), heldout)
-        with open_training(stage, learners, total) as training:
-            train(config, session, training, learners, chains, heldout)
-        stage.export(learners)
-        session.weight_sync().publish(total)
-        record_modes(stage, "distill", fleet, base)
-        stage.finish("distill", asyncio.run(judge(fleet, heldout, config)), heldout)
+        optimizer = optimizer_settings(config.distill.optimizer, total)
+
+        def load(learners: LearnerGroup) -> None:
+            learners.load(base, None, optimizer, config.cluster.start_timeout)
+            if "before" not in session.run.summary():
+                stage.record("before", asyncio.run(judge(session.rollouts(base), heldout, config)), heldout)
+            session.rollouts()
+
+        def to_the_end(learners: LearnerGroup) -> None:
+            with open_training(stage, learners, total) as training:
+                train(config, session, training, learners, chains, heldout)
+            stage.export(learners)
+            session.weight_sync().publish(total)
+
+        with_learners(session, stage, load, to_the_end)
+        record_modes(stage, "distill", session.rollouts(), base)
+        stage.finish("distill", asyncio.run(judge(session.rollouts(), heldout, config)), heldout)
 
 
 def train(

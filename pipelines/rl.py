@@ -28,6 +28,7 @@ from pipelines.loop.records import trace_rows
 from pipelines.loop.supply import Supply
 from pipelines.runs.command_line import main
 from pipelines.stages.inputs import JudgingTask, heldout_task, training_task
+from pipelines.stages.lasting import with_learners
 from pipelines.stages.stage import Stage, open_stage, standalone
 from pipelines.stages.training import open_training
 
@@ -41,16 +42,21 @@ def rl(config: Config, session: Session) -> None:
         task, heldout = training_task(config, session.run, policy), heldout_task(config, session.run, policy)
         stage.console.note(f"{task.describe()}; held out: {heldout.describe()}")
         session.launch_rollouts(policy)
-        learners = session.learners()
         mini_batches = config.rl.prompts_per_step // config.rl.mini_batch_prompts
-        learners.load(
-            policy,
-            reference_path=policy if config.algorithm.kl_coefficient else None,
-            optimizer=optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
-            seconds=config.cluster.start_timeout,
-        )
-        asyncio.run(reinforce(config, session, stage, learners, task, heldout))
-        stage.export(learners)
+
+        def load(learners: LearnerGroup) -> None:
+            learners.load(
+                policy,
+                reference_path=policy if config.algorithm.kl_coefficient else None,
+                optimizer=optimizer_settings(config.rl.optimizer, total_steps(config, task) * mini_batches),
+                seconds=config.cluster.start_timeout,
+            )
+
+        def to_the_end(learners: LearnerGroup) -> None:
+            asyncio.run(reinforce(config, session, stage, learners, task, heldout))
+            stage.export(learners)
+
+        with_learners(session, stage, load, to_the_end)
         shares = time_shares(session.run.metrics_file)
         session.run.update_summary({"time_share": shares})
         stage.console.note("time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
@@ -95,6 +101,7 @@ async def reinforce(
             supply.published(step + 1)
             times = clock.end_step()
             metrics = batch.metrics | learned | loop_metrics(times, rollout) | step_metrics(times, batch.tokens)
+            metrics |= session.faults.metrics()
             metrics |= {**supply.gauges(step), "weight_version": step + 1, "publish_pause_seconds": pause}
             algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
             training.carried |= {"kl_coefficient": algorithm.kl_coefficient, "items": supply.state()}

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.interfaces import use_nodes_interface
+from actors.learner.progress import Progress, at_work
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
+from actors.liveness import Beat
 from actors.logs import redirect_output
 from actors.messages import ChannelTerms, WeightUpdate
+from actors.processes import Processes, of_this_actor
 
 if TYPE_CHECKING:
     from actors.learner.steps import MicroBatches
+
+
+BESIDE = "beside"
+"""Ray's concurrency group of the calls that are answered while a rank computes."""
 
 
 class Learner:
@@ -24,6 +31,7 @@ class Learner:
         if log_path is not None:
             redirect_output(log_path)
         self.rank = rank
+        self.progress = Progress()
         self._world_size = world_size
         self._settings = settings
         self._store: Any = None
@@ -35,6 +43,14 @@ class Learner:
         self._saving_group: Any = None
         self._saving: Any = None
         """The checkpoint that is being written."""
+
+    def beat(self) -> Beat:
+        """How far this rank is, and what it is at; called in a thread of its own (:data:`BESIDE`)."""
+        return self.progress.beat()
+
+    def processes(self) -> Processes:
+        """This rank's process; called like :meth:`beat`."""
+        return of_this_actor()
 
     def rendezvous(self) -> tuple[str, int] | None:
         """Be ready to meet the other ranks; rank 0 opens the store for it and returns its address and port."""
@@ -78,6 +94,7 @@ class Learner:
         _set_pg_timeout(timedelta(seconds=settings.timeout))
         self._mesh = init_device_mesh(settings.device, (ranks,))
 
+    @at_work
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
         """Load and shard the policy, and the frozen reference where one is given; returns the policy's parameters.
 
@@ -137,22 +154,26 @@ class Learner:
             self._mesh.get_group(),
             settings.device,
             accumulate=not settings.reshard_after_forward,
+            moved=self.progress.moved,
             attention=attention,
         )
         return sum(parameter.numel() for parameter in judge.parameters())
 
+    @at_work
     def supervised_step(self, micro_batches: MicroBatches, global_tokens: int) -> dict[str, float]:
         """See :func:`actors.learner.steps.supervised_step`."""
         from actors.learner.steps import supervised_step
 
         return supervised_step(self._trainer, micro_batches, global_tokens)
 
+    @at_work
     def add_policy_gradients(self, micro_batches: MicroBatches, settings: PolicySettings) -> None:
         """See :func:`actors.learner.steps.add_policy_gradients`."""
         from actors.learner.steps import add_policy_gradients
 
         add_policy_gradients(self._trainer, micro_batches, settings)
 
+    @at_work
     def policy_step(
         self, micro_batches: MicroBatches, settings: PolicySettings, global_tokens: int, global_sequences: int
     ) -> dict[str, float]:
@@ -161,12 +182,14 @@ class Learner:
 
         return policy_step(self._trainer, micro_batches, settings, global_tokens, global_sequences)
 
+    @at_work
     def logprobs(self, micro_batches: MicroBatches, temperature: float) -> list[list[np.ndarray]]:
         """See :func:`actors.learner.steps.completion_logprobs`."""
         from actors.learner.steps import completion_logprobs
 
         return completion_logprobs(self._trainer, micro_batches, temperature)
 
+    @at_work
     def kl_to_reference(
         self, micro_batches: MicroBatches, estimator: str, temperature: float
     ) -> list[list[np.ndarray]]:
@@ -175,16 +198,18 @@ class Learner:
 
         return kl_to_reference(self._trainer, micro_batches, estimator, temperature)
 
+    @at_work
     def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
         """Gather all weights and write them into ``directory``; rank 0 answers, the others take part.
 
-        Without a directory rank 0 holds them until :meth:`send`.
+        Without a directory rank 0 holds them until the next, for :meth:`send`.
         """
         import torch
 
         from actors.learner.model import full_state
         from actors.weights.send import gathered, write_update
 
+        self._published = None
         tensors = full_state(self._trainer.judge, getattr(torch, dtype))
         if self.rank != 0:
             for _ in tensors:
@@ -208,9 +233,10 @@ class Learner:
 
         self._channel = WeightChannel(self._channel_store, 0, self._settings.device, terms)
 
+    @at_work
     def send(self) -> None:
-        """Broadcast what was published last to the engines, which have been told to receive it."""
-        (update, tensors), self._published = self._published, None
+        """Broadcast what was published last to the engines that have joined, which have been told to receive it."""
+        update, tensors = self._published
         self._channel.send(update.tensors, tensors)
 
     def remove_written(self, path: str) -> None:
@@ -219,6 +245,7 @@ class Learner:
 
         remove_written(path)
 
+    @at_work
     def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
         """Write a checkpoint of model, optimisers, schedule and random states, with ``state`` of the stage.
 
@@ -245,6 +272,7 @@ class Learner:
         if saving is not None:
             saving.result()
 
+    @at_work
     def restore(self, directory: str) -> dict[str, Any]:
         """Continue from a checkpoint; returns the stage's state that was saved with it."""
         from actors.learner.checkpoint import load_checkpoint
@@ -255,6 +283,7 @@ class Learner:
         trainer.step, trainer.skipped = extra["optimizer_step"], extra["skipped"]
         return extra["stage"]
 
+    @at_work
     def export(self, directory: str) -> None:
         """Write the model in Hugging Face format; rank 0 writes, the others take part."""
         from actors.learner.model import export

@@ -8,7 +8,7 @@ at its end, so that gradients of some traces can be computed before the others a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,8 @@ class Trainer:
     """Of packed rows, which micro-batches then are; None: padded rows."""
     tally: PolicyTally = field(default_factory=PolicyTally)
     """Measures the policy step that is under way."""
+    moved: Callable[[], None] = lambda: None
+    """Called after each micro-batch."""
     step: int = 0
     skipped: int = 0
 
@@ -66,6 +68,7 @@ def supervised_step(trainer: Trainer, micro_batches: MicroBatches, global_tokens
         loss = -logprobs.sum() / global_tokens
         loss.backward()
         totals[0] += loss.item()
+        trainer.moved()
     dist.all_reduce(totals, group=trainer.group)
     return {"loss": float(totals[0]), "tokens": float(global_tokens)} | optimizer_step(trainer)
 
@@ -127,6 +130,7 @@ def add_policy_gradients(
         if settings.entropy_coefficient:
             terms = terms - weights * settings.entropy_coefficient * entropies
         terms.sum().backward()
+        trainer.moved()
         if sequences:
             # Compare under the weights that sampled; later mini-batches have moved.
             unmoved = old if settings.old_logprobs == "learner" else logprobs
@@ -173,6 +177,7 @@ def completion_logprobs(trainer: Trainer, micro_batches: MicroBatches, temperatu
     for sequences in micro_batches:
         batch = collate(sequences, trainer.device, trainer.attention)
         logprobs, _ = trainer.judge(batch, temperature)
+        trainer.moved()
         parts = logprobs.cpu().split(list(batch.counts)) if batch.counts else []
         results.append([part.numpy() for part in parts])
     return results
@@ -187,6 +192,7 @@ def kl_to_reference(
     for sequences in micro_batches:
         batch = collate(sequences, trainer.device, trainer.attention)
         reference = _reference_logprobs(trainer, batch, temperature)
+        trainer.moved()
         if batch.rollout_logprobs is None:
             # A batch without sequences: this rank only took part in the others' collectives.
             results.append([])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
 
+from actors.failures import Kind
+from actors.liveness import Beat
 from actors.messages import (
     Added,
     ChannelTerms,
@@ -23,40 +24,22 @@ from actors.messages import (
     Trace,
     WeightUpdate,
 )
+from actors.rollout.launching import environment, executor
+from actors.rollout.settings import EngineSettings
+from actors.rollout.steps import Steps
 
 # Between lists of what was written, in seconds: the way of a list to its reader costs more than a token.
 _PAUSE = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """One vLLM engine. Values come from the configuration, which has the only defaults."""
-
-    model: str
-    """Directory or hub name in Hugging Face format."""
-    device: str
-    """`cpu` or `cuda`."""
-    dtype: str
-    tensor_parallel: int
-    """Processes that share each layer, with a device each."""
-    max_model_len: int
-    """Tokens of a prompt and its answer together."""
-    max_sequences: int
-    """Sequences in flight at once."""
-    max_batched_tokens: int
-    memory_gib: float
-    """CPU: size of the key-value cache."""
-    memory_fraction: float
-    """CUDA: share of the device's memory the engine may take."""
-    threads: int
-    """CPU: OpenMP threads of the engine."""
-    enforce_eager: bool
-    prefix_caching: bool
-    seed: int
-
-
 class EngineError(RuntimeError):
-    """The engine could not start or stopped answering."""
+    """The engine could not start, or a request or weights failed in it."""
+
+
+class EngineDied(EngineError):
+    """One of the engine's processes ended: no other answer will come."""
+
+    kind: Kind = "engine"
 
 
 class Engine:
@@ -66,9 +49,13 @@ class Engine:
         self.settings = settings
         # vLLM leaves its sockets behind where its processes are ended: in a folder of their own they can be removed.
         self._sockets = tempfile.TemporaryDirectory(prefix="vllm-")
-        with _environment(settings, self._sockets.name):
+        with environment(settings, self._sockets.name):
             self._llm = self._launch()
         self._requests = 0
+        self._steps = Steps()
+        self._updates = 0
+        """Weight updates under way."""
+        self._steps.count_those_of(self._llm.engine_core)
         self._version = 0
         self._tokenizer: Any = None
 
@@ -84,7 +71,7 @@ class Engine:
             model=settings.model,
             dtype=cast(Any, settings.dtype),
             tensor_parallel_size=settings.tensor_parallel,
-            distributed_executor_backend=_executor(settings),
+            distributed_executor_backend=executor(settings),
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_sequences,
             max_num_batched_tokens=max(settings.max_batched_tokens, settings.max_model_len),
@@ -111,32 +98,36 @@ class Engine:
         async for _ in self.generate([warm_up], Sampling(max_tokens=2)):
             pass
 
-    def generate(self, prompts: Iterable[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace | GenerationFailure]]:
+    def generate(
+        self, prompts: Iterable[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None = None
+    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """Yield traces as they finish, all that are ready at once. A trace that fails arrives as a failure.
 
         Each sample is a request of its own, so a finished trace never waits for the rest of its group; the group's
-        prompt is computed once through the prefix cache.
+        prompt is computed once through the prefix cache. ``samples`` are the numbers of those wanted of each prompt;
+        None: all.
 
         Raises:
-            EngineError: the engine has died, in whichever of its processes.
+            EngineDied: in whichever of its processes.
 
         """
-        return cast(Any, self._stream(prompts, sampling, watched=False))
+        return cast(Any, self._stream(prompts, sampling, samples, watched=False))
 
     def watch(
         self, prompts: Iterable[Prompt], sampling: Sampling
     ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
         """As :meth:`generate`, and what is written of each trace until it is finished, as it grows."""
-        return self._stream(prompts, sampling, watched=True)
+        return self._stream(prompts, sampling, None, watched=True)
 
     async def _stream(
-        self, prompts: Iterable[Prompt], sampling: Sampling, watched: bool
+        self, prompts: Iterable[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None, watched: bool
     ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
-        finished: asyncio.Queue[Added | Trace | GenerationFailure | EngineError] = asyncio.Queue()
+        finished: asyncio.Queue[Added | Trace | GenerationFailure | EngineDied] = asyncio.Queue()
+        asked = list(prompts)
         tasks = [
             asyncio.create_task(self._one(prompt, sample, sampling, finished, watched))
-            for prompt in prompts
-            for sample in range(sampling.samples)
+            for prompt, numbers in zip(asked, samples or [range(sampling.samples)] * len(asked), strict=True)
+            for sample in numbers
         ]
         waiting = len(tasks)
         try:
@@ -145,9 +136,10 @@ class Engine:
                 while not finished.empty():
                     ready.append(finished.get_nowait())
                 waiting -= sum(not isinstance(answer, Added) for answer in ready)
-                if died := [answer for answer in ready if isinstance(answer, EngineError)]:
+                if arrived := [answer for answer in ready if not isinstance(answer, EngineDied)]:
+                    yield arrived
+                if died := [answer for answer in ready if isinstance(answer, EngineDied)]:
                     raise died[0]
-                yield [answer for answer in ready if not isinstance(answer, EngineError)]
                 if watched:
                     await asyncio.sleep(_PAUSE)
         finally:
@@ -157,21 +149,21 @@ class Engine:
     async def _one(
         self, prompt: Prompt, sample: int, sampling: Sampling, finished: asyncio.Queue, watched: bool
     ) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         try:
             finished.put_nowait(await self._trace(prompt, sample, sampling, finished if watched else None))
         except asyncio.CancelledError:
             raise
-        except EngineDeadError as error:
-            # Not a failure of this trace: there is no other to come.
-            failure = EngineError("the engine has died, in one of its processes; its log says which and how")
-            failure.__cause__ = error
-            finished.put_nowait(failure)
         except Exception as error:
-            length = len(prompt.token_ids) + len(prompt.written)
-            cause = "prompt_too_long" if length >= self.settings.max_model_len else "engine_error"
-            finished.put_nowait(GenerationFailure(prompt.uid, sample, cause, f"{type(error).__name__}: {error}"))
+            if self._llm.errored:
+                # Not a failure of this trace: there is no other to come.
+                died = _died()
+                died.__cause__ = error
+                finished.put_nowait(died)
+                return
+            is_too_long = len(prompt.token_ids) + len(prompt.written) >= self.settings.max_model_len
+            cause, kind = ("prompt_too_long", "data") if is_too_long else ("engine_error", "request")
+            detail = f"{type(error).__name__}: {error}"
+            finished.put_nowait(GenerationFailure(prompt.uid, sample, cause, detail, cast(Any, kind)))
 
     async def _trace(self, prompt: Prompt, sample: int, sampling: Sampling, watching: asyncio.Queue | None) -> Trace:
         """The trace, whose text ``watching`` gets as it grows."""
@@ -190,6 +182,7 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY if watching is None else RequestOutputKind.CUMULATIVE,
         )
         self._requests += 1
+        self._steps.asked = time.monotonic()
         output, told = None, 0
         # The salt keeps prefixes cached under old weights from serving prompts that arrive under new ones.
         asked = [*np.asarray(prompt.token_ids).tolist(), *prompt.written]
@@ -232,15 +225,24 @@ class Engine:
             EngineError: the weights could not be loaded, or the engine's processes received different ones.
 
         """
+        self._updates += 1
+        try:
+            return await self._update(update)
+        finally:
+            self._updates -= 1
+
+    async def _update(self, update: WeightUpdate) -> LoadedWeights:
         from actors.weights.receive import VerifiedUpdate
 
         loop = asyncio.get_running_loop()
-        await self._llm.pause_generation(mode="keep", clear_cache=False)
-        started = loop.time()
         try:
+            await self._llm.pause_generation(mode="keep", clear_cache=False)
+            started = loop.time()
             received = await self._llm.collective_rpc("replace_weights", args=(VerifiedUpdate.of(update),))
             await self._llm.update_weight_version(str(update.version))
         except Exception as error:
+            if self._llm.errored:
+                raise _died() from error
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error
         self._version = update.version
         await self._llm.resume_generation()
@@ -258,6 +260,20 @@ class Engine:
         await self._llm.check_health()
         return self._llm.get_num_unfinished_requests()
 
+    def beat(self) -> Beat:
+        """How many steps the engine has answered, and what it is at.
+
+        Raises:
+            EngineDied: in whichever of its processes.
+
+        """
+        if self._llm.errored:
+            raise _died()
+        if self._updates:
+            return Beat(self._steps.count, "update")
+        at = "generate" if self._llm.output_processor.has_unfinished_requests() else ""
+        return Beat(self._steps.count, at, self._steps.longest)
+
     def shutdown(self) -> None:
         """End the engine's process. No call is possible afterwards."""
         self._llm.shutdown()
@@ -266,42 +282,8 @@ class Engine:
         self._sockets.cleanup()
 
 
-def _executor(settings: EngineSettings) -> Any:
-    """vLLM's executor: processes of this machine where a layer is shared, and none of their own where it is not."""
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
-
-    if settings.tensor_parallel > 1:
-        # Left to itself vLLM sees the actor's placement group and takes its Ray executor, which wants a bundle per
-        # device. All devices of this engine are visible to this process.
-        return "mp"
-    # On CPU vLLM would put its only worker into another process, to set that one's OpenMP threads, which here are set
-    # already. Scheduler and worker then wait for each other by spinning, and on few cores what spins takes the time of
-    # what computes.
-    return UniProcExecutor if settings.device == "cpu" else "uni"
-
-
-@contextmanager
-def _environment(settings: EngineSettings, sockets: str) -> Iterator[None]:
-    """The variables vLLM is set by, for the processes an engine starts and for no other: what this process starts
-    later (another vLLM, say) must find neither this engine's threads nor its folder of sockets, which goes with it.
-    """
-    ours = {"VLLM_RPC_BASE_PATH": sockets}
-    unless_set = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    if settings.device == "cpu":
-        ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.memory_gib)))
-        ours["OMP_NUM_THREADS"] = str(settings.threads)
-        # Binding threads to cores is right when an engine owns its cores; here learners share them.
-        unless_set["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    before = dict(os.environ)
-    os.environ |= unless_set | before | ours
-    try:
-        yield
-    finally:
-        for name in unless_set | ours:
-            if name in before:
-                os.environ[name] = before[name]
-            else:
-                os.environ.pop(name, None)
+def _died() -> EngineDied:
+    return EngineDied("the engine has died, in one of its processes; its log says which and how")
 
 
 def _request_seed(sampling: Sampling, uid: str, sample: int) -> int | None:

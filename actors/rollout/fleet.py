@@ -6,27 +6,38 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
-import numpy as np
-
 from actors.deadlines import ActorFailed, NamedActor, get, wait
+from actors.failures import kind_of
 from actors.messages import Added, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.rollout.roster import Revival, Roster, refuse_other
+from actors.rollout.streams import Call, Traffic
+
+_BEAT_SECONDS = 10.0
+"""For an engine to say that it lives, where sending to all of them has failed."""
 
 
-class WeightsDiffer(ActorFailed):
-    """An engine holds other weights than the learners published; names it and both versions and checksums."""
+class EnginesLost(ActorFailed):
+    """Engines died while weights were sent to all of them together, so that the others did not get them either."""
 
 
 class RolloutFleet:
-    """Ray actors of :class:`actors.rollout.worker.RolloutWorker`, used as one."""
+    """Ray actors of :class:`actors.rollout.worker.RolloutWorker`, used as one.
 
-    def __init__(self, workers: Sequence[NamedActor], timeout: float) -> None:
-        self.workers = list(workers)
-        """In the order of their numbers."""
+    With a :class:`~actors.rollout.roster.Revival` an engine that dies ends no call: the samples that it still owed are
+    asked of the others, and it comes back when it holds the current weights.
+    """
+
+    def __init__(self, workers: Sequence[NamedActor], timeout: float, revival: Revival | None = None) -> None:
+        self.roster = Roster(workers, timeout, revival)
         self.as_loaded = True
         """Whether engines hold what they loaded when they started; False once they have been given other weights."""
         self._timeout = timeout
-        self._in_flight = [0] * len(self.workers)
-        """Traces each worker still owes."""
+        self._traffic = Traffic(self.roster, timeout, [0] * len(workers))
+
+    @property
+    def workers(self) -> list[NamedActor]:
+        """In the order of their numbers, those that are being brought back included."""
+        return self.roster.workers
 
     def start(self, version: int, seconds: float) -> None:
         """Wait until every engine is warm.
@@ -46,82 +57,26 @@ class RolloutFleet:
         """Stream the traces of all prompts from all workers, in lists as they finish.
 
         Each prompt goes to the worker with the fewest unfinished traces; prompts of equal tokens go to the same one,
-        whose engine computes them once. What is not read to its end is not written to its end.
+        whose engine computes them once. A request that failed is asked for once more. A prompt's uid occurs once. What
+        is not read to its end is not written to its end.
 
         Raises:
             DeadlineExceeded: no trace of a worker finished in time.
-            ActorFailed: a worker died.
+            ActorFailed: a worker died, and none can be restarted; or it raised.
+            RestartsExhausted: workers died too often.
 
         """
-        return cast(Any, self._stream("generate", prompts, sampling))
+        return cast(Any, Call(self._traffic, sampling).items(prompts))
 
     def watch(
         self, prompts: Sequence[Prompt], sampling: Sampling
     ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
-        """As :meth:`generate`, and what is written of each trace until it is finished, as it grows."""
-        return self._stream("watch", prompts, sampling)
+        """As :meth:`generate`, and what is written of each trace until it is finished, as it grows.
 
-    async def _stream(
-        self, method: str, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
-        shares = _shares(prompts, sampling.samples, self._in_flight)
-        owed = [len(share) * sampling.samples for share in shares]
-        self._owe(owed, 1)
-        merged: asyncio.Queue[tuple[int, list[Any]] | BaseException | None] = asyncio.Queue()
-        readers = [
-            asyncio.create_task(self._read(method, index, share, sampling, merged))
-            for index, share in enumerate(shares)
-            if share
-        ]
-        open_streams = len(readers)
-        try:
-            while open_streams:
-                item = await merged.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    open_streams -= 1
-                    continue
-                index, news = item
-                finished = sum(not isinstance(one, Added) for one in news)
-                owed[index] -= finished
-                self._in_flight[index] -= finished
-                yield news
-        finally:
-            for reader in readers:
-                reader.cancel()
-            # What streams that failed, or were given up, never brought.
-            self._owe(owed, -1)
-
-    def _owe(self, traces: Sequence[int], sign: int) -> None:
-        self._in_flight = [before + sign * more for before, more in zip(self._in_flight, traces, strict=True)]
-
-    async def _read(
-        self, method: str, index: int, prompts: Sequence[Prompt], sampling: Sampling, merged: asyncio.Queue
-    ) -> None:
-        """Move one worker's stream into ``merged``, each list with the worker's ``index``; ends with None, or with the
-        error that ended it, whatever that is: the reader of ``merged`` waits for one of them.
+        Its reader has seen what was written, so nothing is written twice: a request that failed is a failure, and an
+        engine that dies ends it.
         """
-        import ray
-
-        worker, what = self.workers[index], f"a trace of {len(prompts)} prompts"
-        end: Exception | None = None
-        stream: Any = None
-        try:
-            stream = getattr(worker.handle, method).options(num_returns="streaming").remote(list(prompts), sampling)
-            while True:
-                try:
-                    reference = await wait(anext(stream), self._timeout, what, worker)
-                except StopAsyncIteration:
-                    break
-                merged.put_nowait((index, await wait(reference, self._timeout, what, worker)))
-        except asyncio.CancelledError:
-            # Nobody reads the rest.
-            ray.cancel(stream)
-            raise
-        except Exception as error:
-            end = error
-        merged.put_nowait(end)
+        return Call(self._traffic, sampling, watched=True).items(prompts)
 
     async def unfinished(self) -> int:
         """Traces that the engines write or have waiting, whoever asked for them.
@@ -134,45 +89,67 @@ class RolloutFleet:
         counts = [wait(worker.handle.unfinished.remote(), self._timeout, what, worker) for worker in self.workers]
         return sum(await asyncio.gather(*counts))
 
-    def update_weights(self, update: WeightUpdate, sending: Sequence[tuple[Any, NamedActor]] = ()) -> float:
-        """Load new weights on every engine in flight; returns the longest pause in seconds.
+    def update_weights(
+        self,
+        update: WeightUpdate,
+        sending: Sequence[tuple[Any, NamedActor]] = (),
+        receivers: Sequence[NamedActor] | None = None,
+    ) -> float:
+        """Load new weights on every engine at work, in flight; returns the longest pause in seconds.
 
         ``sending`` are Ray references of those who send them meanwhile, and who that is; their errors end the wait too.
+        ``receivers`` are the engines that they send to; None: all at work.
+        An engine that dies meanwhile gets them when it comes back.
 
         Raises:
             DeadlineExceeded, ActorFailed: naming the worker or the sender.
+            EnginesLost: engines died, and with ``sending`` the others got nothing.
             WeightsDiffer: an engine says that it holds another version, or other bytes.
 
         """
         self.as_loaded = False
-        references = [worker.handle.update_weights.remote(update) for worker in self.workers]
-        answers = get(
-            [*references, *(reference for reference, _ in sending)],
-            self._timeout,
-            f"engines to load weight version {update.version}",
-            [*self.workers, *(sender for _, sender in sending)],
-        )
-        loaded: list[LoadedWeights] = answers[: len(references)]
-        for worker, held in zip(self.workers, loaded, strict=True):
-            if (held.version, held.checksum) != (update.version, update.checksum):
-                raise WeightsDiffer(
-                    f"{worker} holds weight version {held.version} with checksum {held.checksum:#010x}, the learners "
-                    f"published version {update.version} with {update.checksum:#010x}"
-                )
-        return max(held.pause_seconds for held in loaded)
+        at_work = self.roster.begin_publishing()
+        workers = at_work if receivers is None else list(receivers)
+        loaded_by: WeightUpdate | None = None
+        try:
+            references = {worker.name: worker.handle.update_weights.remote(update) for worker in workers}
+            what = f"engines to load weight version {update.version}"
+            while True:
+                asked = [*(references[worker.name] for worker in workers), *(reference for reference, _ in sending)]
+                try:
+                    answers = get(asked, self._timeout, what, [*workers, *(sender for _, sender in sending)])
+                    break
+                except ActorFailed as error:
+                    dead = self._dead(error, workers, bool(sending))
+                    if not dead:
+                        raise
+                    workers = [worker for worker in workers if worker not in dead]
+                    if sending:
+                        raise EnginesLost(str(error)) from error
+            loaded: list[LoadedWeights] = answers[: len(workers)]
+            for worker, held in zip(workers, loaded, strict=True):
+                refuse_other(worker, held, update)
+            loaded_by = update
+            return max((held.pause_seconds for held in loaded), default=0.0)
+        finally:
+            self.roster.end_publishing(loaded_by)
+
+    def _dead(self, error: ActorFailed, workers: Sequence[NamedActor], together: bool) -> list[NamedActor]:
+        """Workers that have died, which are brought back from now on; ``together``: one's death fails all of them."""
+        if not self.roster.can_restart:
+            return []
+        dead = [worker for worker in workers if error.actor is worker and error.kind in ("engine", "node")]
+        for worker in workers if together and not dead else ():
+            try:
+                get([worker.handle.beat.remote()], _BEAT_SECONDS, f"{worker.name} to say that it lives", [worker])
+            except ActorFailed as failed:
+                if kind_of(failed) in ("engine", "node"):
+                    dead.append(worker)
+        for worker in dead:
+            self.roster.lost(worker, error)
+        return dead
 
     def stop(self, seconds: float = 30.0) -> None:
         """End the engines' processes."""
+        self.roster.close()
         self._all("stop", what="rollout engines to stop", seconds=seconds)
-
-
-def _shares(prompts: Sequence[Prompt], samples: int, in_flight: Sequence[int]) -> list[list[Prompt]]:
-    """Prompts for each worker: in order, to whoever owes fewest traces by then, equal ones to one worker."""
-    owed = list(in_flight)
-    holders: dict[bytes, int] = {}
-    shares: list[list[Prompt]] = [[] for _ in owed]
-    for prompt in prompts:
-        worker = holders.setdefault(np.asarray(prompt.token_ids, np.int32).tobytes(), owed.index(min(owed)))
-        shares[worker].append(prompt)
-        owed[worker] += samples
-    return shares

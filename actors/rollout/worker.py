@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from actors.interfaces import use_nodes_interface
+from actors.liveness import Beat
 from actors.logs import redirect_output
 from actors.messages import (
     Added,
@@ -16,7 +17,9 @@ from actors.messages import (
     Trace,
     WeightUpdate,
 )
-from actors.rollout.engine import Engine, EngineSettings
+from actors.processes import Processes, of_this_actor
+from actors.rollout.engine import Engine
+from actors.rollout.settings import EngineSettings
 
 
 class RolloutWorker:
@@ -32,10 +35,13 @@ class RolloutWorker:
         await self._engine.start(version)
 
     async def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling
+        self, prompts: Sequence[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None = None
     ) -> AsyncIterator[list[Trace | GenerationFailure]]:
-        """Stream traces in lists as they finish; every sample of every prompt arrives once, as trace or failure."""
-        async for finished in self._engine.generate(prompts, sampling):
+        """Stream traces in lists as they finish; every sample of every prompt arrives once, as trace or failure.
+
+        ``samples`` are the numbers of those wanted of each prompt; None: all.
+        """
+        async for finished in self._engine.generate(prompts, sampling, samples):
             yield finished
 
     async def watch(
@@ -56,6 +62,14 @@ class RolloutWorker:
     async def unfinished(self) -> int:
         """Traces that are being written or wait to be; raises where the engine has died."""
         return await self._engine.unfinished()
+
+    async def beat(self) -> Beat:
+        """How far the engine is, and what it is at."""
+        return self._engine.beat()
+
+    async def processes(self) -> Processes:
+        """The actor's own process and the engine's."""
+        return of_this_actor()
 
     async def stop(self) -> None:
         """End the engine's process before the actor goes."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+from actors.liveness import Beat
 from actors.logs import redirect_output
 from actors.messages import Prompt, RewardFailure, ScoredGroup, ScoredTrace, Shown, VerificationRequest
+from actors.processes import Processes, of_this_actor
 from actors.verifier.function_process import FunctionError
 from actors.verifier.functions import FunctionPool, RewardFunction
 from actors.verifier.judged import Judged
@@ -59,6 +62,9 @@ class RewardVerifier:
         if log_path is not None:
             redirect_output(log_path)
         self._pools = {name: FunctionPool(function) for name, function in self._functions.items()}
+        self._scored = 0
+        self._calls = 0
+        """Under way."""
 
     async def ready(self) -> bool:
         """Answers once the actor is up and every function can be called.
@@ -84,7 +90,8 @@ class RewardVerifier:
             RewardError: a label that is neither A nor B.
 
         """
-        answers = await asyncio.gather(*(self._score(request) for request in requests))
+        with self._at_work():
+            answers = await asyncio.gather(*(self._score(request) for request in requests))
         scored = [item for item in answers if isinstance(item, ScoredTrace)]
         causes = Counter(item.verdict.cause for item in scored if item.verdict.cause is not None)
         if causes:
@@ -100,8 +107,10 @@ class RewardVerifier:
                 [value] = await self._pools[name].call([judged])
             except FunctionError as error:
                 log.warning("reward function %s: %s: %s", name, error.cause, error)
+                self._scored += 1
                 return RewardFailure(request.trace.prompt_uid, request.trace.sample, name, error.cause, str(error))
             scored = weighed(scored, {name: value}, self._rule)
+        self._scored += 1
         return scored
 
     async def compare(
@@ -116,7 +125,24 @@ class RewardVerifier:
         """
         texts = shown or [None] * len(groups)
         complete = with_group_components(groups, self._rule)
-        return list(await asyncio.gather(*(self._compare(*item) for item in zip(complete, texts, strict=True))))
+        with self._at_work():
+            return list(await asyncio.gather(*(self._compare(*item) for item in zip(complete, texts, strict=True))))
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    async def beat(self) -> Beat:
+        """How many traces it has scored, and what it is at."""
+        return Beat(self._scored, "score" if self._calls else "")
+
+    async def processes(self) -> Processes:
+        """The actor's own process and those of users' functions."""
+        return of_this_actor()
 
     async def _compare(self, group: ScoredGroup, shown: Shown | None) -> ScoredGroup:
         for name in self._named("group"):
@@ -128,6 +154,8 @@ class RewardVerifier:
             except FunctionError as error:
                 log.warning("reward function %s: %s: %s", name, error.cause, error)
                 return failed(group, name, error.cause, str(error))
+            finally:
+                self._scored += 1
             group = with_columns(group, {name: values}, self._rule)
         return group
 

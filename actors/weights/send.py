@@ -56,29 +56,31 @@ def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dire
 
     In shared memory, the default, it has no name and this process holds it open: so it ends with its writer, also where
     that is killed. Elsewhere it is ``<directory>/weights-<version>.safetensors``, renamed into place, so that an engine
-    never opens half of it. Earlier versions end once the new file is whole; engines that still read one have it open,
-    and an open file stays.
+    never opens half of it. It stays for engines that come later, until the next takes its place. Earlier versions end
+    when all is gathered, so that there is never room for two needed: an engine that still reads one has it open, and a
+    file that is open stays.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     update, held = gathered(tensors, version)
-    refuse_if_full(folder, sum(tensor.nbytes for tensor in held.values()), shutil.disk_usage(folder).free)
+    # Before the last one's is closed, whose number and path it would otherwise have.
     descriptor = open_nameless(folder)
-    if descriptor is None:
-        path = folder / f"weights-{version:08d}.safetensors"
-        with atomic_path(path, durable=False) as partial:
-            save_file(held, partial)
-    else:
-        path = path_of(descriptor)
-        try:
-            write_safetensors(descriptor, held)
-        except BaseException:
-            os.close(descriptor)
-            raise
-    for older in folder.glob("weights-*.safetensors"):
-        if older != path:
+    try:
+        for older in folder.glob("weights-*.safetensors"):
             older.unlink(missing_ok=True)
-    _release(folder)
+        _release(folder)
+        refuse_if_full(folder, sum(tensor.nbytes for tensor in held.values()), shutil.disk_usage(folder).free)
+        if descriptor is None:
+            path = folder / f"weights-{version:08d}.safetensors"
+            with atomic_path(path, durable=False) as partial:
+                save_file(held, partial)
+        else:
+            path = path_of(descriptor)
+            write_safetensors(descriptor, held)
+    except BaseException:
+        if descriptor is not None:
+            os.close(descriptor)
+        raise
     if descriptor is not None:
         _WRITTEN[folder] = path, descriptor
         _remove_if_empty(folder)

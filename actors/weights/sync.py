@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
-from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, get
+from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get
 from actors.learner.group import LearnerGroup
-from actors.messages import ChannelTerms
-from actors.rollout.fleet import RolloutFleet
+from actors.messages import ChannelTerms, LoadedWeights, WeightUpdate
+from actors.rollout.fleet import EnginesLost, RolloutFleet
+from actors.rollout.roster import refuse_other
+
+_CLOSE_SECONDS = 5.0
 
 
 class WeightSync:
@@ -41,32 +46,73 @@ class WeightSync:
         self._timeout = timeout
         self._bucket_bytes = bucket_bytes
         self._rendezvous_timeout = rendezvous_timeout
-        self._connected = directory is not None
+        self._file: str | None = None
+        """What was written last, for engines that come later."""
+        self._members: list[NamedActor] = []
+        """Workers that have joined the channel."""
+        self._one_at_a_time = threading.Lock()
+        if directory is None:
+            fleet.roster.deliver = self._broadcast_again
 
     def publish(self, version: int) -> float:
-        """Give the learners' weights to every engine as ``version``; returns the longest pause of one in seconds.
+        """Give the learners' weights to every engine at work as ``version``; returns the longest pause in seconds.
 
         Raises:
             DeadlineExceeded, ActorFailed: naming who did not send or load them, and why.
             WeightsDiffer: an engine holds other weights than were published.
 
         """
-        if not self._connected:
-            self._connect()
-        update = self._learners.publish(version, self._directory, self._dtype)
-        sender = self._learners.actors[0]
-        sending = [(sender.handle.send.remote(), sender)] if update.path is None else []
-        try:
-            return self._fleet.update_weights(update, sending)
-        finally:
-            if update.path is not None:
-                # By its writer, whose node the driver may not be on; after an error that one may be gone as well.
-                with suppress(DeadlineExceeded, ActorFailed):
-                    removing = [sender.handle.remove_written.remote(update.path)]
-                    get(removing, ANSWER_SECONDS, f"{update.path} to be removed", [sender])
+        with self._one_at_a_time:
+            try:
+                # Before anything is gathered: those who do not meet shall not have kept the learners waiting.
+                self._meet(self._fleet.roster.begin_publishing())
+                update = self._learners.publish(version, self._directory, self._dtype)
+                self._file = update.path
+                while True:
+                    try:
+                        return self._send(update)
+                    except EnginesLost:
+                        # A broadcast that one does not take part in fails for all: once more, without it.
+                        self._members = []
+            except BaseException:
+                self._fleet.roster.end_publishing(None)
+                raise
 
-    def _connect(self) -> None:
-        sender, workers = self._learners.actors[0], self._fleet.workers
+    def _send(self, update: WeightUpdate) -> float:
+        workers = self._fleet.roster.begin_publishing()
+        if update.path is not None or not workers:
+            return self._fleet.update_weights(update)
+        self._meet(workers)
+        sender = self._learners.actors[0]
+        return self._fleet.update_weights(update, [(sender.handle.send.remote(), sender)], workers)
+
+    def _meet(self, workers: Sequence[NamedActor]) -> None:
+        """Let these workers, and no others, be the members of the channel, where there is one."""
+        if self._directory is None and workers and list(workers) != self._members:
+            self._connect(workers)
+
+    def close(self) -> None:
+        """Remove the file that was written last, by its writer, whose node the driver may not be on."""
+        if self._file is not None:
+            sender, path, self._file = self._learners.actors[0], self._file, None
+            with suppress(DeadlineExceeded, ActorFailed):  # After an error that one may be gone as well.
+                get([sender.handle.remove_written.remote(path)], _CLOSE_SECONDS, f"{path} to be removed", [sender])
+
+    def _broadcast_again(self, worker: NamedActor, update: WeightUpdate) -> LoadedWeights:
+        """Give weights that were published before to one engine that has come back."""
+        with self._one_at_a_time:
+            # A channel of the two of them; before the next update all meet anew.
+            self._connect([worker])
+            sender = self._learners.actors[0]
+            loading = [worker.handle.update_weights.remote(update), sender.handle.send.remote()]
+            what = f"{worker.name} to load weight version {update.version}"
+            held = get(loading, self._timeout, what, [worker, sender])[0]
+            self._members = []
+        refuse_other(worker, held, update)
+        return held
+
+    def _connect(self, workers: Sequence[NamedActor]) -> None:
+        sender = self._learners.actors[0]
         opening = [sender.handle.open_channel.remote()]
         [(address, port)] = get(opening, self._timeout, "a weight channel to open", [sender])
         size, seconds = 1 + len(workers) * self._processes, self._rendezvous_timeout
@@ -76,4 +122,4 @@ class WeightSync:
             joining.append(worker.handle.join_channel.remote(terms, 1 + index * self._processes))
         what = f"learners and engines to meet for weights at {address}:{port}"
         get(joining, seconds + ANSWER_SECONDS, what, [sender, *workers])
-        self._connected = True
+        self._members = list(workers)

@@ -108,6 +108,9 @@ class Rl:
     learn_early: bool = True
     """Begin to learn on complete groups while others are being written, where that changes nothing: gradients where a
     rollout batch is one mini-batch, else old log-probabilities."""
+    max_failed_share: float = number(0.05, at_least=0, at_most=1)
+    """Share of a rollout batch's traces that may be missing because their generation failed twice; with more the run
+    stops before it learns from what is left."""
     evaluate_every: int = number(10, at_least=0)
     """Steps between evaluations on held-out pairs; 0: only at the end."""
     evaluate_pairs: int = number(0, at_least=0)

@@ -11,17 +11,23 @@ import hashlib
 import os
 import shutil
 import signal
+import threading
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from actors.deadlines import NamedActor, get
+from actors.failures import Kind
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
 from actors.placement import Placement, reserve
+from actors.restarts import Faults
 from actors.rollout.fleet import RolloutFleet
+from actors.rollout.roster import Revival
 from actors.rollout.worker import RolloutWorker
 from actors.verifier.actor import RewardVerifier
+from actors.verifier.revived import RevivedVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.job.connection import connect
@@ -34,12 +40,16 @@ from pipelines.job.settings import (
     reward_rule,
     roles,
 )
+from pipelines.job.watch import Watch
 from pipelines.planning.shape import refuse_unsplittable, shape_if_known
 from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
 
 # For engines to end their processes when the session ends; those that do not are killed.
 _STOP_SECONDS = 10.0
+
+
+_KINDS: dict[str, Kind] = {"rollout": "engine", "verifier": "verifier", "learner": "learner"}
 
 
 class Session:
@@ -50,17 +60,27 @@ class Session:
         self.run = run
         self._started_ray = False
         self._waits = contextlib.ExitStack()
+        self._watch = Watch(config)
+        self._starting = threading.Lock()
+        """Held while a worker is started in the place of another, which no end of all workers must miss."""
         self._placement: Placement | None = None
         self._workers: list[NamedActor] = []
         self._model: str | None = None
         """What the workers were started on."""
         self._fleet: RolloutFleet | None = None
         self._verifier: NamedActor | None = None
+        """As callers have it."""
+        self._verifier_actor: NamedActor | None = None
         self._learners: LearnerGroup | None = None
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
         self.weights_directory = Path(config.cluster.weights_directory) / f"reasoning-reward-models-{digest}"
+
+    @property
+    def faults(self) -> Faults:
+        """What died so far, and came back."""
+        return self._watch.faults
 
     def __enter__(self) -> Self:
         self._waits.enter_context(interruption.ending_waits(self._kill_learners))
@@ -110,7 +130,7 @@ class Session:
         options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
         actor = ray.remote(kind).options(max_restarts=0, runtime_env={"env_vars": environment}, **options)
         path = str(self.run.logs / f"{log}.log")
-        return NamedActor(actor.remote(*arguments, path), name, path)
+        return NamedActor(actor.remote(*arguments, path), name, path, _KINDS[role])
 
     def launch_rollouts(self, model: str) -> None:
         """Begin to start the engines on ``model`` without waiting, so that other parts start meanwhile.
@@ -123,13 +143,29 @@ class Session:
         if devices > 1 and (shape := shape_if_known(model, self.config.model.shape)):
             refuse_unsplittable(shape, devices, model)
         self._model = model
-        for index in range(self.config.rollout.workers):
-            engine = engine_settings(self.config, model, index)
-            name, log = f"rollout worker {index}", f"rollout-{index}"
-            worker = self._start(
-                RolloutWorker, "rollout", index, name, engine, log=log, threads=engine.threads, calls=1000
-            )
-            self._workers.append(worker)
+        self._workers = [self._start_worker(index) for index in range(self.config.rollout.workers)]
+
+    def _start_worker(self, index: int) -> NamedActor:
+        assert self._model is not None
+        engine = engine_settings(self.config, self._model, index)
+        return self._start(
+            *(RolloutWorker, "rollout", index, f"rollout worker {index}", engine),
+            log=f"rollout-{index}",
+            threads=engine.threads,
+            calls=1000,
+        )
+
+    def _restart_worker(self, workers: list[NamedActor], index: int, dead: NamedActor) -> NamedActor:
+        self._watch.end_dead(dead)
+        with self._starting:
+            if self._workers is not workers:
+                raise RuntimeError(f"{dead.name} is restarted no more: the engines are being ended")
+            workers[index] = self._start_worker(index)
+            return workers[index]
+
+    def _watch_worker(self, worker: NamedActor) -> None:
+        assert self._fleet is not None
+        self._watch.over_worker(worker, self._fleet.roster.lost)
 
     def rollouts(self, model: str | None = None) -> RolloutFleet:
         """The engines, warm.
@@ -149,21 +185,36 @@ class Session:
         if not self._workers:
             raise RuntimeError("no engines were launched, and no model was given to launch them with")
         if self._fleet is None:
-            fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout)
-            fleet.start(0, self.config.cluster.start_timeout)
+            seconds = self.config.cluster.start_timeout
+            restart = partial(self._restart_worker, self._workers)
+            revival = Revival(restart, self._watch_worker, self._watch.faults, seconds)
+            fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout, revival)
+            fleet.start(0, seconds)
             self._fleet = fleet
+            for worker in self._workers:
+                self._watch_worker(worker)
         return self._fleet
 
     def verifier(self) -> NamedActor:
-        """The reward verifier."""
+        """The reward verifier, which comes back where its process dies."""
         if self._verifier is None:
-            rule, functions = reward_rule(self.config), reward_functions(self.config)
-            verifier = self._start(
-                RewardVerifier, "verifier", 0, "the reward verifier", rule, functions, log="verifier"
+            scoring = RevivedVerifier(
+                self._start_verifier(), self._restart_verifier, self._watch.over_verifier, self._watch.faults
             )
-            self._verifier = verifier
-            get([verifier.handle.ready.remote()], self.config.cluster.start_timeout, "a reward verifier", [verifier])
+            self._watch.over_verifier(scoring.actor)
+            self._verifier = NamedActor(scoring, scoring.actor.name, scoring.actor.log)
         return self._verifier
+
+    def _start_verifier(self) -> NamedActor:
+        rule, functions = reward_rule(self.config), reward_functions(self.config)
+        verifier = self._start(RewardVerifier, "verifier", 0, "the reward verifier", rule, functions, log="verifier")
+        self._verifier_actor = verifier
+        get([verifier.handle.ready.remote()], self.config.cluster.start_timeout, "a reward verifier", [verifier])
+        return verifier
+
+    def _restart_verifier(self, dead: NamedActor) -> NamedActor:
+        self._watch.end_dead(dead)
+        return self._start_verifier()
 
     def learners(self) -> LearnerGroup:
         """Learner ranks, joined; a stage loads its own model into those of the stage before."""
@@ -186,6 +237,12 @@ class Session:
             self._learners.join(cluster.start_timeout, cluster.rendezvous_timeout)
         return self._learners
 
+    def end_dead_learners(self) -> None:
+        """End what is left of a group of which a rank is dead: the others wait for it, and nobody waits for them."""
+        for actor in self._learners.actors if self._learners is not None else ():
+            self._watch.end_dead(actor)
+        self.release_learners()
+
     def weight_sync(self) -> WeightSync:
         """The way of new weights from the learners to the engines, both of which have been started."""
         if self._fleet is None or self._learners is None:
@@ -207,31 +264,41 @@ class Session:
 
     def release_learners(self) -> None:
         """End the learner ranks and free what they hold."""
+        self._end_weight_sync()
         self._kill_learners()
-        self._learners = self._weight_sync = None
+        self._learners = None
 
     def _kill_learners(self) -> None:
         """End the actors that threads of the driver wait for while they train, save or publish."""
         if self._learners is not None:
-            _end(self._learners.actors)
+            self._watch.end(self._learners.actors)
 
     def _end_rollouts(self) -> None:
         if self._fleet is not None:
             with contextlib.suppress(Exception):
                 self._fleet.stop(_STOP_SECONDS)
-        _end(self._workers)
-        self._workers, self._fleet, self._weight_sync = [], None, None
+        with self._starting:
+            workers, self._workers = self._workers, []
+        self._watch.end(workers)
+        self._end_weight_sync()
+        self._fleet = None
+
+    def _end_weight_sync(self) -> None:
+        if self._weight_sync is not None:
+            self._weight_sync.close()
+        self._weight_sync = None
 
     def close(self) -> None:
         """End every actor of this session, and the Ray cluster if it is ours."""
         import ray
 
         if ray.is_initialized():
+            self._watch.close()
             self._end_rollouts()
             self.release_learners()
-            if self._verifier is not None:
-                _end([self._verifier])
-                self._verifier = None
+            if self._verifier_actor is not None:
+                self._watch.end([self._verifier_actor])
+                self._verifier = self._verifier_actor = None
             if self._placement is not None:
                 with contextlib.suppress(Exception):
                     self._placement.release()
@@ -240,11 +307,3 @@ class Session:
                 ray.shutdown()
                 self._started_ray = False
         shutil.rmtree(self.weights_directory, ignore_errors=True)
-
-
-def _end(actors: list[NamedActor]) -> None:
-    import ray
-
-    for actor in actors:
-        with contextlib.suppress(Exception):
-            ray.kill(actor.handle)

@@ -10,7 +10,7 @@ from typing import cast
 from actors.learner.choices import ATTENTIONS
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
 from actors.placement import Role
-from actors.rollout.engine import EngineSettings
+from actors.rollout.settings import EngineSettings
 from actors.verifier.functions import RewardFunction
 from actors.verifier.rewards import RewardRule
 from actors.verifier.trace import VerdictMode

@@ -16,6 +16,7 @@ from actors.messages import ScoredGroup, TrainingSequence
 from pipelines.config import Algorithm, Config
 from pipelines.job.settings import policy_settings
 from pipelines.loop.batches import PolicyBatch, policy_batch
+from pipelines.loop.failed_share import refuse_failed
 from pipelines.loop.rollouts import RolloutBatch
 
 Early = Literal["gradients", "logprobs", "nothing"]
@@ -74,7 +75,11 @@ class BatchLearning:
         Returns:
             The whole batch as it was trained on, and what the learners measured.
 
+        Raises:
+            TooManyFailed: too many traces are missing.
+
         """
+        refuse_failed(rollout.groups, self._config.rl.max_failed_share)
         batch = self._batch(rollout.groups, rollout.wanted)
         if self._old:
             self._old |= self._logprobs([group for group in rollout.groups if id(group) not in self._old])

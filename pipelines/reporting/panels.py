@@ -119,6 +119,7 @@ SECTIONS: tuple[Section, ...] = (
             Panel("Failed share of traces", ("failed_share",), unit="share"),
             Panel("Failed traces", ("generation_failures", "reward_failures")),
             Panel("Why rewards failed", ("reward_failures/*",)),
+            Panel("Restarts so far", ("restarts/*",)),
             Panel("Groups left too small", ("short_groups",)),
             Panel("Optimiser steps", ("optimizer_steps",)),
             Panel("Steps that were not applied", ("skipped_steps",), ("skipped_steps",)),

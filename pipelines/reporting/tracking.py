@@ -162,6 +162,11 @@ class Tracker:
         except Exception as error:
             self._give_up("starting", error)
 
+    def reopen(self) -> None:
+        """Write on to ``metrics.jsonl`` as it is now: lines of it were taken out."""
+        self._file.close()
+        self._file = JsonLines(self._directory / "metrics.jsonl")
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the numbers of one step, by their names without the stage: one JSON line, and one W&B row.
 

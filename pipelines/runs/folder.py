@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from actors.errors import UserError, machine_fault
 from actors.files import atomic_path, clean_leftovers, remove_whole, sha256_file, write_text
-from actors.jsonl import keep_rows
+from actors.jsonl import keep_rows, lines_of, row_of
 from pipelines.runs.catalogue import STAGES, StageRecord, with_dependents
 from pipelines.runs.lock import FolderBusy, FolderLock
 
@@ -226,6 +226,11 @@ class RunDirectory:
             if match and int(match[1]) > step:
                 file.unlink()
         return self._rewrite_metrics(stage, step)
+
+    def last_step(self, stage: str) -> int:
+        """The last step of a stage whose numbers were written; 0: none yet."""
+        rows = [row_of(line) for _, line in lines_of(self.metrics_file) if line.endswith(b"\n")]
+        return max((row["step"] for row in rows if row["stage"] == stage), default=0)
 
     def _trace_files(self, record: StageRecord) -> list[Path]:
         return [file for pattern in record.traces() for file in self.traces.glob(pattern)]

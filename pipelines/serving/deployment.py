@@ -18,8 +18,8 @@ from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, wait
 from actors.errors import UserError
 from actors.logs import redirect_output
 from actors.placement import reserve
-from actors.rollout.engine import EngineSettings
 from actors.rollout.fleet import RolloutFleet
+from actors.rollout.settings import EngineSettings
 from actors.rollout.worker import RolloutWorker
 from pipelines.config import Config
 from pipelines.data.prompts import load_template

@@ -65,6 +65,12 @@ class Stage:
             self.run.note(self.name, wandb_id=self._tracker.wandb_id)
         return self._tracker
 
+    def rewind(self, step: int) -> None:
+        """Forget numbers and traces after ``step``, which will be made again."""
+        self.run.rewind(self.name, step)
+        if self._tracker is not None:
+            self._tracker.reopen()
+
     def seconds(self) -> float:
         """Time spent on this stage, that of earlier, interrupted runs included."""
         return self.seconds_before + time.monotonic() - self._started

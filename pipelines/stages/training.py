@@ -145,7 +145,7 @@ def open_training(stage: Stage, learners: LearnerGroup, total: int) -> Iterator[
     newest = latest(stage.run.checkpoints(stage.name))
     state = learners.restore(str(newest)) if newest else {}
     first = state.get("step", 0)
-    stage.run.rewind(stage.name, first)
+    stage.rewind(first)
     if newest:
         stage.seconds_before = state["seconds"]
         stage.console.note(f"continues after step {first}, from {newest}")

@@ -20,6 +20,7 @@ from pairs import many_pairs
 
 from actors.learner.settings import PolicySettings
 from actors.messages import Prompt, Sampling, ScoredTrace, Trace, TrainingSequence, Verdict, VerificationRequest
+from actors.restarts import Faults
 from pipelines.config import Config
 from pipelines.config.compose import load_config
 from pipelines.data.order import batch_of
@@ -79,7 +80,10 @@ class Parts:
         self._version = version
         return 0.25
 
-    def save(self, directory: str, state: dict[str, Any]) -> None:
+    def finish_saving(self) -> None:
+        """Whatever was saved is whole."""
+
+    def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
         self.events.append(f"save {state['step']}")
         Path(directory).mkdir(parents=True)
         (Path(directory) / "state.json").write_text(json.dumps(state))
@@ -103,6 +107,7 @@ def run_loop(folder: Path, parts: Parts, *overrides: str) -> list[dict[str, Any]
     )
     with open_run(config) as run, open_stage(config, run, "rl") as stage:
         session = SimpleNamespace(run=run, rollouts=lambda *_: parts, verifier=lambda: parts, weight_sync=lambda: parts)
+        session.faults = Faults(0, 1.0)
         asyncio.run(reinforce(config, cast(Any, session), stage, cast(Any, parts), TASK, TASK.first(2)))
         return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,22 @@ import numpy as np
 import ray.cloudpickle
 
 from actors.deadlines import NamedActor
+from actors.learner.progress import Progress, at_work
+from actors.liveness import Beat
 from actors.logs import redirect_output
-from actors.messages import ChannelTerms, LoadedWeights, Prompt, Sampling, TensorEntry, Trace, WeightUpdate
+from actors.messages import (
+    ChannelTerms,
+    GenerationFailure,
+    LoadedWeights,
+    Prompt,
+    Sampling,
+    TensorEntry,
+    Trace,
+    WeightUpdate,
+)
+from actors.processes import Processes, of_this_actor
+from actors.restarts import Faults
+from actors.rollout.roster import Revival
 
 # Processes of the cluster do not find this folder: send them the classes, not their names.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -21,7 +37,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 UPDATE = WeightUpdate(1, "somewhere", (TensorEntry("head", "float32", (2,), 7),), checksum=11)
 
 
-def trace(prompt: Prompt, sample: int) -> Trace:
+def trace(prompt: Prompt, sample: int, version: int = 0) -> Trace:
     """One token, the number of the sample."""
     return Trace(
         prompt.uid,
@@ -30,7 +46,7 @@ def trace(prompt: Prompt, sample: int) -> Trace:
         np.zeros(1, np.float32),
         "",
         "stop",
-        np.zeros(1, np.int32),
+        np.full(1, version, np.int32),
     )
 
 
@@ -42,14 +58,24 @@ class StreamingWorker:
             redirect_output(log_path)
             print(f"started on {getattr(settings, 'model', settings)}", flush=True)
         self._fault = fault
+        self._hangs = False
+        self._version = 0
 
     async def start(self, version: int) -> None:
         """Ready at once."""
+        if self._fault == "refuses to start":
+            raise ValueError("no start")
 
-    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace]]:
+    async def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None = None
+    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """One list per prompt; the fault comes after the first."""
-        for prompt in prompts:
-            yield [trace(prompt, sample) for sample in range(sampling.samples)]
+        for prompt, numbers in zip(prompts, samples or [range(sampling.samples)] * len(prompts), strict=True):
+            if self._fault == f"dies of {prompt.uid}":
+                os._exit(1)
+            yield [trace(prompt, sample, self._version) for sample in numbers]
+            if self._fault == "die":
+                os._exit(1)
             if self._fault == "raise":
                 raise ValueError("no more ink")
             if self._fault == "hang":
@@ -57,6 +83,7 @@ class StreamingWorker:
 
     async def hang_in_generation(self) -> None:
         """For ever, or until nobody waits for it."""
+        self._hangs = True
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -65,12 +92,21 @@ class StreamingWorker:
 
     async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
         """What it was sent, unless the fault is in what it says it holds."""
-        version = update.version - (self._fault == "old version")
+        if self._fault == f"cannot open {update.version}":
+            raise FileNotFoundError(f"version {update.version}")
+        version = self._version = update.version - (self._fault == "old version")
         return LoadedWeights(version, update.checksum + (self._fault == "other bytes"), 0.25)
 
     async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Say where it was told to meet."""
         print(f"joined {terms.address}:{terms.port} as {first_rank} of {terms.size}", flush=True)
+
+    async def beat(self) -> Beat:
+        """Nothing to do, unless it hangs; one that is at it says so."""
+        return Beat(0, "generate" if self._hangs else "")
+
+    async def processes(self) -> Processes:
+        return of_this_actor()
 
     async def stop(self) -> None:
         """Say so."""
@@ -85,6 +121,12 @@ class RankWithoutModel:
             redirect_output(log_path)
             print(f"rank {rank} of {world_size}", flush=True)
         self._rank = rank
+
+    def beat(self) -> Beat:
+        return Beat(0, "")
+
+    def processes(self) -> Processes:
+        return of_this_actor()
 
     def rendezvous(self) -> tuple[str, int]:
         return "here", 1
@@ -110,14 +152,45 @@ class RankWithoutModel:
         print(f"removed {path}", flush=True)
 
 
+class BusyRank:
+    """A rank that says how far it is while it computes, as a learner does."""
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+
+    @at_work
+    def hang(self) -> None:
+        """Compute for ever."""
+        threading.Event().wait()
+
+    def beat(self) -> Beat:
+        return self.progress.beat()
+
+    def processes(self) -> Processes:
+        return of_this_actor()
+
+
 def workers(folder: Path, *faults: str) -> list[NamedActor]:
     """A worker per fault (empty: none), with its log in ``folder``."""
-    made = []
-    for index, fault in enumerate(faults):
-        log = str(folder / f"rollout-{index}.log")
-        handle: Any = ray.remote(StreamingWorker).options(num_cpus=0, max_concurrency=10)
-        made.append(NamedActor(handle.remote("model", log, fault), f"rollout worker {index}", log))
-    return made
+    return [worker(folder, index, fault) for index, fault in enumerate(faults)]
+
+
+def worker(folder: Path, index: int, fault: str = "") -> NamedActor:
+    """One worker, with its log in ``folder``."""
+    log = str(folder / f"rollout-{index}.log")
+    handle: Any = ray.remote(StreamingWorker).options(num_cpus=0, max_concurrency=10)
+    return NamedActor(handle.remote("model", log, fault), f"rollout worker {index}", log, "engine")
+
+
+def reviving(folder: Path, faults: Faults, *later: str) -> Revival:
+    """Starts a worker in the place of each that died, with the next fault of ``later``, then without."""
+    coming = iter(later)
+
+    def restart(index: int, dead: NamedActor) -> NamedActor:
+        ray.kill(dead.handle)
+        return worker(folder, index, next(coming, ""))
+
+    return Revival(restart, lambda _: None, faults, 120.0)
 
 
 def ranks(folder: Path, count: int) -> list[NamedActor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
-from actors.rollout.engine import EngineSettings
+from actors.rollout.settings import EngineSettings
 
 
 def small_engine(model: str, **changes: Any) -> EngineSettings:

@@ -13,7 +13,8 @@ from rollout_actors import UPDATE, workers
 
 from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor
 from actors.messages import Prompt, Sampling, Trace
-from actors.rollout.fleet import RolloutFleet, WeightsDiffer
+from actors.rollout.fleet import RolloutFleet
+from actors.rollout.roster import WeightsDiffer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -42,7 +43,7 @@ def test_every_sample_of_every_prompt_arrives_once(tmp_path: Path) -> None:
     assert sorted((trace.prompt_uid, trace.sample) for trace in traces) == [
         (str(prompt), sample) for prompt in range(5) for sample in range(3)
     ]
-    assert fleet._in_flight == [0, 0]
+    assert fleet._traffic.in_flight == [0, 0]
 
 
 def test_a_worker_that_raises_is_named_with_its_log_and_the_cause(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_a_worker_that_raises_is_named_with_its_log_and_the_cause(tmp_path: Path
         ActorFailed, match=r"rollout worker 1 \(log: .*rollout-1\.log\) failed: ValueError: no more ink"
     ):
         generate(fleet, 4)
-    assert fleet._in_flight == [0, 0], "what never came is owed no more"
+    assert fleet._traffic.in_flight == [0, 0], "what never came is owed no more"
 
 
 def test_a_worker_that_brings_nothing_is_late_and_leaves_its_stacks(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_stream_that_is_given_up_ends_in_its_worker(tmp_path: Path) -> None:
         await stream.aclose()
 
     asyncio.run(leave())
-    assert fleet._in_flight == [0]
+    assert fleet._traffic.in_flight == [0]
     wait_until(lambda: "given up" in (tmp_path / "rollout-0.log").read_text(), 60, "the worker to be told")
 
 

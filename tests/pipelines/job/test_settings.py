@@ -12,7 +12,7 @@ from configs import configured
 
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
 from actors.placement import Role, lay_out
-from actors.rollout.engine import EngineSettings
+from actors.rollout.settings import EngineSettings
 from pipelines.config import Config, Function, Optimizer
 from pipelines.config.compose import CONF, load_config
 from pipelines.job.settings import (

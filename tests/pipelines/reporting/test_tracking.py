@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.jsonl import keep_rows
 from actors.redaction import remember
 from pipelines.reporting.tracking import TRACE_COLUMNS, Tracker, plain_numbers
 from pipelines.reporting.wandb_mode import has_credentials, resolve_mode, server_hosts
@@ -252,3 +253,15 @@ def test_plain_numbers_keeps_structure() -> None:
     value = {"a": (np.float64(1.5), [np.nan]), 2: None, "t": True, "s": "x"}
     assert plain_numbers(value) == {"a": [1.5, ["NaN"]], "2": None, "t": True, "s": "x"}
     assert float(plain_numbers(-math.inf)) == -math.inf
+
+
+def test_lines_that_were_taken_out_while_it_is_open_are_followed_by_others(tmp_path: Path) -> None:
+    """As where a stage goes back to its last checkpoint: the file is then another one than it had opened."""
+    tracker = Tracker(tmp_path, "rl", {}, "disabled")
+    for step in (1, 2, 3):
+        tracker.log(step, {"reward": float(step)})
+    assert keep_rows(tmp_path / "metrics.jsonl", lambda row: row["step"] <= 1) == 2
+    tracker.reopen()
+    tracker.log(2, {"reward": 20.0})
+    assert [(line["step"], line["metrics"]["reward"]) for line in read_lines(tmp_path)] == [(1, 1.0), (2, 20.0)]
+    tracker.finish()

@@ -1,0 +1,77 @@
+"""Processes told apart from later ones of the same number, so that those of an actor can be killed, and no others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+_KILL_SECONDS = 20.0
+"""For a node to kill processes; one that does not answer has lost them, or will be found lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """An actor's process and those it started."""
+
+    node: str
+    """Ray's id of the node they are on."""
+    members: tuple[tuple[int, float], ...]
+    """Number and moment of start of each; the actor's own is the first."""
+
+
+def of_this_actor() -> Processes:
+    """The process this is called in, and those under it."""
+    import ray
+
+    own = psutil.Process()
+    members = tuple((process.pid, process.create_time()) for process in (own, *own.children(recursive=True)))
+    return Processes(ray.get_runtime_context().get_node_id(), members)
+
+
+def kill(members: Sequence[tuple[int, float]]) -> list[int]:
+    """Kill those of the processes of this machine that still run, and what they have started; returns their numbers.
+
+    SIGKILL, which ends stopped processes too.
+    """
+    found: dict[int, psutil.Process] = {}
+    for number, started in members:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(number)
+            if abs(process.create_time() - started) < 0.05:
+                found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+    killed = []
+    for process in found.values():
+        with contextlib.suppress(psutil.Error):
+            # By psutil, which compares the moment of start once more.
+            process.kill()
+            killed.append(process.pid)
+    return killed
+
+
+def kill_if_here(processes: Processes) -> bool:
+    """:func:`kill`, if they are on this node; whether they are."""
+    import ray
+
+    is_here = processes.node == ray.get_runtime_context().get_node_id()
+    if is_here:
+        kill(processes.members)
+    return is_here
+
+
+def kill_on_node(processes: Processes) -> None:
+    """:func:`kill` on the node where they are; nothing where that node is gone."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if kill_if_here(processes):
+        return
+    if not any(node["NodeID"] == processes.node and node["Alive"] for node in ray.nodes()):
+        return
+    strategy = NodeAffinitySchedulingStrategy(processes.node, soft=False)
+    with contextlib.suppress(RayError):
+        asked = ray.remote(num_cpus=0, max_retries=0)(kill).options(scheduling_strategy=strategy)
+        ray.get(asked.remote(processes.members), timeout=_KILL_SECONDS)

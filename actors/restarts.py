@@ -1,0 +1,84 @@
+"""What died and came back: how often it may, what was lost by it, and who is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors.errors import UserError
+from actors.failures import Kind, RestartBudget, answer_to
+
+log = logging.getLogger(__name__)
+
+
+class RestartsExhausted(UserError, RuntimeError):
+    """Things died more often than ``cluster.max_restarts`` within ``cluster.restart_window`` allow, or again and again
+    at the same place; names the last, and the place."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that died."""
+
+    kind: Kind
+    who: str
+    why: str
+    noticed: float
+    """By ``time.monotonic``."""
+    back: float | None = None
+    """When another was at work in its place; None: not yet, or never."""
+
+
+class Faults:
+    """The faults of a job. Methods may be called from any thread."""
+
+    def __init__(self, most: int, window: float, tell: Callable[[str], None] = log.warning) -> None:
+        """``tell`` gets a line for each fault, and for each thing that is back."""
+        self.seen: list[Fault] = []
+        self._budget = RestartBudget(most, window)
+        self._most, self._window = most, window
+        self._tell = tell
+        self._lock = threading.Lock()
+
+    def noticed(self, kind: Kind, who: str, why: str, then: str, times: int = 1, where: str = "") -> Fault:
+        """Something died, for the ``times``-th time at the same place, which is ``where``; ``then`` is what follows.
+
+        Raises:
+            RestartsExhausted: it may not be restarted.
+
+        """
+        with self._lock:
+            now = time.monotonic()
+            left = self._budget.take(now)
+            answer = answer_to(kind, times, left)
+            fault = Fault(kind, who, why, now)
+            self.seen.append(fault)
+        if answer == "stop" and left:
+            raise RestartsExhausted(
+                f"{who} {why}. That was fault {times} in {where}, so it is no chance: look at its log, and at the "
+                "traces of that step. When the cause is mended, run the same command again to continue from the last "
+                "checkpoint"
+            )
+        if answer == "stop":
+            raise RestartsExhausted(
+                f"{who} {why}. That was one fault too many: {self._most} restarts within {self._window:g} s are "
+                "allowed (cluster.max_restarts, cluster.restart_window). When its cause is mended, run the same "
+                "command again to continue from the last checkpoint"
+            )
+        self._tell(f"{who} {why}; {then}")
+        return fault
+
+    def back(self, fault: Fault, with_what: str = "") -> None:
+        """Another is at work in the place of what died."""
+        fault.back = time.monotonic()
+        self._tell(f"{fault.who} is back after {fault.back - fault.noticed:.1f} s{with_what}")
+
+    def metrics(self) -> dict[str, float]:
+        """Restarts so far by kind, only of kinds that had some."""
+        with self._lock:
+            counts = Counter(fault.kind for fault in self.seen)
+        return {f"restarts/{kind}": float(count) for kind, count in sorted(counts.items())}

@@ -1,0 +1,48 @@
+"""How vLLM's processes are started: by which executor, and with which variables of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from actors.rollout.settings import EngineSettings
+
+
+def executor(settings: EngineSettings) -> Any:
+    """vLLM's executor: processes of this machine where a layer is shared, and none of their own where it is not."""
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    if settings.tensor_parallel > 1:
+        # Left to itself vLLM sees the actor's placement group and takes its Ray executor, which wants a bundle per
+        # device. All devices of this engine are visible to this process.
+        return "mp"
+    # On CPU vLLM would put its only worker into another process, to set that one's OpenMP threads, which here are set
+    # already. Scheduler and worker then wait for each other by spinning, and on few cores what spins takes the time of
+    # what computes.
+    return UniProcExecutor if settings.device == "cpu" else "uni"
+
+
+@contextmanager
+def environment(settings: EngineSettings, sockets: str) -> Iterator[None]:
+    """The variables vLLM is set by, for the processes an engine starts and for no other: what this process starts
+    later (another vLLM, say) must find neither this engine's threads nor its folder of sockets, which goes with it.
+    """
+    ours = {"VLLM_RPC_BASE_PATH": sockets}
+    unless_set = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    if settings.device == "cpu":
+        ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.memory_gib)))
+        ours["OMP_NUM_THREADS"] = str(settings.threads)
+        # Binding threads to cores is right when an engine owns its cores; here learners share them.
+        unless_set["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    before = dict(os.environ)
+    os.environ |= unless_set | before | ours
+    try:
+        yield
+    finally:
+        for name in unless_set | ours:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)

@@ -1,0 +1,72 @@
+"""Who listens to a session's actors, what counts as stuck, and what died so far."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from actors.deadlines import NamedActor
+from actors.liveness import Patience
+from actors.monitor import Lost, Monitor
+from actors.processes import kill_if_here, kill_on_node
+from actors.restarts import Faults
+from pipelines.config import Config
+
+log = logging.getLogger(__name__)
+
+# How much longer than the longest standstill before it something may stand still.
+_FACTOR = 10.0
+
+
+class Watch:
+    """Listens to actors that are up, from when it is told of them until they are ended."""
+
+    def __init__(self, config: Config) -> None:
+        cluster = config.cluster
+        # A warning of ours is shown on the terminal, and in the report.
+        self.faults = Faults(cluster.max_restarts, cluster.restart_window, log.warning)
+        self._monitor = Monitor()
+        self._patience = Patience(cluster.stuck_after, _FACTOR, cluster.step_timeout)
+        functions = config.verifier.functions.values()
+        self._longest_function = max((function.deadline for function in functions), default=0.0)
+
+    def over_worker(self, worker: NamedActor, lost: Lost) -> None:
+        """Listen to a rollout worker; ``lost`` is told of its death."""
+        self._monitor.watch(worker, self._patience, lost)
+
+    def over_verifier(self, verifier: NamedActor) -> None:
+        """Listen to the verifier. A user's function has its own deadline, and is no reason to end the verifier."""
+        floor = self._patience.floor + self._longest_function
+        self._monitor.watch(verifier, replace(self._patience, floor=floor, unmeasured=floor), _nobody)
+
+    def end(self, actors: Iterable[NamedActor]) -> None:
+        """End actors that are to end, and what they started."""
+        for actor in actors:
+            processes = self._monitor.forget(actor)
+            _kill(actor)
+            if processes is not None:
+                with contextlib.suppress(Exception):
+                    kill_if_here(processes)
+
+    def end_dead(self, actor: NamedActor) -> None:
+        """End what is left of an actor whose place another takes, stopped processes too."""
+        if (processes := self._monitor.forget(actor)) is not None:
+            kill_on_node(processes)
+        _kill(actor)
+
+    def close(self) -> None:
+        """Listen to nobody any more."""
+        self._monitor.close()
+
+
+def _nobody(actor: NamedActor, error: Exception) -> None:
+    """Nobody is told: the next call of the actor is."""
+
+
+def _kill(actor: NamedActor) -> None:
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.kill(actor.handle)

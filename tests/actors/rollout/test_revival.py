@@ -1,0 +1,137 @@
+"""Workers that die come back, hold the current weights, and no trace is missing or there twice. No engines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from commands import wait_until
+from rollout_actors import UPDATE, reviving, workers
+
+from actors.deadlines import ActorFailed
+from actors.liveness import Patience
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from actors.monitor import Monitor
+from actors.restarts import Faults, RestartsExhausted
+from actors.rollout.fleet import RolloutFleet
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+def revived(folder: Path, *first: str, later: tuple[str, ...] = (), most: int = 20) -> tuple[RolloutFleet, Faults]:
+    """A fleet whose workers begin with the faults of ``first``; those that come later with ``later``'s."""
+    faults = Faults(most, 3600.0)
+    fleet = RolloutFleet(workers(folder, *first), 60.0, reviving(folder, faults, *later))
+    fleet.start(0, 120.0)
+    return fleet, faults
+
+
+def generate(fleet: RolloutFleet, count: int, samples: int = 2) -> list[Any]:
+    prompts = [Prompt(str(index), str(index), "chosen_first", "A", "d", (index,)) for index in range(count)]
+
+    async def collect() -> list[Any]:
+        return [item async for ready in fleet.generate(prompts, Sampling(samples)) for item in ready]
+
+    return asyncio.run(asyncio.wait_for(collect(), 120))
+
+
+def ended(items: list[Trace | GenerationFailure]) -> Counter[tuple[str, int]]:
+    return Counter((item.prompt_uid, item.sample) for item in items)
+
+
+def once(count: int, samples: int = 2) -> Counter[tuple[str, int]]:
+    return Counter({(str(prompt), sample): 1 for prompt in range(count) for sample in range(samples)})
+
+
+def all_back(faults: Faults) -> bool:
+    return bool(faults.seen) and all(fault.back is not None for fault in faults.seen)
+
+
+@pytest.mark.parametrize("others", [("",), ()])
+def test_what_a_dead_worker_owed_is_brought_by_another_or_by_itself_when_it_is_back(
+    tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    fleet, faults = revived(tmp_path, "die", *others)
+    traces = generate(fleet, 6)
+    assert ended(traces) == once(6)
+    assert all(isinstance(item, Trace) for item in traces)
+    wait_until(lambda: all_back(faults), 60, "the worker")
+    assert [(fault.kind, fault.who) for fault in faults.seen] == [("engine", "rollout worker 0")]
+    assert fleet._traffic.in_flight == [0] * (1 + len(others))
+    assert faults.metrics() == {"restarts/engine": 1.0}
+
+
+def test_a_worker_works_only_with_the_weights_that_the_others_hold(tmp_path: Path) -> None:
+    """It died before, or while, they were published; either way it is given no work under those it loaded."""
+    fleet, faults = revived(tmp_path, "", "")
+    fleet.update_weights(UPDATE)
+    ray.kill(fleet.workers[0].handle)
+    traces = generate(fleet, 8)
+    assert ended(traces) == once(8)
+    assert {int(item.versions[0]) for item in traces} == {UPDATE.version}
+    wait_until(lambda: all_back(faults), 60, "the worker")
+    ray.kill(fleet.workers[1].handle)
+    assert fleet.update_weights(UPDATE) == 0.25
+    assert {int(item.versions[0]) for item in generate(fleet, 8)} == {UPDATE.version}
+
+
+def test_a_worker_waits_for_the_next_weights_where_those_before_ended_with_their_learner(tmp_path: Path) -> None:
+    fleet, faults = revived(tmp_path, "", "", later=("cannot open 1",))
+    fleet.update_weights(UPDATE)
+    ray.kill(fleet.workers[0].handle)
+    log = tmp_path / "rollout-0.log"
+    assert ended(generate(fleet, 4)) == once(4)
+    wait_until(lambda: log.read_text().count("started on") == 2, 60, "another in its place")
+    assert not all_back(faults)
+    assert fleet.roster.present() == [1]
+    fleet.update_weights(replace(UPDATE, version=2))
+    wait_until(lambda: all_back(faults), 60, "the worker")
+    assert {int(item.versions[0]) for item in generate(fleet, 8)} == {2}
+    assert len(faults.seen) == 1
+
+
+def test_a_prompt_that_engines_die_of_is_found_and_set_aside_and_no_other_is(tmp_path: Path) -> None:
+    fleet, faults = revived(tmp_path, *["dies of 3"] * 2, later=("dies of 3",) * 9)
+    items = generate(fleet, 7)
+    assert ended(items) == once(7)
+    failures = [item for item in items if isinstance(item, GenerationFailure)]
+    assert [(item.prompt_uid, item.cause, item.kind) for item in failures] == [("3", "kills_engines", "data")] * 2
+    assert len(faults.seen) == 4
+
+
+def test_one_death_too_many_ends_the_run_and_says_which_settings_count(tmp_path: Path) -> None:
+    fleet, faults = revived(tmp_path, "die", later=("die",) * 9, most=2)
+    with pytest.raises(RestartsExhausted, match=r"^rollout worker 0 died: .*: 2 restarts within 3600 s .*max_restarts"):
+        generate(fleet, 9)
+    assert len(faults.seen) == 3
+
+
+def test_a_worker_that_raises_when_it_starts_again_ends_the_run_as_it_would_at_the_beginning(tmp_path: Path) -> None:
+    fleet, _ = revived(tmp_path, "die", later=("refuses to start",))
+    with pytest.raises(ActorFailed, match=r"rollout worker 0 .*failed: ValueError: no start"):
+        generate(fleet, 3)
+
+
+def test_a_stopped_worker_is_killed_at_its_deadline_and_comes_back(tmp_path: Path) -> None:
+    fleet, faults = revived(tmp_path, "", "")
+    monitor = Monitor(every=0.2)
+    for worker in fleet.workers:
+        monitor.watch(worker, Patience(2.0, 10.0, 2.0), fleet.roster.lost)
+    try:
+        (number, _), *_ = ray.get(fleet.workers[0].handle.processes.remote()).members
+        wait_until(lambda: monitor._watched["rollout worker 0"].processes is not None, 30, "the monitor")
+        os.kill(number, signal.SIGSTOP)
+        assert ended(generate(fleet, 6)) == once(6)
+        wait_until(lambda: all_back(faults), 60, "the worker")
+        assert "was stuck: it did not move for 2 s" in faults.seen[0].why
+        assert not Path(f"/proc/{number}").exists()
+        assert fleet.roster.present() == [0, 1]
+    finally:
+        monitor.close()
