@@ -70,25 +70,26 @@ class StreamingWorker:
         self, prompts: Sequence[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None = None
     ) -> AsyncIterator[list[Trace | GenerationFailure]]:
         """One list per prompt; the fault comes after the first."""
-        for prompt, numbers in zip(prompts, samples or [range(sampling.samples)] * len(prompts), strict=True):
-            if self._fault == f"dies of {prompt.uid}":
-                os._exit(1)
-            yield [trace(prompt, sample, self._version) for sample in numbers]
-            if self._fault == "die":
-                os._exit(1)
-            if self._fault == "raise":
-                raise ValueError("no more ink")
-            if self._fault == "hang":
-                await self.hang_in_generation()
+        try:
+            for prompt, numbers in zip(prompts, samples or [range(sampling.samples)] * len(prompts), strict=True):
+                if self._fault == f"dies of {prompt.uid}":
+                    os._exit(1)
+                yield [trace(prompt, sample, self._version) for sample in numbers]
+                if self._fault == "die":
+                    os._exit(1)
+                if self._fault == "raise":
+                    raise ValueError("no more ink")
+                if self._fault == "hang":
+                    await self.hang_in_generation()
+        except (asyncio.CancelledError, GeneratorExit):
+            # The second where what it yielded was still on its way.
+            print("given up", flush=True)
+            raise
 
     async def hang_in_generation(self) -> None:
         """For ever, or until nobody waits for it."""
         self._hangs = True
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            print("given up", flush=True)
-            raise
+        await asyncio.Event().wait()
 
     async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
         """What it was sent, unless the fault is in what it says it holds."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_settings import small_engine
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.messages import (
     Added,
@@ -145,7 +145,10 @@ def test_judging_can_do_without_log_probabilities(host: Host) -> None:
 
 
 def test_what_is_written_is_told_as_it_grows(host: Host) -> None:
-    prompts, sampling = [prompt(index) for index in range(3)], Sampling(2, max_tokens=60, seed=1)
+    # As text is: it does not end within a character, whose other half would be the first that is written.
+    end = AutoTokenizer.from_pretrained(host.model).encode(":")
+    prompts = [replace(prompt(index), token_ids=(*prompt(index).token_ids, *end)) for index in range(3)]
+    sampling = Sampling(2, max_tokens=60, seed=1)
     unwatched = {(trace.prompt_uid, trace.sample): trace for trace in host.generate(prompts, sampling)}
 
     async def watch() -> list[Any]:
