@@ -25,8 +25,8 @@ from pipelines.serving.streams import Answer, Comparison, Completion, streamed
 log = logging.getLogger(__name__)
 
 
-def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
-    """The application of one replica."""
+def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAPI:
+    """The application of one replica, which is numbered as its log is."""
     app = FastAPI(title="Reasoning reward model", description="Compares, ranks and rewards responses, with reasons.")
     slots, metrics = Slots(service.limits.in_flight), Metrics()
     app.add_middleware(
@@ -104,7 +104,8 @@ def build_app(service: Service, keys: Sequence[str]) -> FastAPI:
             unfinished = await service.unfinished()
         except (ActorFailed, DeadlineExceeded) as error:
             raise Refused(503, "engine_unavailable", str(error), retry_after=5) from error
-        return {"status": "ok", "model": service.model, "in_flight": slots.taken, "unfinished": unfinished}
+        counts = {"in_flight": slots.taken, "unfinished": unfinished}
+        return {"status": "ok", "model": service.model, "replica": replica, **counts}
 
     @app.get("/metrics")
     async def prometheus() -> Response:

@@ -84,7 +84,7 @@ class Replica:
             max_concurrency=1000,
             runtime_env={"env_vars": served.environment},
         )
-        self._served = served
+        self._served, self._rank = served, rank
         self._worker = NamedActor(actor.remote(served.engine, log), f"the engine of replica {rank}", log)
         self._fleet = RolloutFleet([self._worker], served.timeout)
         self._fleet.start(0, served.start_timeout)
@@ -98,7 +98,7 @@ class Replica:
             modes=modes_of(model),
             templates=mode_templates(served.template),
         )
-        return build_app(Service(judge, served.limits), served.keys)
+        return build_app(Service(judge, served.limits), served.keys, self._rank)
 
     async def check_health(self) -> None:
         """What Ray Serve asks now and then.

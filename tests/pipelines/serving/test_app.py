@@ -172,7 +172,8 @@ def test_requests_above_those_in_flight_are_refused_and_the_first_is_answered() 
         response = http.post("/v1/compare", json=PAIR)
         refused(response, 429, "rate_limit_exceeded")
         assert response.headers["retry-after"] == "1"
-        assert http.get("/health").json() == {"status": "ok", "model": "judge", "in_flight": 1, "unfinished": 2}
+        health = {"status": "ok", "model": "judge", "replica": 0, "in_flight": 1, "unfinished": 2}
+        assert http.get("/health").json() == health
         engines.let.set()
         assert first.result().json()["winner"] == "a"
         assert http.post("/v1/compare", json=PAIR).status_code == 200
