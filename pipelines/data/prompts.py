@@ -9,7 +9,7 @@ import random
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -29,6 +29,7 @@ _FIELDS: dict[JudgeMode, dict[str, set[str]]] = {
     "pairwise": {
         "user": {"conversation", "response_a", "response_b"},
         "user_multi_turn": {"conversation_a", "conversation_b"},
+        "rubric": {"rubric"},
     },
     "pointwise": {"user": {"conversation", "response"}, "rubric": {"rubric"}},
     "listwise": {"user": {"conversation", "responses"}, "response": {"letter", "response"}},
@@ -49,7 +50,20 @@ class PromptTemplate:
     response: str | None = None
     """Of a list: each response, with ``{letter}`` and ``{response}``."""
     rubric: str | None = None
-    """Of a rating: what a prompt says of criteria that it is given, with ``{rubric}``."""
+    """What a prompt says of criteria that it is given, with ``{rubric}``."""
+
+    def with_rubric(self, rubric: str) -> PromptTemplate:
+        """The template that names these criteria after what is to be judged.
+
+        Raises:
+            DataError: it has no part for a rubric.
+
+        """
+        if self.rubric is None:
+            raise DataError("a rubric is given, and the prompt template has no part `rubric`: leave it out, or add one")
+        part = "\n" + self.rubric.format(rubric=rubric).replace("{", "{{").replace("}", "}}")
+        turns = None if self.user_multi_turn is None else self.user_multi_turn + part
+        return replace(self, user=self.user + part, user_multi_turn=turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +183,9 @@ def render_rating(
         DataError: the template has no part for a rubric.
 
     """
-    user = template.user.format(conversation=_asked(conversation), response=response)
     if rubric is not None:
-        if template.rubric is None:
-            raise DataError("a rubric is given, and the prompt template has no part `rubric`: leave it out, or add one")
-        user += "\n" + template.rubric.format(rubric=rubric)
-    return _messages(user, template)
+        template = template.with_rubric(rubric)
+    return _messages(template.user.format(conversation=_asked(conversation), response=response), template)
 
 
 def render_list(

@@ -95,11 +95,27 @@ def to_rate(question: Any, response: Any, rubric: Any = None, place: str = "resp
         DataError: a text is missing, empty, too long or no valid Unicode; names ``place``.
 
     """
-    texts = {"response": response} if rubric is None else {"response": response, "rubric": rubric}
-    for name in texts:
-        if not text_field(texts, name, place).strip():
-            raise DataError(f"{place}: the {name} is empty: leave it out")
+    _checked("response", response, place)
+    if rubric is not None:
+        checked_rubric(rubric, place)
     return ToRate(place, conversation_of(question, place), response, rubric)
+
+
+def checked_rubric(rubric: Any, place: str) -> str:
+    """Criteria to judge by.
+
+    Raises:
+        DataError: they are empty, too long or no valid Unicode; names ``place``.
+
+    """
+    return _checked("rubric", rubric, place)
+
+
+def _checked(name: str, value: Any, place: str) -> str:
+    text = text_field({name: value}, name, place)
+    if not text.strip():
+        raise DataError(f"{place}: the {name} is empty: leave it out")
+    return text
 
 
 def rate(votes: Sequence[RatingVote], model: str, weights: str) -> RatingDecision:

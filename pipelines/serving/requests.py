@@ -46,6 +46,7 @@ class CompareRequest(_Asked):
 
     response_a: str
     response_b: str
+    rubric: str | None = Field(None, description="Criteria to judge them by, beside the judge's own.")
     stream: bool = Field(False, description="Send the judgments while they are written, as server-sent events.")
     marks: bool = Field(False, description="Name the passages of both responses that the judgments quote.")
 

@@ -16,7 +16,7 @@ from pipelines.judgment.listing import rank_listwise
 from pipelines.judgment.modes import ModeUnsupported, check_mode
 from pipelines.judgment.outputs import quoted_passages
 from pipelines.judgment.ranking import Group, rank_groups
-from pipelines.judgment.rating import ratings, to_rate
+from pipelines.judgment.rating import checked_rubric, ratings, to_rate
 from pipelines.judgment.rewards import reward_groups
 from pipelines.serving.limits import Limits, Refused
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
@@ -37,11 +37,14 @@ class Service:
         Where ``marks`` are asked for, they are ``[start, end]`` of each passage of ``a`` and ``b``, in characters.
 
         Raises:
-            DataError: the texts cannot be compared.
+            DataError: the texts cannot be compared, or the template has no place for a rubric.
             Refused: the prompt is too long, or the engines failed on a vote.
 
         """
         judge = self._watched(self._asked(request), told)
+        if request.rubric is not None:
+            rubric = checked_rubric(request.rubric, "request")
+            judge = replace(judge, template=judge.template.with_rubric(rubric))
         pair = asked(request.conversation(), request.response_a, request.response_b)
         (decision,) = [decision async for _, decision in judge.decisions([pair])]
         _refuse_failed(decision.failures, request.too_long)

@@ -61,6 +61,20 @@ def test_tiny_prompt_to_the_letter() -> None:
     assert render(pair_of(), "chosen_second", template)[0]["content"] == "Name a prime.\nA nine A\nB seven B"
 
 
+@pytest.mark.parametrize("prompt", [SINGLE, MULTI])
+def test_a_rubric_comes_after_the_answers_and_is_text(prompt: tuple[Message, ...]) -> None:
+    rubric = "be {kind} {response_a} {{x}}"
+    pair = pair_of(prompt=prompt)
+    for name in ("chain_of_rubrics", "reasoning", "instruct_short"):
+        template = load_template(name)
+        plain = render(pair, "chosen_second", template)[-1]["content"]
+        asked = render(pair, "chosen_second", template.with_rubric(rubric))[-1]["content"]
+        assert asked.startswith(plain)
+        assert rubric in asked[len(plain) :]
+    with pytest.raises(DataError, match="no part `rubric`: leave it out"):
+        load_template("tiny").with_rubric(rubric)
+
+
 def test_system_message_of_instruct_models_states_every_tag() -> None:
     system, user = render(pair_of(), "chosen_first", load_template("chain_of_rubrics"))
     assert (system["role"], user["role"]) == ("system", "user")

@@ -319,9 +319,20 @@ def test_a_mode_that_the_judge_was_not_trained_for_is_refused() -> None:
     assert pairwise.get("/health").status_code == 200
 
 
+def test_two_responses_are_compared_by_a_rubric() -> None:
+    template = replace(TEMPLATE, rubric="by {rubric}")
+    engines = ScriptedEngines(QWEN, lambda text, vote: f"<answer>[[{'A' if 'by {kind}' in text else 'B'}]]</answer>")
+    judge = PairwiseJudge(engines, template, QWEN, "judge", "w", replace(RULE, orders=("a_first",)))
+    http = TestClient(build_app(Service(judge, LIMITS), ()), raise_server_exceptions=False)
+    assert http.post("/v1/compare", json={**PAIR, "rubric": "{kind}"}).json()["winner"] == "a"
+    assert http.post("/v1/compare", json=PAIR).json()["winner"] == "b", "of one request alone"
+    assert "empty" in refused(http.post("/v1/compare", json={**PAIR, "rubric": " "}), 422, "invalid_request")
+
+
 @pytest.mark.parametrize(
     ("route", "body", "said"),
     [
+        ("compare", {**PAIR, "rubric": "be kind"}, "no part `rubric`"),
         ("score", {"question": "q"}, "required"),
         ("score", {"question": "q", "response": " "}, "empty"),
         ("score", {"question": "q", "response": "x", "rubric": "be kind"}, "no part `rubric`"),
