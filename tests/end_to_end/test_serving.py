@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +26,7 @@ import openai
 import psutil
 import pytest
 from commands import Runs, wait_until
+from replicas import health, unfinished
 
 from pipelines.data.tiny_model import build_tiny_model
 
@@ -30,6 +34,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark
 
 PAIR = {"question": "count b in e f", "response_a": "one", "response_b": "zero"}
 REPLICA, ENGINE = "ServeReplica:judge", "EngineCore"
+TOKENS = 1500
+"""Of a judgment: all that it may have."""
+VOTES = 4
+"""Of a long request, in each order."""
 AT_ONCE = 6
 """Requests in flight while something is killed."""
 
@@ -49,16 +57,10 @@ class Server:
                     found.add(process.pid)
         return found
 
-    def health(self) -> list[int]:
-        """Status of the server, or of each replica what it has not finished; asked often enough to meet all."""
-        replies = [httpx.get(f"{self.address}/health", timeout=60) for _ in range(10)]
-        return [reply.json().get("unfinished", -1) for reply in replies]
-
-    def completion(self) -> httpx.Response:
-        """A short one."""
+    def completion(self, http: httpx.Client | Any = httpx, tokens: int = 40) -> httpx.Response:
         messages = [{"role": "user", "content": "count"}]
-        body = {"model": self.model, "messages": messages, "max_tokens": 40}
-        return httpx.post(f"{self.address}/v1/chat/completions", json=body, timeout=300)
+        body = {"model": self.model, "messages": messages, "max_tokens": tokens}
+        return http.post(f"{self.address}/v1/chat/completions", json=body, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def server(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Server:
     build_tiny_model(model, ["count b in e f : one", "<answer>[[A]]</answer>"] * 20, seed=0)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = [f"serve.model={model}", f"serve.port={port}", "serve.replicas=2", "model.max_response_tokens=1500"]
+    settings = [f"serve.model={model}", f"serve.port={port}", "serve.replicas=2", f"model.max_response_tokens={TOKENS}"]
     process = runs.start("serve", "serving", "recipe=tiny", *settings)
     found = Server(f"http://127.0.0.1:{port}", process, str(model))
 
@@ -97,10 +99,10 @@ def test_judgments_arrive_while_they_are_written(server: Server) -> None:
                 break
             assert name == "text"
             written[data["order"]] += data["text"]
-            seen_early = seen_early or (all(written.values()) and any(server.health()))
+            seen_early = seen_early or (all(written.values()) and unfinished(server.address))
     assert seen_early, "the engines still write when both orders have begun to be read"
     assert {vote["order"]: vote["text"] for vote in data["votes"]} == written
-    assert all(vote["completion_tokens"] == 1500 for vote in data["votes"])
+    assert all(vote["completion_tokens"] == TOKENS for vote in data["votes"])
     assert data == httpx.post(f"{server.address}/v1/compare", json=PAIR, timeout=300).json()
 
 
@@ -118,14 +120,13 @@ def test_openais_client_reads_a_completion_as_it_grows(server: Server) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_who_goes_away_is_written_for_no_longer(server: Server, streamed: bool) -> None:
-    """Of two equal requests, one on each replica, one client leaves: its engine is idle before the other has ended."""
-    wait_until(lambda: not any(server.health()), 120, "idle engines")
-    # Many, so that they take longer than asking for the replicas' health does.
-    long = {**PAIR, "votes": 16, "temperature": 0.01}
+    """Of two requests, whichever replicas have them, one client leaves: its judgments end, and the other's do not."""
+    wait_until(lambda: unfinished(server.address) == 0, 120, "idle engines")
+    long = {**PAIR, "votes": VOTES, "temperature": 0.01}
     body = {**long, "stream": streamed}
     with ThreadPoolExecutor(1) as threads, socket.create_connection(_place(server)) as leaving:
         staying = threads.submit(httpx.post, f"{server.address}/v1/compare", json=long, timeout=600)
-        wait_until(lambda: staying.done() or any(server.health()), 60, "the first request")
+        wait_until(lambda: unfinished(server.address) == 2 * VOTES, 60, "the first request")
         text = json.dumps(body)
         leaving.sendall(
             f"POST /v1/compare HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -133,11 +134,12 @@ def test_who_goes_away_is_written_for_no_longer(server: Server, streamed: bool) 
         )
         if streamed:
             assert b"event: text" in _until(leaving, b"event: text")
-        wait_until(lambda: all(server.health()), 60, "work on both replicas")
+        wait_until(lambda: unfinished(server.address) == 4 * VOTES, 60, "both requests")
         leaving.close()
-        wait_until(lambda: not all(server.health()), 60, "an idle engine")
+        wait_until(lambda: unfinished(server.address) == 2 * VOTES, 60, "the end of what nobody waits for")
         assert not staying.done(), "it was not its end that ended it"
-        assert staying.result().status_code == 200
+        votes = staying.result().json()["votes"]
+    assert [vote["completion_tokens"] for vote in votes] == [TOKENS] * 2 * VOTES
 
 
 def _place(server: Server) -> tuple[str, int]:
@@ -154,18 +156,24 @@ def _until(connection: socket.socket, wanted: bytes) -> bytes:
 
 @contextmanager
 def load(server: Server) -> Iterator[list[httpx.Response]]:
-    """Clients that ask one short completion after the other while the context is open; what they were answered."""
+    """Clients that ask one completion after the other while the context is open; what they were answered.
+    When it opens, both replicas are in the midst of some.
+    """
     answered: list[httpx.Response] = []
     enough = threading.Event()
 
     def client() -> None:
-        while not enough.is_set():
-            answered.append(server.completion())
+        with httpx.Client() as http:
+            while not enough.is_set():
+                answered.append(server.completion(http, tokens=500))
+
+    def busy() -> bool:
+        return sorted(replica["in_flight"] > 0 for replica in health(server.address).values()) == [True, True]
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         clients = [threads.submit(client) for _ in range(AT_ONCE)]
         try:
-            wait_until(lambda: len(answered) > 2 * AT_ONCE, 120, "the load")
+            wait_until(busy, 120, "the load")
             yield answered
         finally:
             enough.set()
@@ -175,7 +183,7 @@ def load(server: Server) -> Iterator[list[httpx.Response]]:
 
 def heals(server: Server, name: str, killed: int, of: int = 2) -> Callable[[], bool]:
     """Whether as many processes as before are there without the killed one, and all replicas are healthy."""
-    return lambda: len(server.pids(name) - {killed}) == of and min(server.health()) >= 0
+    return lambda: len(server.pids(name) - {killed}) == of and len(health(server.address)) == of
 
 
 def test_a_replica_that_is_killed_takes_only_its_own_requests_along(server: Server) -> None:
@@ -210,10 +218,12 @@ def test_an_engine_that_is_killed_has_its_replica_replaced(server: Server) -> No
     assert {server.completion().status_code for _ in range(10)} == {200}
 
 
-def test_a_judge_that_cannot_start_says_why(runs: Runs, server: Server) -> None:
-    """More tokens than its model has positions: vLLM's own words are passed on."""
-    settings = [f"serve.model={server.model}", "serve.port=18437", "model.max_prompt_tokens=4000"]
-    error = runs("serve", "broken", "recipe=tiny", *settings, "rollout.dtype=float8", status=1)
+def test_a_judge_that_cannot_start_says_why(runs: Runs, server: Server, tmp_path: Path) -> None:
+    """Half of its weights are missing: what the engine says is passed on."""
+    shutil.copytree(server.model, tmp_path / "half")
+    weights = tmp_path / "half" / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    error = runs("serve", "broken", "recipe=tiny", f"serve.model={tmp_path}/half", "serve.port=18437", status=1)
     assert "Traceback" not in error
     assert "did not start" in error
 
