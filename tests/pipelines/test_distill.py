@@ -51,7 +51,10 @@ class Parts:
         self.events.append("judge")
         yield [Trace(prompt.uid, 0, np.ones(1, np.int32), None, "", "stop", np.zeros(1)) for prompt in prompts]
 
-    def save(self, directory: str, state: dict[str, Any]) -> None:
+    def finish_saving(self) -> None:
+        """Whatever was saved is whole."""
+
+    def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
         self.events.append(f"save {state['step']}")
 
 

@@ -58,7 +58,7 @@ def test_settings_are_single_values_without_those_that_are_free() -> None:
         *("seed", "data.distill_pairs", "data.rl_pairs", "data.heldout_pairs", "model.prompt", "model.path"),
         *("data.wording", "data.criteria", "data.reasoning_share"),
         *("model.hidden", "model.layers", "model.heads", "model.intermediate"),
-        *("data.wording", "data.criteria", "data.reasoning_share"),
+        *("data.modes.pairwise", "data.modes.pointwise", "data.modes.listwise"),
     }
 
 
