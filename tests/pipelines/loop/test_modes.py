@@ -63,7 +63,9 @@ def collected(items: Sequence[Sequence[Prompt]]) -> dict[str, ScoredGroup]:
         found.update({group.prompt.uid: group for group in item.groups})
 
     actor = NamedActor(handle, "verifier")
-    asyncio.run(collect(cast(Any, Fleet().generate), actor, items, Sampling(samples=3), arrived=arrived, comparing=True))
+    asyncio.run(
+        collect(cast(Any, Fleet().generate), actor, items, Sampling(samples=3), arrived=arrived, comparing=True)
+    )
     return found
 
 
