@@ -25,6 +25,7 @@ from actors.messages import (
     Trace,
     Verdict,
 )
+from actors.restarts import Faults
 from pipelines.config import Algorithm
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.loop.batches import policy_batch
@@ -94,6 +95,13 @@ def held_out() -> dict[str, float]:
     return _held_out(judged, 0)
 
 
+def faults() -> Faults:
+    """One thing has died."""
+    seen = Faults(2, 60.0)
+    seen.noticed("engine", "engine 0", "was killed", "another starts")
+    return seen
+
+
 @pytest.mark.slow
 def test_every_number_that_training_logs_is_in_one_panel(learned: tuple[dict[str, float], dict[str, float]]) -> None:
     times = StepTimes(9.0, {"learn": 1.0, "publish": 1.0})
@@ -104,7 +112,7 @@ def test_every_number_that_training_logs_is_in_one_panel(learned: tuple[dict[str
     names = {
         "distill": {*both, *supervised, *assigned("pipelines/distill.py")},
         "rl": {*both, *policy, *batch, *loop_metrics(times, rollout()), *assigned("pipelines/rl.py"), *gauges}
-        | {"optimizer_steps", "kl_coefficient"},
+        | {"optimizer_steps", "kl_coefficient", *faults().metrics()},
     }
     # That what is asked about is what there is.
     assert {"epoch", "eval/accuracy/domain/Chat", "eval/accuracy/order/chosen_second"} <= names["distill"]
