@@ -37,12 +37,12 @@ def load_config(overrides: list[str], data_file: Path | None = None) -> Config:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", overrides=overrides)
+            if missing := sorted(OmegaConf.missing_keys(composed)):
+                raise ConfigError(f"{missing[0]}=??? stands for a value that is still to be given: give one")
             return typed(_with_data(composed, data_file, overrides) if data_file else composed)
     except MissingConfigException as error:
-        missing = str(error.missing_cfg_file or "")
-        group = missing.rpartition("/")[0]
+        group, _, name = str(error.missing_cfg_file or "").rpartition("/")
         options = [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
-        name = missing.rpartition("/")[2]
         raise ConfigError(
             f"there is no {group or 'configuration'} {name!r}{nearest(name, options)} (available: {', '.join(options)})"
         ) from error

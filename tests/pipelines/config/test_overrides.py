@@ -53,6 +53,13 @@ def test_any_text_survives(text: str) -> None:
     assert OverridesParser.create().parse_override(as_typed(f"data.train={text}")).value() == text
 
 
+@pytest.mark.parametrize("setting", ["run", "seed", "rl.steps", "data.train", "evaluate.benchmarks"])
+def test_a_value_that_is_still_to_be_given_is_asked_for(setting: str) -> None:
+    """Hydra's ``???`` would leave the default in its place."""
+    with pytest.raises(ConfigError, match=rf"^{setting}(\[0\])?=\?\?\? stands for a value that is still to be given"):
+        load_config([f"{setting}=???"])
+
+
 def test_text_in_lists_and_tables_too() -> None:
     config = load_config(
         [
