@@ -19,7 +19,6 @@ from typing import Any, Self
 
 from actors.deadlines import NamedActor, get
 from actors.failures import Kind
-from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
 from actors.placement import Placement, reserve
 from actors.restarts import Faults
@@ -31,11 +30,11 @@ from actors.verifier.revived import RevivedVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.job.connection import connect
+from pipelines.job.learners import LearnerRanks
 from pipelines.job.settings import (
     actors_environment,
     allocator,
     engine_settings,
-    learner_settings,
     reward_functions,
     reward_rule,
     roles,
@@ -71,7 +70,7 @@ class Session:
         self._verifier: NamedActor | None = None
         """As callers have it."""
         self._verifier_actor: NamedActor | None = None
-        self._learners: LearnerGroup | None = None
+        self._learners = LearnerRanks(config, self._start, self._watch)
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
@@ -83,7 +82,7 @@ class Session:
         return self._watch.faults
 
     def __enter__(self) -> Self:
-        self._waits.enter_context(interruption.ending_waits(self._kill_learners))
+        self._waits.enter_context(interruption.ending_waits(self._learners.end))
         shutil.rmtree(self.weights_directory, ignore_errors=True)
         return self
 
@@ -218,40 +217,22 @@ class Session:
 
     def learners(self) -> LearnerGroup:
         """Learner ranks, joined; a stage loads its own model into those of the stage before."""
-        if self._learners is None:
-            ranks, settings, cluster = self.config.learner.ranks, learner_settings(self.config), self.config.cluster
-            actors = [
-                self._start(
-                    Learner,
-                    "learner",
-                    rank,
-                    f"learner rank {rank}",
-                    *(rank, ranks, settings),
-                    log=f"learner-{rank}",
-                    threads=settings.threads,
-                )
-                for rank in range(ranks)
-            ]
-            micro_batch_tokens = self.config.learner.micro_batch_tokens
-            self._learners = LearnerGroup(actors, micro_batch_tokens, cluster.step_timeout, settings.packing)
-            self._learners.join(cluster.start_timeout, cluster.rendezvous_timeout)
-        return self._learners
+        return self._learners.joined()
 
     def end_dead_learners(self) -> None:
-        """End what is left of a group of which a rank is dead: the others wait for it, and nobody waits for them."""
-        for actor in self._learners.actors if self._learners is not None else ():
-            self._watch.end_dead(actor)
+        """End what is left of a group of which a rank is dead."""
+        self._learners.end_dead()
         self.release_learners()
 
     def weight_sync(self) -> WeightSync:
         """The way of new weights from the learners to the engines, both of which have been started."""
-        if self._fleet is None or self._learners is None:
+        if self._fleet is None or self._learners.group is None:
             raise RuntimeError("weights pass from learners to engines: start both first")
         if self._weight_sync is None:
             cluster, rollout = self.config.cluster, self.config.rollout
             directory = str(self.weights_directory) if cluster.weight_transfer == "file" else None
             self._weight_sync = WeightSync(
-                self._learners,
+                self._learners.group,
                 self._fleet,
                 directory,
                 rollout.dtype,
@@ -265,13 +246,8 @@ class Session:
     def release_learners(self) -> None:
         """End the learner ranks and free what they hold."""
         self._end_weight_sync()
-        self._kill_learners()
-        self._learners = None
-
-    def _kill_learners(self) -> None:
-        """End the actors that threads of the driver wait for while they train, save or publish."""
-        if self._learners is not None:
-            self._watch.end(self._learners.actors)
+        self._learners.end()
+        self._learners.forget()
 
     def _end_rollouts(self) -> None:
         if self._fleet is not None:

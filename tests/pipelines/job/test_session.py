@@ -12,6 +12,7 @@ from rollout_actors import UPDATE, RankWithoutModel, StreamingWorker, workers
 
 from actors.deadlines import ActorFailed, NamedActor
 from pipelines.config.compose import load_config
+from pipelines.job import learners
 from pipelines.job import session as module
 from pipelines.job.session import Session
 from pipelines.runs.folder import RunDirectory
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """Workers and ranks without models, so that only their starting and ending is left; a real verifier."""
     monkeypatch.setattr(module, "RolloutWorker", StreamingWorker)
-    monkeypatch.setattr(module, "Learner", RankWithoutModel)
+    monkeypatch.setattr(learners, "Learner", RankWithoutModel)
     config = load_config([f"output_root={tmp_path}", "run=job", f"cluster.weights_directory={tmp_path}"])
     with RunDirectory(tmp_path, "job") as run:
         yield Session(config, run)
@@ -100,8 +101,8 @@ def test_what_never_came_up_ends_too(session: Session, monkeypatch: pytest.Monke
     with session:
         with pytest.raises(ActorFailed, match=r"learner rank [01] .* failed: ConnectionError"):
             session.learners()
-        assert session._learners is not None
-        actors = session._learners.actors
+        assert session._learners.group is not None
+        actors = session._learners.group.actors
     assert [has_ended(actor) for actor in actors] == [True, True]
 
 
@@ -126,11 +127,11 @@ def test_engines_hold_the_model_that_is_asked_for(session: Session) -> None:
 
 def test_only_the_learners_are_released(session: Session) -> None:
     with session:
-        fleet, learners = session.rollouts("model"), session.learners()
+        fleet, group = session.rollouts("model"), session.learners()
         session.weight_sync()
         session.release_learners()
-        assert [has_ended(actor) for actor in learners.actors] == [True, True]
+        assert [has_ended(actor) for actor in group.actors] == [True, True]
         assert session.rollouts() is fleet
         with pytest.raises(RuntimeError, match="start both first"):
             session.weight_sync()
-        assert session.learners() is not learners
+        assert session.learners() is not group
