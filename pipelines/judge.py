@@ -16,32 +16,19 @@ from statistics import fmean
 
 from pipelines.config import Config, ConfigError
 from pipelines.data.preference_file import PairFile, read_pair_file
-from pipelines.data.schema import PreferencePair
-from pipelines.judgment.decision import Decision
+from pipelines.judgment.decision import PAIRWISE, Decision
 from pipelines.judgment.groups import read_groups
-from pipelines.judgment.journal import JudgingJournal
-from pipelines.judgment.judging import PairwiseJudge
+from pipelines.judgment.judging import in_order
 from pipelines.judgment.opening import open_work, work_of
 from pipelines.judgment.outputs import write_decisions_page, write_preferences, write_rows
-from pipelines.judgment.rating import RatingDecision, rating_keys, ratings, to_rate
-from pipelines.reporting.console import Console, StageProgress
+from pipelines.judgment.rating import POINTWISE, RatingDecision, to_rate
+from pipelines.reporting.console import Console
 from pipelines.runs.command_line import main
 
 
 def read(config: Config, path: str) -> PairFile:
     """The pairs of a file in any known form, labels aside."""
     return read_pair_file(path, on_bad_row=config.data.on_bad_row, ignore=config.data.ignore_columns, labelled=False)
-
-
-async def decide_all(
-    judge: PairwiseJudge, journal: JudgingJournal[Decision], pairs: list[PreferencePair], progress: StageProgress
-) -> list[Decision]:
-    """The decision of every pair, in order."""
-    decided: dict[int, Decision] = {}
-    async for index, decision in journal.decisions(judge, pairs):
-        decided[index] = decision
-        progress.update(len(decided))
-    return [decided[index] for index in range(len(pairs))]
 
 
 def command(config: Config) -> None:
@@ -64,22 +51,10 @@ def rate_file(config: Config) -> None:
         to_rate(group.question, group.responses[position], place=f"{group.id}, response {position}")
         for group, position in places
     ]
-
-    async def rated(judge: PairwiseJudge, journal: JudgingJournal[RatingDecision]) -> list[RatingDecision]:
-        found: dict[int, RatingDecision] = {}
-        async for index, decision in journal.answered(
-            rating_keys(judge, asked),
-            [item.id for item in asked],
-            lambda missing: ratings(judge, [asked[at] for at in missing]),
-        ):
-            found[index] = decision
-            progress.update(len(found))
-        return [found[index] for index in range(len(asked))]
-
     with open_work(config, section, work, RatingDecision, "pointwise") as (judge, journal):
         console.note(f"{judge.model}: {len(asked):,} responses to {len(groups):,} questions")
         with console.progress("judge", len(asked)) as progress:
-            decisions = asyncio.run(rated(judge, journal))
+            decisions = asyncio.run(in_order(journal.answers(judge, POINTWISE, asked), progress.update))
     rows = [
         {"id": group.id, "position": position, **decision.as_json()}
         for (group, position), decision in zip(places, decisions, strict=True)
@@ -104,7 +79,7 @@ def judge_pairs(config: Config) -> None:
     with open_work(config, section, work, Decision) as (judge, journal):
         console.note(f"{judge.model}: {len(file.pairs):,} pairs ({file.schema})")
         with console.progress("judge", len(file.pairs)) as progress:
-            decisions = asyncio.run(decide_all(judge, journal, file.pairs, progress))
+            decisions = asyncio.run(in_order(journal.answers(judge, PAIRWISE, file.pairs), progress.update))
     judged = list(zip(file.pairs, decisions, strict=True))
     write_rows(work.out, [{"id": pair.id, **decision.as_json()} for pair, decision in judged])
     kept = write_preferences(work.beside(".preferences.parquet"), judged)

@@ -13,16 +13,14 @@ from functools import partial
 from typing import cast
 
 from pipelines.config import Config
-from pipelines.judgment.decision import Decision
+from pipelines.judgment.decision import PAIRWISE, Decision
 from pipelines.judgment.groups import read_groups
-from pipelines.judgment.journal import JudgingJournal
-from pipelines.judgment.judging import PairwiseJudge
-from pipelines.judgment.listing import Listing, contests_of, listing_keys, listings, ranking_of
+from pipelines.judgment.listing import LISTWISE, Listing, contests_of, rank_listwise
 from pipelines.judgment.opening import Work, open_work, work_of
 from pipelines.judgment.outputs import write_rows
 from pipelines.judgment.ranking import Group, Ranking, rank_groups
 from pipelines.judgment.tournaments import Method, most_calls
-from pipelines.reporting.console import Console, StageProgress
+from pipelines.reporting.console import Console
 from pipelines.runs.command_line import main
 
 
@@ -51,7 +49,7 @@ def _by_pairs(config: Config, work: Work, groups: list[Group], console: Console)
         with console.progress("rank", total) as progress:
             return asyncio.run(
                 rank_groups(
-                    partial(journal.decisions, judge),
+                    partial(journal.answers, judge, PAIRWISE),
                     groups,
                     method,
                     section.rounds,
@@ -61,22 +59,11 @@ def _by_pairs(config: Config, work: Work, groups: list[Group], console: Console)
 
 
 def _listwise(config: Config, work: Work, groups: list[Group], console: Console) -> list[Ranking]:
-    contests = contests_of(groups)
-
-    async def listed(judge: PairwiseJudge, journal: JudgingJournal[Listing], progress: StageProgress) -> list[Ranking]:
-        found: dict[int, Listing] = {}
-        keys, names = listing_keys(judge, contests), [group.id for group in groups]
-        async for index, listing in journal.answered(
-            keys, names, lambda missing: listings(judge, [contests[at] for at in missing])
-        ):
-            found[index] = listing
-            progress.update(len(found))
-        return [ranking_of(contest, found[index]) for index, contest in enumerate(contests)]
-
+    contests_of(groups)
     with open_work(config, config.rank, work, Listing, "listwise") as (judge, journal):
         console.note(f"{judge.model}: {len(groups):,} groups, each in all rotations")
         with console.progress("rank", len(groups)) as progress:
-            return asyncio.run(listed(judge, journal, progress))
+            return asyncio.run(rank_listwise(partial(journal.answers, judge, LISTWISE), groups, progress.update))
 
 
 if __name__ == "__main__":

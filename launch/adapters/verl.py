@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 from actors.errors import UserError
 from actors.redaction import read_key
 from pipelines.judgment.connection import Connection, Patience
-from pipelines.judgment.decision import hash_of
+from pipelines.judgment.votes import hash_of
 
 try:
     from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase as _Base

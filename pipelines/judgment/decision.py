@@ -1,59 +1,50 @@
-"""From a judge's votes on two responses, in both orders, to one decision: pure functions on plain records."""
+"""Which of two responses is better: the mode `pairwise`, from votes in both orders to one decision."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from actors.verifier.trace import parse
+from actors.messages import Order, Verdict
+from pipelines.data.prompts import PromptTemplate, render
+from pipelines.data.schema import PreferencePair
+from pipelines.judgment.judging import JudgingRule, Mode, Showing
+from pipelines.judgment.votes import Reasons, Record, Vote, failures_of, hash_of, usage_of
 
 Winner = Literal["a", "b", "tie"]
+_Side = Literal["a", "b"]
+_SIDES: tuple[_Side, ...] = get_args(_Side)
 Shown = Literal["a_first", "b_first"]
 """An order: which response the judge read first, as its A."""
 SHOWN: tuple[Shown, ...] = get_args(Shown)
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """One judgment of two responses in one order, or why there is none."""
+_ORDER: dict[str, Order] = {"a_first": "chosen_first", "b_first": "chosen_second"}
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairVote(Vote):
+    """One judgment of two responses in one order, or why there is none. The text's A is the response shown first."""
+
+    FIRST: ClassVar[tuple[str, ...]] = ("order", "number", "winner")
     order: Shown
-    number: int
-    """Which of the votes in its order, from 0."""
-    winner: Literal["a", "b"] | None
+    winner: _Side | None
     """The response that the judge named; None: no verdict, see ``cause``."""
-    cause: str | None
-    """Why nothing could be read: a parse failure, ``prompt_too_long``, or what kept the engine from writing."""
-    probability: float | None
-    """Of the token that carries the verdict, under the distribution it was sampled from."""
-    text: str
-    """What the judge wrote; its A is the response shown first."""
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_hash: str
-    """SHA-256 of the prompt's token ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rationale:
-    """The sections of one judgment. A section that is missing or not closed is None."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rationale(Reasons):
+    """The sections of one judgment of two responses."""
 
+    FIRST: ClassVar[tuple[str, ...]] = ("order",)
     order: Shown
     """How the responses were shown: with ``b_first``, what the text calls A is response b."""
-    type: str | None
-    rubric: str | None
-    solution: str | None
-    evaluation: str | None
-    text: str
-    """The whole judgment."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Record):
     """What a judge decided about two responses."""
 
     winner: Winner
@@ -71,7 +62,7 @@ class Decision:
     """The majority of each order; None where no vote of it could be read."""
     rationale: Rationale | None
     """Of a vote for the winner, from the first order that has one; of a tie, the first that was read."""
-    votes: tuple[Vote, ...]
+    votes: tuple[PairVote, ...]
     usage: Mapping[str, int]
     """``prompt_tokens``, ``completion_tokens`` and ``total_tokens`` of all votes."""
     failures: Mapping[str, int]
@@ -87,24 +78,20 @@ class Decision:
         """Votes that have a verdict."""
         return sum(vote.winner is not None for vote in self.votes)
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, which :meth:`of_json` reads back."""
-        return asdict(self)
-
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> Decision:
-        """The decision that :meth:`as_json` wrote.
+        """The decision that ``as_json`` wrote.
 
         Raises:
             TypeError: a field is missing or unknown.
 
         """
         rationale = None if row.get("rationale") is None else Rationale(**row["rationale"])
-        votes = tuple(Vote(**vote) for vote in row.get("votes", ()))
+        votes = tuple(PairVote(**vote) for vote in row.get("votes", ()))
         return cls(**{**row, "rationale": rationale, "votes": votes})
 
 
-def decide(votes: Sequence[Vote], model: str, weights: str) -> Decision:
+def decide(votes: Sequence[PairVote], model: str, weights: str) -> Decision:
     """One decision from the votes of all orders that were asked.
 
     A response wins if the majority of every order names it. ``confidence`` comes from the probabilities of the
@@ -123,10 +110,6 @@ def decide(votes: Sequence[Vote], model: str, weights: str) -> Decision:
     named = set(verdicts.values())
     winner: Winner = "a" if named == {"a"} else "b" if named == {"b"} else "tie"
     sure = fmean(fmean(map(_support, ballot)) for ballot in ballots.values())
-    usage = {
-        "prompt_tokens": sum(vote.prompt_tokens for vote in votes),
-        "completion_tokens": sum(vote.completion_tokens for vote in votes),
-    }
     return Decision(
         winner=winner,
         score=fmean(fmean(map(_share, ballot)) for ballot in ballots.values()),
@@ -136,24 +119,48 @@ def decide(votes: Sequence[Vote], model: str, weights: str) -> Decision:
         verdicts=verdicts,
         rationale=_rationale(votes, winner),
         votes=tuple(votes),
-        usage={**usage, "total_tokens": sum(usage.values())},
-        failures=dict(Counter(vote.cause for vote in votes if vote.cause is not None)),
+        usage=usage_of(votes),
+        failures=failures_of(votes),
         model=model,
         weights=weights,
         prompt_hash=hash_of(*(ballot[0].prompt_hash for ballot in ballots.values())),
     )
 
 
-def hash_of(*parts: Any) -> str:
-    """SHA-256 of values, hexadecimal."""
-    return hashlib.sha256(",".join(map(str, parts)).encode()).hexdigest()
+class Pairwise(Mode[PreferencePair, PairVote, Decision]):
+    """Asks about pairs, of which response a is the ``chosen`` one, in the orders of the rule."""
+
+    judged = "pairwise"
+
+    def name(self, item: PreferencePair) -> str:
+        """The pair's id."""
+        return item.id
+
+    def showings(self, item: PreferencePair, rule: JudgingRule, template: PromptTemplate) -> Iterator[Showing]:
+        """One for each order; a prompt that came ready made has one, whatever is asked for."""
+        for shown in SHOWN[:1] if item.ready_made else rule.orders:
+            order = _ORDER[shown]
+            yield Showing(render(item, order, template), shown, 2, order)
+
+    def vote(self, showing: Showing, verdict: Verdict | None, written: Mapping[str, Any]) -> PairVote:
+        """The judge's letters as the responses they stand for."""
+        first, second = _SIDES if showing.placed == "a_first" else _SIDES[::-1]
+        winner = {"A": first, "B": second}.get(verdict.side or "") if verdict else None
+        return PairVote(order=showing.placed, winner=winner, **written)
+
+    def decide(self, votes: Sequence[PairVote], model: str, weights: str) -> Decision:
+        """See :func:`decide`."""
+        return decide(votes, model, weights)
 
 
-def _share(vote: Vote) -> float:
+PAIRWISE = Pairwise()
+
+
+def _share(vote: PairVote) -> float:
     return {"a": 1.0, "b": 0.0, None: 0.5}[vote.winner]
 
 
-def _support(vote: Vote) -> float:
+def _support(vote: PairVote) -> float:
     """Probability that a vote gives to a; one whose token could not be told counts as sure."""
     if vote.winner is None:
         return 0.5
@@ -161,17 +168,14 @@ def _support(vote: Vote) -> float:
     return probability if vote.winner == "a" else 1 - probability
 
 
-def _majority(ballot: Sequence[Vote]) -> Winner | None:
+def _majority(ballot: Sequence[PairVote]) -> Winner | None:
     for_a, for_b = (sum(vote.winner == side for vote in ballot) for side in ("a", "b"))
     if for_a == for_b:
         return "tie" if for_a else None
     return "a" if for_a > for_b else "b"
 
 
-def _rationale(votes: Sequence[Vote], winner: Winner) -> Rationale | None:
+def _rationale(votes: Sequence[PairVote], winner: Winner) -> Rationale | None:
     read = [vote for vote in votes if vote.winner is not None]
     vote = next((vote for vote in read if vote.winner == winner), read[0] if read else None)
-    if vote is None:
-        return None
-    parts = parse(vote.text)
-    return Rationale(vote.order, parts.task_type, parts.rubric, parts.solution, parts.evaluation, vote.text)
+    return None if vote is None else Rationale.of(vote.text, "pairwise", order=vote.order)

@@ -6,16 +6,18 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from tempfile import TemporaryDirectory
 
 from pipelines.config.compose import load_config
 from pipelines.data.schema import PreferencePair
-from pipelines.judgment.decision import Decision
-from pipelines.judgment.listing import rank_listwise
+from pipelines.judgment.decision import PAIRWISE, Decision
+from pipelines.judgment.judging import in_order
+from pipelines.judgment.listing import LISTWISE, rank_listwise
 from pipelines.judgment.modes import run_of
 from pipelines.judgment.opening import judge_parts, open_judge
 from pipelines.judgment.ranking import Group, Ranking, RankMethod, rank_groups
-from pipelines.judgment.rating import RatingDecision, ToRate, ratings
+from pipelines.judgment.rating import POINTWISE, RatingDecision, ToRate
 from pipelines.judgment.rewards import Rewards, reward_groups
 from pipelines.runs.folder import RunDirectory
 
@@ -76,23 +78,21 @@ class InProcessJudge:
 
     async def compare(self, pairs: Sequence[PreferencePair]) -> list[Decision]:
         """The decision of every pair, in order; response a is its ``chosen`` one."""
-        found = {index: decision async for index, decision in self._judge.decisions(pairs)}
-        return [found[index] for index in range(len(pairs))]
+        return await in_order(self._judge.answers(PAIRWISE, pairs))
 
     async def score(self, answers: Sequence[ToRate]) -> list[RatingDecision]:
         """The rating of every response, in order."""
-        found = {index: decision async for index, decision in ratings(self._judge, answers)}
-        return [found[index] for index in range(len(answers))]
+        return await in_order(self._judge.answers(POINTWISE, answers))
 
     async def rank(self, groups: Sequence[Group], method: RankMethod, rounds: int) -> list[Ranking]:
         """The ranking of every group, in order."""
         if method == "listwise":
-            return await rank_listwise(self._judge, groups)
-        return await rank_groups(self._judge.decisions, groups, method, rounds)
+            return await rank_listwise(partial(self._judge.answers, LISTWISE), groups)
+        return await rank_groups(partial(self._judge.answers, PAIRWISE), groups, method, rounds)
 
     async def reward(self, groups: Sequence[Group], budget: int) -> list[Rewards]:
         """The rewards of every group, in order."""
-        return await reward_groups(self._judge.decisions, groups, budget)
+        return await reward_groups(partial(self._judge.answers, PAIRWISE), groups, budget)
 
     async def aclose(self) -> None:
         """Nothing of this belongs to an event loop."""

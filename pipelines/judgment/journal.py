@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, get_args
@@ -11,9 +11,8 @@ from actors.errors import UserError
 from actors.jsonl import JsonLines
 from actors.messages import ParseFailure
 from pipelines.data.rows import rows_of
-from pipelines.data.schema import DataError, PreferencePair
-from pipelines.judgment.decision import Decision
-from pipelines.judgment.judging import TOO_LONG, PairwiseJudge
+from pipelines.data.schema import DataError
+from pipelines.judgment.judging import TOO_LONG, EngineJudge, I, Mode, V
 
 _LASTING = {*get_args(ParseFailure), TOO_LONG}
 """Causes that asking again would not change."""
@@ -69,33 +68,22 @@ class JudgingJournal(Generic[K]):
     ) -> None:
         self._file.close()
 
-    def decisions(
-        self: JudgingJournal[Decision], judge: PairwiseJudge, pairs: Sequence[PreferencePair]
-    ) -> AsyncIterator[tuple[int, Decision]]:
-        """As :meth:`PairwiseJudge.decisions`; those that are known come first and are not asked for.
-
-        Raises:
-            JudgmentsFailed: engines failed on some; raised when all others have come.
-
-        """
-        names = [pair.id for pair in pairs]
-        return self.answered(judge.keys(pairs), names, lambda missing: judge.decisions([pairs[at] for at in missing]))
-
-    async def answered(
-        self, keys: Sequence[str], names: Sequence[str], ask: Callable[[list[int]], AsyncIterator[tuple[int, K]]]
+    async def answers(
+        self, judge: EngineJudge, mode: Mode[I, V, K], items: Sequence[I]
     ) -> AsyncIterator[tuple[int, K]]:
-        """The index and the answer of every key; ``ask`` is given the indices of those that are not known.
+        """As :meth:`EngineJudge.answers`; those that are known come first and are not asked for.
 
         Raises:
             JudgmentsFailed: engines failed on some; raised when all others have come.
 
         """
+        keys = judge.keys(mode, items)
         for index, key in enumerate(keys):
             if key in self.known:
                 yield index, self.known[key]
         missing = [index for index, key in enumerate(keys) if key not in self.known]
         failed: list[tuple[int, dict[str, Any]]] = []
-        async for place, decision in ask(missing):
+        async for place, decision in judge.answers(mode, [items[index] for index in missing]):
             index = missing[place]
             if lost := {cause: count for cause, count in decision.failures.items() if cause not in _LASTING}:
                 failed.append((index, lost))
@@ -107,6 +95,6 @@ class JudgingJournal(Generic[K]):
         if failed:
             index, causes = failed[0]
             raise JudgmentsFailed(
-                f"{len(failed)} of {len(missing)} comparisons failed; first: {names[index]}: "
+                f"{len(failed)} of {len(missing)} judgments failed; first: {mode.name(items[index])}: "
                 f"{', '.join(causes)}; run the same command again: what is in the journal is not judged again"
             )

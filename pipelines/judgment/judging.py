@@ -1,27 +1,31 @@
-"""The judging core: pairs of responses to prompts in both orders, prompts to engines, traces to decisions.
+"""The judging core: what is to be judged to prompts, prompts to engines, traces to votes, votes to decisions.
 
-Prompts, engines and the parser are those of training. A response is text in a prompt and nothing else: no control token
-comes from it (:mod:`pipelines.data.tokens`), and a verdict is read from what the judge generated alone.
+One path for all modes; a :class:`Mode` is a template, a row of the parser and what votes come to. Prompts, engines and
+the parser are those of training. A response is text in a prompt and nothing else: no control token comes from it
+(:mod:`pipelines.data.tokens`), and an answer is read from what the judge generated alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from actors.messages import GenerationFailure, JudgeMode, Order, Prompt, Sampling, Side, Trace
+from actors.messages import GenerationFailure, JudgeMode, Order, Prompt, Sampling, Trace, Verdict
 from actors.verifier.trace import VerdictMode, read_verdict
 from pipelines.data.prompts import PromptTemplate, encode_all, render
 from pipelines.data.schema import DataError, PreferencePair, validate
 from pipelines.evaluation.confidence import verdict_logprob
-from pipelines.judgment.decision import SHOWN, Decision, Shown, Vote, decide, hash_of
+from pipelines.judgment.modes import check_mode
+from pipelines.judgment.votes import Vote, hash_of
 
 TOO_LONG = "prompt_too_long"
-"""Cause of a comparison that was not judged, because its prompt leaves no room for a judgment."""
-_ORDER: dict[Shown, Order] = {"a_first": "chosen_first", "b_first": "chosen_second"}
+"""Cause of what was not judged, because its prompt leaves no room for a judgment."""
+I = TypeVar("I")  # noqa: E741
+V = TypeVar("V", bound=Vote)
+D = TypeVar("D")
 
 
 class Engines(Protocol):
@@ -33,17 +37,91 @@ class Engines(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JudgingRule:
-    """How two responses are judged."""
+    """How responses are judged."""
 
-    orders: tuple[Shown, ...]
+    orders: tuple[str, ...]
+    """Of two responses: see :data:`pipelines.judgment.decision.SHOWN`."""
     votes: int
-    """Per order."""
+    """Per prompt."""
     temperature: float
     max_prompt_tokens: int
     max_tokens: int
     """Of one judgment."""
     mode: VerdictMode
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """One prompt about an item."""
+
+    messages: list[dict[str, str]]
+    placed: Any
+    """How the responses stand in it, as the mode's votes name it; tells an item's prompts apart, and sorts them."""
+    responses: int
+    """How many it shows."""
+    order: Order = "chosen_first"
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One vote that is to be cast."""
+
+    item: int
+    """Index of what is judged."""
+    showing: Showing
+    number: int
+    token_ids: tuple[int, ...]
+    prompt_hash: str
+
+    @property
+    def uid(self) -> str:
+        """Of content alone, so that a vote's randomness is the same whoever asks, and with whatever else."""
+        return f"{self.prompt_hash}/{self.number}"
+
+    def prompt(self, name: str, judged: JudgeMode) -> Prompt:
+        """As engines take it."""
+        order, shown = self.showing.order, self.showing.responses
+        return Prompt(
+            self.uid, name, order, "A" if order == "chosen_first" else "B", "all", self.token_ids, judged, shown
+        )
+
+    def written(
+        self, cause: str | None, text: str = "", tokens: int = 0, probability: float | None = None
+    ) -> dict[str, Any]:
+        """The fields of a :class:`Vote`."""
+        return {
+            "number": self.number,
+            "cause": cause,
+            "probability": probability,
+            "text": text,
+            "prompt_tokens": len(self.token_ids) if tokens else 0,
+            "completion_tokens": tokens,
+            "prompt_hash": self.prompt_hash,
+        }
+
+
+class Mode(Generic[I, V, D]):
+    """A way to ask a judge about items, read its votes, and decide by them."""
+
+    judged: JudgeMode
+    """Its row in the parser."""
+
+    def name(self, item: I) -> str:
+        """What messages call an item."""
+        raise NotImplementedError
+
+    def showings(self, item: I, rule: JudgingRule, template: PromptTemplate) -> Iterable[Showing]:
+        """Every prompt about an item; none where there is nothing to ask."""
+        raise NotImplementedError
+
+    def vote(self, showing: Showing, verdict: Verdict | None, written: Mapping[str, Any]) -> V:
+        """The vote that says what was read, or None; ``written`` are the fields of a :class:`Vote`."""
+        raise NotImplementedError
+
+    def decide(self, votes: Sequence[V], model: str, weights: str) -> D:
+        """What all votes on an item come to, given in the order of showings and numbers."""
+        raise NotImplementedError
 
 
 def asked(question: Any, response_a: Any, response_b: Any, place: str = "comparison") -> PreferencePair:
@@ -77,44 +155,16 @@ def encoded_messages(
         yield tuple(token_ids), hash_of(*token_ids)
 
 
-def logprob_of(trace: Trace, side: Side | None, mode: VerdictMode, tokenizer: Any) -> float | None:
-    """Log-probability of the token that carries a trace's verdict; None without a verdict or log-probabilities."""
+def logprob_of(trace: Trace, said: str | None, mode: VerdictMode, tokenizer: Any) -> float | None:
+    """Log-probability of the token that carries what a trace said, a side or a rating; None where that is not known."""
     if not len(trace.logprobs):
         return None
-    return verdict_logprob(trace.token_ids, trace.logprobs, trace.text, side, mode, tokenizer)
+    return verdict_logprob(trace.token_ids, trace.logprobs, trace.text, said, mode, tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ballot:
-    """One vote that is to be cast."""
-
-    pair: int
-    """Index of its pair."""
-    order: Shown
-    number: int
-    token_ids: tuple[int, ...]
-    prompt_hash: str
-
-    @property
-    def uid(self) -> str:
-        """Of content alone, so that a vote's randomness is the same whoever asks, and with whatever else."""
-        return f"{self.prompt_hash}/{self.number}"
-
-    def vote(
-        self,
-        winner: Any,
-        cause: str | None,
-        probability: float | None = None,
-        text: str = "",
-        tokens: int = 0,
-    ) -> Vote:
-        read = len(self.token_ids) if tokens else 0
-        return Vote(self.order, self.number, winner, cause, probability, text, read, tokens, self.prompt_hash)
-
-
-@dataclass(frozen=True, slots=True)
-class PairwiseJudge:
-    """Decides between two responses, with engines that hold one model."""
+class EngineJudge:
+    """A judge with engines that hold one model."""
 
     engines: Engines
     template: PromptTemplate
@@ -142,76 +192,85 @@ class PairwiseJudge:
             raise DataError(f"the prompt template of {self.model} has none for mode {judged}: write one beside it")
         return self.templates[judged]
 
-    def keys(self, pairs: Sequence[PreferencePair]) -> list[str]:
-        """What each pair's decision depends on, as one hash: prompts, rule and weights."""
-        ballots: list[list[str]] = [[] for _ in pairs]
-        for ballot in self._ballots(pairs):
-            ballots[ballot.pair].append(f"{ballot.order}/{ballot.uid}")
-        return [hash_of(self.weights, asdict(self.rule), *ballot) for ballot in ballots]
+    def keys(self, mode: Mode[I, V, D], items: Sequence[I]) -> list[str]:
+        """What each item's decision depends on, as one hash: mode, prompts, rule and weights."""
+        ballots: list[list[str]] = [[] for _ in items]
+        for ballot in self._ballots(mode, items):
+            ballots[ballot.item].append(f"{ballot.showing.placed}/{ballot.uid}")
+        # Journals of pairs are older than the other modes, and their keys hold.
+        named = () if mode.judged == "pairwise" else (mode.judged,)
+        return [hash_of(*named, self.weights, asdict(self.rule), *ballot) for ballot in ballots]
 
-    async def decisions(self, pairs: Sequence[PreferencePair]) -> AsyncIterator[tuple[int, Decision]]:
-        """The index and the decision of every pair, as they are complete; response a is the ``chosen`` one.
+    async def answers(self, mode: Mode[I, V, D], items: Sequence[I]) -> AsyncIterator[tuple[int, D]]:
+        """The index and the decision of every item, as they are complete.
 
         A vote that cannot be read or written has its cause in the decision. Equal prompts are asked once.
 
         Raises:
+            ModeUnsupported: the judge was trained for other modes.
             DeadlineExceeded, ActorFailed: the engines do not answer.
-            DataError: the model's chat template refuses a prompt.
+            DataError: the mode has no template, or the model's chat template refuses a prompt.
 
         """
+        check_mode(self.model, self.modes, mode.judged)
         rule = self.rule
-        cast: list[list[Vote]] = [[] for _ in pairs]
-        wanted = [0] * len(pairs)
-        waiting: dict[str, list[_Ballot]] = {}
-        for ballot in self._ballots(pairs):
-            wanted[ballot.pair] += 1
+        cast: list[list[tuple[Ballot, V]]] = [[] for _ in items]
+        wanted = [0] * len(items)
+        waiting: dict[str, list[Ballot]] = {}
+        for ballot in self._ballots(mode, items):
+            wanted[ballot.item] += 1
             if len(ballot.token_ids) > rule.max_prompt_tokens:
-                cast[ballot.pair].append(ballot.vote(None, TOO_LONG))
+                cast[ballot.item].append((ballot, mode.vote(ballot.showing, None, ballot.written(TOO_LONG))))
             else:
                 waiting.setdefault(ballot.uid, []).append(ballot)
         for index, votes in enumerate(cast):
             if len(votes) == wanted[index]:
-                yield index, self._decide(votes)
+                yield index, self._decide(mode, votes)
+        prompts = [ballot.prompt(mode.name(items[ballot.item]), mode.judged) for ballot, *_ in waiting.values()]
         sampling = Sampling(1, rule.temperature, 1.0, rule.max_tokens, rule.seed, logprobs=True)
-        async for finished in self.engines.generate(_prompts(pairs, waiting), sampling):
+        async for finished in self.engines.generate(prompts, sampling):
             for item in finished:
                 for ballot in waiting.pop(item.prompt_uid):
-                    votes = cast[ballot.pair]
-                    votes.append(self._vote(ballot, item))
-                    if len(votes) == wanted[ballot.pair]:
-                        yield ballot.pair, self._decide(votes)
+                    votes = cast[ballot.item]
+                    votes.append((ballot, mode.vote(ballot.showing, *self._read(mode.judged, ballot, item))))
+                    if len(votes) == wanted[ballot.item]:
+                        yield ballot.item, self._decide(mode, votes)
 
-    def _ballots(self, pairs: Sequence[PreferencePair]) -> Iterator[_Ballot]:
+    def _ballots(self, mode: Mode[I, V, D], items: Sequence[I]) -> Iterator[Ballot]:
+        template = self.template_for(mode.judged)
         asked = [
-            (index, shown)
-            for index, pair in enumerate(pairs)
-            # A prompt that came ready made has one order, whatever is asked for.
-            for shown in (SHOWN[:1] if pair.ready_made else self.rule.orders)
+            (index, showing) for index, item in enumerate(items) for showing in mode.showings(item, self.rule, template)
         ]
-        prompts = encoded(((pairs[index], _ORDER[shown]) for index, shown in asked), self.template, self.tokenizer)
-        for (index, shown), (token_ids, digest) in zip(asked, prompts, strict=True):
+        prompts = encoded_messages((showing.messages for _, showing in asked), self.tokenizer)
+        for (index, showing), (token_ids, digest) in zip(asked, prompts, strict=True):
             for number in range(self.rule.votes):
-                yield _Ballot(index, shown, number, token_ids, digest)
+                yield Ballot(index, showing, number, token_ids, digest)
 
-    def _vote(self, ballot: _Ballot, item: Trace | GenerationFailure) -> Vote:
+    def _read(
+        self, judged: JudgeMode, ballot: Ballot, item: Trace | GenerationFailure
+    ) -> tuple[Verdict | None, dict[str, Any]]:
+        """What was read, or None, and the fields of a :class:`Vote`."""
         if isinstance(item, GenerationFailure):
-            return ballot.vote(None, item.cause, text=item.detail)
-        mode = self.rule.mode
-        verdict = read_verdict(item.text, mode, truncated=item.finish_reason == "length")
-        logprob = logprob_of(item, verdict.side, mode, self.tokenizer)
-        first = "a" if ballot.order == "a_first" else "b"
-        winner = None if verdict.side is None else first if verdict.side == "A" else "b" if first == "a" else "a"
+            return None, ballot.written(item.cause, text=item.detail)
+        mode, truncated, shown = self.rule.mode, item.finish_reason == "length", ballot.showing.responses
+        verdict = read_verdict(item.text, mode, truncated=truncated, judged=judged, responses=shown)
+        # An order has several tokens.
+        rating = None if verdict.rating is None else str(verdict.rating)
+        said = rating if verdict.side is None or verdict.ranking is not None else verdict.side
+        logprob = logprob_of(item, said, mode, self.tokenizer)
         probability = None if logprob is None else min(1.0, math.exp(logprob))
-        return ballot.vote(winner, verdict.cause, probability, item.text, len(item.token_ids))
+        return verdict, ballot.written(verdict.cause, item.text, len(item.token_ids), probability)
 
-    def _decide(self, votes: list[Vote]) -> Decision:
-        return decide(sorted(votes, key=lambda vote: (vote.order, vote.number)), self.model, self.weights)
+    def _decide(self, mode: Mode[I, V, D], votes: list[tuple[Ballot, V]]) -> D:
+        votes.sort(key=lambda cast: (cast[0].showing.placed, cast[0].number))
+        return mode.decide([vote for _, vote in votes], self.model, self.weights)
 
 
-def _prompts(pairs: Sequence[PreferencePair], waiting: dict[str, list[_Ballot]]) -> list[Prompt]:
-    prompts = []
-    for uid, (ballot, *_) in waiting.items():
-        label: Side = "A" if ballot.order == "a_first" else "B"
-        pair = pairs[ballot.pair]
-        prompts.append(Prompt(uid, pair.id, _ORDER[ballot.order], label, pair.domain, ballot.token_ids))
-    return prompts
+async def in_order(answers: AsyncIterator[tuple[int, D]], progress: Callable[[int], None] | None = None) -> list[D]:
+    """All answers by their index. ``progress`` is told how many there are."""
+    found: dict[int, D] = {}
+    async for index, answer in answers:
+        found[index] = answer
+        if progress is not None:
+            progress(len(found))
+    return [found[index] for index in range(len(found))]

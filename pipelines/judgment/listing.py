@@ -1,27 +1,26 @@
-"""Orders of at most four responses that one prompt shows together, averaged over rotated positions."""
+"""The order of at most four responses that one prompt shows: the mode `listwise`, averaged over rotated positions."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from actors.messages import Verdict
 from actors.verifier.trace import LETTERS
-from pipelines.data.prompts import render_list
+from pipelines.data.prompts import PromptTemplate, render_list
 from pipelines.data.schema import DataError, conversation_of
-from pipelines.judgment.asking import Ballot, Written, ballots, cast, keys_of, usage_of
-from pipelines.judgment.judging import PairwiseJudge
-from pipelines.judgment.modes import check_mode
+from pipelines.judgment.judging import JudgingRule, Mode, Showing, in_order
 from pipelines.judgment.ranking import Contest, Group, Ranking, contest_of, ranked
+from pipelines.judgment.votes import Record, Vote, failures_of, usage_of
 
 MOST = len(LETTERS)
 """Responses that one prompt shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListVote(Written):
+class ListVote(Vote):
     """One order of all responses, or why there is none."""
 
     rotation: int
@@ -31,7 +30,7 @@ class ListVote(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Record):
     """All orders that a judge gave for the responses of one group."""
 
     votes: tuple[ListVote, ...]
@@ -40,13 +39,9 @@ class Listing:
     """Votes that could not be read, by cause."""
     model: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, which :meth:`of_json` reads back."""
-        return asdict(self)
-
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> Listing:
-        """The listing that :meth:`as_json` wrote.
+        """The listing that ``as_json`` wrote.
 
         Raises:
             TypeError: a field is missing or unknown.
@@ -89,43 +84,37 @@ def contests_of(groups: Sequence[Group]) -> list[Contest]:
     return contests
 
 
-def listing_keys(judge: PairwiseJudge, contests: Sequence[Contest]) -> list[str]:
-    """What each listing depends on, as one hash."""
-    return keys_of(judge, len(contests), _ballots(judge, contests), "listwise")
+class Listwise(Mode[Contest, ListVote, Listing]):
+    """Asks about contests: each of n contestants stands once in each of n positions. One alone is not asked about."""
 
+    judged = "listwise"
 
-async def listings(judge: PairwiseJudge, contests: Sequence[Contest]) -> AsyncIterator[tuple[int, Listing]]:
-    """The index and all orders of every contest, as they are complete; of one contestant, none.
+    def name(self, item: Contest) -> str:
+        """The group's id."""
+        return item.group.id
 
-    Each of n contestants stands once in each of n positions.
+    def showings(self, item: Contest, rule: JudgingRule, template: PromptTemplate) -> Iterator[Showing]:
+        """One for each rotation."""
+        texts = [item.group.responses[place] for place in item.places]
+        conversation = conversation_of(item.group.question, item.group.id)
+        for rotation in range(len(texts) if len(texts) > 1 else 0):
+            shown = [*texts[rotation:], *texts[:rotation]]
+            yield Showing(render_list(conversation, shown, template), rotation, len(texts))
 
-    Raises:
-        ModeUnsupported: the judge was trained for other modes.
-        DeadlineExceeded, ActorFailed: the engines do not answer.
-        DataError: there is no template for lists, or the model's chat template refuses a prompt.
-
-    """
-    check_mode(judge.model, judge.modes, "listwise")
-    sizes = [len(contest.places) for contest in contests]
-    votes: list[list[ListVote]] = [[] for _ in contests]
-    waiting = list(_ballots(judge, contests))
-    for index, size in enumerate(sizes):
-        if size < 2:
-            yield index, Listing((), usage_of(()), {}, judge.model)
-    async for ballot, verdict, fields in cast(judge, waiting, "listwise", dict(enumerate(sizes))):
-        mine, size = votes[ballot.item], sizes[ballot.item]
+    def vote(self, showing: Showing, verdict: Verdict | None, written: Mapping[str, Any]) -> ListVote:
+        """The judge's letters as the contestants they stand for."""
         order = None
         if verdict is not None and verdict.ranking is not None:
-            order = tuple((LETTERS.index(letter) + ballot.rotation) % size for letter in verdict.ranking)
-        mine.append(ListVote(rotation=ballot.rotation, ranking=order, **fields))
-        if len(mine) == size * judge.rule.votes:
-            yield ballot.item, _listing(mine, judge.model)
+            places = [LETTERS.index(letter) for letter in verdict.ranking]
+            order = tuple((place + showing.placed) % showing.responses for place in places)
+        return ListVote(rotation=showing.placed, ranking=order, **written)
+
+    def decide(self, votes: Sequence[ListVote], model: str, weights: str) -> Listing:
+        """All of them."""
+        return Listing(tuple(votes), usage_of(votes), failures_of(votes), model)
 
 
-def _listing(votes: Sequence[ListVote], model: str) -> Listing:
-    ordered = tuple(sorted(votes, key=lambda vote: (vote.rotation, vote.number)))
-    failures = Counter(vote.cause for vote in ordered if vote.cause is not None)
-    return Listing(ordered, usage_of(ordered), dict(failures), model)
+LISTWISE = Listwise()
 
 
 def ranking_of(contest: Contest, listing: Listing) -> Ranking:
@@ -134,22 +123,17 @@ def ranking_of(contest: Contest, listing: Listing) -> Ranking:
     return ranked(contest, "listwise", listing.shares(), len(listing.votes), listing.usage, listing.failures, model)
 
 
-async def rank_listwise(judge: PairwiseJudge, groups: Sequence[Group]) -> list[Ranking]:
-    """The ranking of every group, in order; see :func:`listings` and :func:`contests_of` for what is raised."""
+async def rank_listwise(
+    ask: Callable[[Sequence[Contest]], AsyncIterator[tuple[int, Listing]]],
+    groups: Sequence[Group],
+    progress: Callable[[int], None] | None = None,
+) -> list[Ranking]:
+    """The ranking of every group, in order; ``ask`` is asked for all listings at once.
+
+    Raises:
+        DataError: see :func:`contests_of`.
+
+    """
     contests = contests_of(groups)
-    found = {index: listing async for index, listing in listings(judge, contests)}
-    return [ranking_of(contest, found[index]) for index, contest in enumerate(contests)]
-
-
-def _ballots(judge: PairwiseJudge, contests: Sequence[Contest]) -> Iterator[Ballot]:
-    template = judge.template_for("listwise")
-
-    def prompts() -> Iterator[tuple[int, int, list[dict[str, str]]]]:
-        for index, contest in enumerate(contests):
-            texts = [contest.group.responses[place] for place in contest.places]
-            conversation = conversation_of(contest.group.question, contest.group.id)
-            for rotation in range(len(texts) if len(texts) > 1 else 0):
-                shown = [*texts[rotation:], *texts[:rotation]]
-                yield index, rotation, render_list(conversation, shown, template)
-
-    return ballots(judge, prompts())
+    found = await in_order(ask(contests), progress)
+    return [ranking_of(contest, listing) for contest, listing in zip(contests, found, strict=True)]

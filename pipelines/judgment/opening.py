@@ -17,7 +17,7 @@ from pipelines.data.rows import stem_of
 from pipelines.job.session import Session
 from pipelines.judgment.decision import SHOWN, Shown
 from pipelines.judgment.journal import JudgingJournal, K
-from pipelines.judgment.judging import JudgingRule, PairwiseJudge
+from pipelines.judgment.judging import EngineJudge, JudgingRule
 from pipelines.judgment.modes import check_mode, mode_templates, modes_of
 from pipelines.judgment.weights import weights_id
 from pipelines.runs.folder import RunDirectory
@@ -122,16 +122,14 @@ def judge_parts(config: Config, section: Judging) -> Parts:
 @contextmanager
 def open_judge(
     config: Config, section: Judging, parts: Parts, run: RunDirectory, eager: bool = False
-) -> Iterator[PairwiseJudge]:
+) -> Iterator[EngineJudge]:
     """A judge whose engines end with this context, and log to ``run``. They start with it where it is ``eager``."""
     with Session(without_learners(config), run) as session:
         if eager:
             session.rollouts(parts.model)
         engines, weights = SessionEngines(session, parts.model), weights_id(parts.model)
         rule, modes = judging_rule(config, section), modes_of(parts.model)
-        yield PairwiseJudge(
-            engines, parts.template, parts.tokenizer, parts.model, weights, rule, modes, parts.templates
-        )
+        yield EngineJudge(engines, parts.template, parts.tokenizer, parts.model, weights, rule, modes, parts.templates)
 
 
 def without_learners(config: Config) -> Config:
@@ -142,7 +140,7 @@ def without_learners(config: Config) -> Config:
 @contextmanager
 def open_work(
     config: Config, section: FileJudging, work: Work, kind: type[K], judged: JudgeMode = "pairwise"
-) -> Iterator[tuple[PairwiseJudge, JudgingJournal[K]]]:
+) -> Iterator[tuple[EngineJudge, JudgingJournal[K]]]:
     """A judge and the journal of a command's work; ``overwrite`` begins it anew.
 
     Raises:

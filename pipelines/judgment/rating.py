@@ -1,43 +1,29 @@
-"""Ratings of single responses on the scale of 1 to 10: the expectation over a judge's votes."""
+"""How good one response is, from 1 to 10: the mode `pointwise`, the expectation over a judge's votes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from actors.verifier.trace import HIGHEST, LOWEST, parse
-from pipelines.data.prompts import render_rating
+from actors.messages import Verdict
+from actors.verifier.trace import HIGHEST, LOWEST
+from pipelines.data.prompts import PromptTemplate, render_rating
 from pipelines.data.schema import DataError, Message, conversation_of, text_field
-from pipelines.judgment.asking import Ballot, Written, ballots, cast, keys_of, usage_of
-from pipelines.judgment.decision import hash_of
-from pipelines.judgment.judging import PairwiseJudge
-from pipelines.judgment.modes import check_mode
+from pipelines.judgment.judging import JudgingRule, Mode, Showing
+from pipelines.judgment.votes import Reasons, Record, Vote, failures_of, hash_of, usage_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RatingVote(Written):
+class RatingVote(Vote):
     """One rating of a response, or why there is none."""
 
     rating: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class RatingReasons:
-    """The sections of one judgment. A section that is missing or not closed is None."""
-
-    type: str | None
-    rubric: str | None
-    solution: str | None
-    evaluation: str | None
-    text: str
-    """The whole judgment."""
-
-
-@dataclass(frozen=True, slots=True)
-class RatingDecision:
+class RatingDecision(Record):
     """How a judge rated one response."""
 
     score: float | None
@@ -46,7 +32,7 @@ class RatingDecision:
     """The mean over the votes that could be read: the expectation under the distribution they were sampled from."""
     scale: tuple[int, int]
     """Lowest and highest rating."""
-    rationale: RatingReasons | None
+    rationale: Reasons | None
     """Of the vote nearest to the rating."""
     votes: tuple[RatingVote, ...]
     usage: Mapping[str, int]
@@ -58,19 +44,15 @@ class RatingDecision:
     """Tells these weights from others."""
     prompt_hash: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values, which :meth:`of_json` reads back."""
-        return asdict(self)
-
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> RatingDecision:
-        """The decision that :meth:`as_json` wrote.
+        """The decision that ``as_json`` wrote.
 
         Raises:
             TypeError: a field is missing or unknown.
 
         """
-        reasons = None if row.get("rationale") is None else RatingReasons(**row["rationale"])
+        reasons = None if row.get("rationale") is None else Reasons(**row["rationale"])
         votes = tuple(RatingVote(**vote) for vote in row.get("votes", ()))
         return cls(**{**row, "rationale": reasons, "votes": votes, "scale": tuple(row.get("scale", ()))})
 
@@ -131,9 +113,7 @@ def rate(votes: Sequence[RatingVote], model: str, weights: str) -> RatingDecisio
     rating = fmean(value for _, value in read) if read else None
     reasons = None
     if rating is not None:
-        text = min(read, key=lambda item: abs(item[1] - rating))[0].text
-        parts = parse(text, "pointwise")
-        reasons = RatingReasons(parts.task_type, parts.rubric, parts.solution, parts.evaluation, text)
+        reasons = Reasons.of(min(read, key=lambda item: abs(item[1] - rating))[0].text, "pointwise")
     return RatingDecision(
         score=None if rating is None else (rating - LOWEST) / (HIGHEST - LOWEST),
         rating=rating,
@@ -141,45 +121,33 @@ def rate(votes: Sequence[RatingVote], model: str, weights: str) -> RatingDecisio
         rationale=reasons,
         votes=tuple(votes),
         usage=usage_of(votes),
-        failures=dict(Counter(vote.cause for vote in votes if vote.cause is not None)),
+        failures=failures_of(votes),
         model=model,
         weights=weights,
         prompt_hash=hash_of(votes[0].prompt_hash),
     )
 
 
-def rating_keys(judge: PairwiseJudge, asked: Sequence[ToRate]) -> list[str]:
-    """What each rating depends on, as one hash."""
-    return keys_of(judge, len(asked), _ballots(judge, asked), "pointwise")
+class Pointwise(Mode[ToRate, RatingVote, RatingDecision]):
+    """Asks about single responses."""
+
+    judged = "pointwise"
+
+    def name(self, item: ToRate) -> str:
+        """Where the response comes from."""
+        return item.id
+
+    def showings(self, item: ToRate, rule: JudgingRule, template: PromptTemplate) -> Iterator[Showing]:
+        """One."""
+        yield Showing(render_rating(item.conversation, item.response, template, item.rubric), 0, 1)
+
+    def vote(self, showing: Showing, verdict: Verdict | None, written: Mapping[str, Any]) -> RatingVote:
+        """The rating as it was read."""
+        return RatingVote(rating=None if verdict is None else verdict.rating, **written)
+
+    def decide(self, votes: Sequence[RatingVote], model: str, weights: str) -> RatingDecision:
+        """See :func:`rate`."""
+        return rate(votes, model, weights)
 
 
-async def ratings(judge: PairwiseJudge, asked: Sequence[ToRate]) -> AsyncIterator[tuple[int, RatingDecision]]:
-    """The index and the rating of every response, as they are complete.
-
-    A vote that cannot be read or written has its cause in the decision.
-
-    Raises:
-        ModeUnsupported: the judge was trained for other modes.
-        DeadlineExceeded, ActorFailed: the engines do not answer.
-        DataError: there is no template for ratings, or the model's chat template refuses a prompt.
-
-    """
-    check_mode(judge.model, judge.modes, "pointwise")
-    votes: list[list[RatingVote]] = [[] for _ in asked]
-    waiting = list(_ballots(judge, asked))
-    async for ballot, verdict, fields in cast(judge, waiting, "pointwise", dict.fromkeys(range(len(asked)), 1)):
-        mine = votes[ballot.item]
-        mine.append(RatingVote(rating=None if verdict is None else verdict.rating, **fields))
-        if len(mine) == judge.rule.votes:
-            yield ballot.item, rate(sorted(mine, key=lambda vote: vote.number), judge.model, judge.weights)
-
-
-def _ballots(judge: PairwiseJudge, asked: Sequence[ToRate]) -> Iterator[Ballot]:
-    template = judge.template_for("pointwise")
-    return ballots(
-        judge,
-        (
-            (index, 0, render_rating(item.conversation, item.response, template, item.rubric))
-            for index, item in enumerate(asked)
-        ),
-    )
+POINTWISE = Pointwise()

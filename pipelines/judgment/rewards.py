@@ -14,9 +14,9 @@ from statistics import fmean
 from typing import Any
 
 from pipelines.data.schema import DataError, conversation_of, text_field
-from pipelines.judgment.decision import hash_of
 from pipelines.judgment.ranking import Decide, Group, Ranking, rank_groups
 from pipelines.judgment.tournaments import Method
+from pipelines.judgment.votes import hash_of
 
 ENGINE_ERROR = "engine_error"
 """Cause of a vote that an engine failed on: asked again, it may be answered."""

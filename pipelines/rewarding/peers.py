@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.data.schema import DataError
-from pipelines.judgment.decision import hash_of
+from pipelines.judgment.votes import hash_of
 
 _PLACE = "{the question of a user}"
 _SYSTEM = ("developer", "system")

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from pipelines.data.schema import DataError
+from pipelines.judgment.modes import ModeUnsupported
 from pipelines.serving.guard import Guard, Metrics
 from pipelines.serving.limits import Refused, Slots
 from pipelines.serving.page import page
@@ -47,6 +48,8 @@ def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAP
             answer = task.result()
             metrics.count_tokens(answer["usage"])
             return answer
+        except ModeUnsupported as error:
+            raise Refused(422, "mode_unsupported", str(error)) from error
         except DataError as error:
             raise Refused(422, "invalid_request", str(error)) from error
         except (ActorFailed, DeadlineExceeded) as error:

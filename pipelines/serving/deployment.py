@@ -24,7 +24,7 @@ from actors.rollout.worker import RolloutWorker
 from pipelines.config import Config
 from pipelines.data.prompts import load_template
 from pipelines.job.settings import actors_environment, engine_settings, replica_role
-from pipelines.judgment.judging import JudgingRule, PairwiseJudge
+from pipelines.judgment.judging import EngineJudge, JudgingRule
 from pipelines.judgment.modes import mode_templates, modes_of
 from pipelines.serving import proxy
 from pipelines.serving.app import build_app
@@ -93,7 +93,7 @@ class Replica:
         """What Ray Serve asks for when the replica has been made."""
         served, model = self._served, self._served.engine.model
         tokenizer = load_tokenizer(model, variables=served.chat_template_kwargs)
-        judge = PairwiseJudge(
+        judge = EngineJudge(
             *(self._fleet, load_template(served.template), tokenizer, model, served.weights, served.rule),
             modes=modes_of(model),
             templates=mode_templates(served.template),

@@ -6,18 +6,19 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
-from actors.messages import GenerationFailure, JudgeMode, Prompt, Sampling, Trace
+from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.data.prompts import encode
-from pipelines.judgment.decision import SHOWN, hash_of
-from pipelines.judgment.judging import TOO_LONG, PairwiseJudge, asked
-from pipelines.judgment.listing import rank_listwise
-from pipelines.judgment.modes import ModeUnsupported, check_mode
+from pipelines.judgment.decision import PAIRWISE, SHOWN
+from pipelines.judgment.judging import TOO_LONG, EngineJudge, asked, in_order
+from pipelines.judgment.listing import LISTWISE, rank_listwise
 from pipelines.judgment.outputs import quoted_passages
 from pipelines.judgment.ranking import Group, rank_groups
-from pipelines.judgment.rating import checked_rubric, ratings, to_rate
+from pipelines.judgment.rating import POINTWISE, checked_rubric, to_rate
 from pipelines.judgment.rewards import reward_groups
+from pipelines.judgment.votes import hash_of
 from pipelines.serving.limits import Limits, Refused
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
 from pipelines.serving.streams import Told, WatchableEngines, WatchedEngines
@@ -26,7 +27,7 @@ from pipelines.serving.streams import Told, WatchableEngines, WatchedEngines
 class Service:
     """One judge. Requests that are answered at the same time share its engines' batches."""
 
-    def __init__(self, judge: PairwiseJudge, limits: Limits) -> None:
+    def __init__(self, judge: EngineJudge, limits: Limits) -> None:
         self.model = judge.model
         self.limits = limits
         self._judge = judge
@@ -46,7 +47,7 @@ class Service:
             rubric = checked_rubric(request.rubric, "request")
             judge = replace(judge, template=judge.template.with_rubric(rubric))
         pair = asked(request.conversation(), request.response_a, request.response_b)
-        (decision,) = [decision async for _, decision in judge.decisions([pair])]
+        (decision,) = await in_order(judge.answers(PAIRWISE, [pair]))
         _refuse_failed(decision.failures, request.too_long)
         if not request.marks:
             return decision.as_json()
@@ -57,13 +58,13 @@ class Service:
 
         Raises:
             DataError: the response cannot be rated, or the template has no place for a rubric.
-            Refused: the judge does not rate, the prompt is too long, or the engines failed on a vote.
+            ModeUnsupported: the judge does not rate.
+            Refused: the prompt is too long, or the engines failed on a vote.
 
         """
         judge = self._asked(request)
-        self._check_mode("pointwise")
         answer = to_rate(request.conversation(), request.response, request.rubric, "request")
-        (decision,) = [decision async for _, decision in ratings(judge, [answer])]
+        (decision,) = await in_order(judge.answers(POINTWISE, [answer]))
         _refuse_failed(decision.failures, request.too_long)
         return decision.as_json()
 
@@ -87,10 +88,9 @@ class Service:
         self._check_count(request.responses)
         group = Group("request", request.conversation(), tuple(request.responses))
         if request.method == "listwise":
-            self._check_mode("listwise")
-            (ranking,) = await rank_listwise(judge, [group])
+            (ranking,) = await rank_listwise(partial(judge.answers, LISTWISE), [group])
         else:
-            (ranking,) = await rank_groups(judge.decisions, [group], request.method, request.rounds)
+            (ranking,) = await rank_groups(partial(judge.answers, PAIRWISE), [group], request.method, request.rounds)
         _refuse_failed(ranking.failures, request.too_long)
         return ranking.as_json()
 
@@ -104,15 +104,9 @@ class Service:
         """
         self._check_count(request.responses)
         group = Group("request", request.conversation(), tuple(request.responses))
-        (rewards,) = await reward_groups(self._judge.decisions, [group], request.budget)
+        (rewards,) = await reward_groups(partial(self._judge.answers, PAIRWISE), [group], request.budget)
         _refuse_failed(rewards.failures, "report")
         return rewards.as_json()
-
-    def _check_mode(self, judged: JudgeMode) -> None:
-        try:
-            check_mode(self.model, self._judge.modes, judged)
-        except ModeUnsupported as error:
-            raise Refused(422, "mode_unsupported", str(error)) from error
 
     def _check_count(self, responses: Sequence[str]) -> None:
         if len(responses) > self.limits.responses:
@@ -170,11 +164,11 @@ class Service:
             },
         }
 
-    def _watched(self, judge: PairwiseJudge, told: Told | None) -> PairwiseJudge:
+    def _watched(self, judge: EngineJudge, told: Told | None) -> EngineJudge:
         """The judge with engines that tell what they write, if it is to be told."""
         return judge if told is None else replace(judge, engines=WatchedEngines(self._engines, told))
 
-    def _asked(self, request: CompareRequest | ScoreRequest | RankRequest) -> PairwiseJudge:
+    def _asked(self, request: CompareRequest | ScoreRequest | RankRequest) -> EngineJudge:
         """The judge under the orders, votes and temperature that a request states."""
         rule = self._judge.rule
         if request.orders is not None:

@@ -9,7 +9,7 @@ from families import FAMILIES
 from fastapi import FastAPI
 from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
 
-from pipelines.judgment.judging import PairwiseJudge
+from pipelines.judgment.judging import EngineJudge
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
@@ -20,5 +20,5 @@ LIMITS = Limits(in_flight=8, body_bytes=20_000, votes=4, responses=5, deadline=6
 
 def scripted_app(engines: Any = None, keys: Sequence[str] = (), limits: Limits = LIMITS, rule: Any = RULE) -> FastAPI:
     """Without engines of its own: the longer response wins."""
-    judge = PairwiseJudge(engines or ScriptedEngines(QWEN, longer), TEMPLATE, QWEN, "judge", "w", rule)
+    judge = EngineJudge(engines or ScriptedEngines(QWEN, longer), TEMPLATE, QWEN, "judge", "w", rule)
     return build_app(Service(judge, limits), keys)

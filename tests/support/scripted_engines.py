@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.messages import Added, GenerationFailure, Prompt, Sampling, Trace
 from pipelines.data.prompts import PromptTemplate
-from pipelines.judgment.judging import JudgingRule, PairwiseJudge
+from pipelines.judgment.judging import EngineJudge, JudgingRule
 
 TEMPLATE = PromptTemplate("{conversation}\nA {response_a} A\nB {response_b} B")
 RULE = JudgingRule(("a_first", "b_first"), 1, 0.0, 4096, 64, "strict", 0)
@@ -72,5 +72,5 @@ def longer(text: str, vote: int = 0) -> str:
     return f"<answer>[[{'A' if len(first) > len(second) else 'B'}]]</answer>"
 
 
-def judge_of(engines: ScriptedEngines, rule: JudgingRule = RULE, weights: str = "w") -> PairwiseJudge:
-    return PairwiseJudge(engines, TEMPLATE, engines.tokenizer, "model", weights, rule)
+def judge_of(engines: ScriptedEngines, rule: JudgingRule = RULE, weights: str = "w") -> EngineJudge:
+    return EngineJudge(engines, TEMPLATE, engines.tokenizer, "model", weights, rule)

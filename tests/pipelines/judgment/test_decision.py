@@ -6,11 +6,21 @@ import json
 
 import pytest
 
-from pipelines.judgment.decision import Decision, Vote, decide
+from pipelines.judgment.decision import Decision, PairVote, decide
 
 
-def vote(order: str, winner: str | None, number: int = 0, probability: float | None = 0.9, text: str = "") -> Vote:
-    return Vote(order, number, winner, None if winner else "none_found", probability, text, 10, 5, f"hash {order}")  # type: ignore[arg-type]
+def vote(order: str, winner: str | None, number: int = 0, probability: float | None = 0.9, text: str = "") -> PairVote:
+    return PairVote(
+        order=order,  # type: ignore[arg-type]
+        number=number,
+        winner=winner,  # type: ignore[arg-type]
+        cause=None if winner else "none_found",
+        probability=probability,
+        text=text,
+        prompt_tokens=10,
+        completion_tokens=5,
+        prompt_hash=f"hash {order}",
+    )
 
 
 def test_both_orders_for_a() -> None:

@@ -14,20 +14,16 @@ from scripted_engines import RULE, TEMPLATE, ScriptedEngines, judge_of, longer
 
 from pipelines.data.prompts import load_template
 from pipelines.data.schema import DataError, PreferencePair
-from pipelines.judgment.decision import Decision
+from pipelines.judgment.decision import PAIRWISE, Decision
 from pipelines.judgment.journal import JudgingJournal, JudgmentsFailed
-from pipelines.judgment.judging import PairwiseJudge, asked, encoded
+from pipelines.judgment.judging import EngineJudge, asked, encoded, in_order
 
 TOKENIZERS = {name: build() for name, build in FAMILIES.items()}
 QWEN = TOKENIZERS["qwen2_5"]
 
 
-def decided(judge: PairwiseJudge, pairs: list[PreferencePair]) -> list[Decision]:
-    async def run() -> dict[int, Decision]:
-        return {index: decision async for index, decision in judge.decisions(pairs)}
-
-    found = asyncio.run(run())
-    return [found[index] for index in range(len(pairs))]
+def decided(judge: EngineJudge, pairs: list[PreferencePair]) -> list[Decision]:
+    return asyncio.run(in_order(judge.answers(PAIRWISE, pairs)))
 
 
 def test_both_orders_of_every_pair_and_equal_prompts_once() -> None:
@@ -85,11 +81,11 @@ def test_the_journal_is_not_asked_again_and_failures_are(tmp_path: Path) -> None
 
     async def run(engines: ScriptedEngines, found: dict[int, Decision]) -> None:
         with JudgingJournal(tmp_path / "journal.jsonl", Decision) as journal:
-            async for index, decision in journal.decisions(judge_of(engines), pairs):
+            async for index, decision in journal.answers(judge_of(engines), PAIRWISE, pairs):
                 found[index] = decision
 
     before: dict[int, Decision] = {}
-    with pytest.raises(JudgmentsFailed, match="1 of 2 comparisons failed"):
+    with pytest.raises(JudgmentsFailed, match="1 of 2 judgments failed"):
         asyncio.run(run(failing, before))
     working, after = ScriptedEngines(QWEN, longer), {}
     asyncio.run(run(working, after))
@@ -101,7 +97,7 @@ def test_the_journal_is_not_asked_again_and_failures_are(tmp_path: Path) -> None
     assert again.asked == []
     # Other weights are another judge.
     other = judge_of(again, weights="other")
-    assert set(other.keys(pairs)).isdisjoint(judge_of(again).keys(pairs))
+    assert set(other.keys(PAIRWISE, pairs)).isdisjoint(judge_of(again).keys(PAIRWISE, pairs))
 
 
 def test_there_are_enough_hostile_responses() -> None:

@@ -16,33 +16,29 @@ from scripted_engines import RULE, ScriptedEngines, judge_of
 from pipelines.data.prompts import PromptTemplate, load_template, render_list, render_rating, template_file
 from pipelines.data.schema import DataError, Message
 from pipelines.judgment.journal import JudgingJournal, JudgmentsFailed
-from pipelines.judgment.judging import PairwiseJudge
-from pipelines.judgment.listing import Listing, contests_of, listings, ranking_of
+from pipelines.judgment.judging import EngineJudge, in_order
+from pipelines.judgment.listing import LISTWISE, Listing, contests_of, ranking_of
 from pipelines.judgment.modes import ModeUnsupported, mode_templates, modes_of
 from pipelines.judgment.ranking import Group, Ranking
-from pipelines.judgment.rating import RatingDecision, ToRate, rating_keys, ratings, to_rate
+from pipelines.judgment.rating import POINTWISE, RatingDecision, ToRate, to_rate
 
 QWEN = FAMILIES["qwen2_5"]()
 Script = Callable[[str, int], str | None]
 
 
-def judge(script: Script, votes: int = 1, **settings: Any) -> PairwiseJudge:
+def judge(script: Script, votes: int = 1, **settings: Any) -> EngineJudge:
     rule = replace(RULE, votes=votes, temperature=1.0 if votes > 1 else 0.0, max_prompt_tokens=10**7)
     return replace(judge_of(ScriptedEngines(QWEN, script), rule), templates=mode_templates("tiny"), **settings)
 
 
-def rated(judge: PairwiseJudge, asked: list[ToRate]) -> list[RatingDecision]:
-    async def run() -> dict[int, RatingDecision]:
-        return {index: decision async for index, decision in ratings(judge, asked)}
-
-    found = asyncio.run(run())
-    return [found[index] for index in range(len(asked))]
+def rated(judge: EngineJudge, asked: list[ToRate]) -> list[RatingDecision]:
+    return asyncio.run(in_order(judge.answers(POINTWISE, asked)))
 
 
-def ranked(judge: PairwiseJudge, *responses: str) -> Ranking:
+def ranked(judge: EngineJudge, *responses: str) -> Ranking:
     async def run() -> Ranking:
         (contest,) = contests_of([Group("g", "q", responses)])
-        ((_, listing),) = [item async for item in listings(judge, [contest])]
+        (listing,) = await in_order(judge.answers(LISTWISE, [contest]))
         assert Listing.of_json(listing.as_json()) == listing
         return ranking_of(contest, listing)
 
@@ -150,7 +146,7 @@ def test_no_rating_and_no_order_stems_from_a_response(written: str) -> None:
 
     async def run() -> list[Listing]:
         groups = [Group(str(at), "q", (text, "good")) for at, text in enumerate(HOSTILE)]
-        return [listing async for _, listing in listings(silent, contests_of(groups))]
+        return await in_order(silent.answers(LISTWISE, contests_of(groups)))
 
     found = asyncio.run(run())
     assert len(found) == len(HOSTILE) >= 500
@@ -197,20 +193,18 @@ def test_the_modes_of_a_run_are_those_it_was_trained_for(tmp_path: Path) -> None
 
 
 def test_a_journal_keeps_ratings_and_asks_for_failures_again(tmp_path: Path) -> None:
-    asked = [to_rate("q", "x"), to_rate("q", "broken")]
+    asked = [to_rate("q", "x", place="x"), to_rate("q", "broken", place="b")]
     failing = judge(lambda text, vote: None if "broken" in text else "<answer>[[5]]</answer>")
     working = judge(lambda text, vote: "<answer>[[7]]</answer>")
 
-    async def run(judge: PairwiseJudge) -> dict[int, float | None]:
+    async def run(judge: EngineJudge) -> dict[int, float | None]:
         found = {}
         with JudgingJournal(tmp_path / "journal.jsonl", RatingDecision) as journal:
-            async for index, decision in journal.answered(
-                rating_keys(judge, asked), ["x", "b"], lambda missing: ratings(judge, [asked[at] for at in missing])
-            ):
+            async for index, decision in journal.answers(judge, POINTWISE, asked):
                 found[index] = decision.rating
         return found
 
-    with pytest.raises(JudgmentsFailed, match="1 of 2 comparisons failed; first: b: engine_error"):
+    with pytest.raises(JudgmentsFailed, match="1 of 2 judgments failed; first: b: engine_error"):
         asyncio.run(run(failing))
     assert asyncio.run(run(working)) == {0: 5.0, 1: 7.0}
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.data.preference_file import load_pairs
 from pipelines.data.schema import PreferencePair
-from pipelines.judgment.decision import Decision, Vote, Winner, decide
+from pipelines.judgment.decision import Decision, PairVote, Winner, decide
 from pipelines.judgment.judging import asked
 from pipelines.judgment.outputs import write_decisions_page, write_preferences, write_rows
 
@@ -19,7 +19,17 @@ def decision(winner: Winner) -> Decision:
     sides = {"a": "aa", "b": "bb", "tie": "ab"}[winner]
     text = "<type>Chat</type><eval><quote_A>wide</quote_A></eval></script><answer>[[A]]</answer>"
     votes = [
-        Vote(order, 0, side, None, 0.9, text, 10, 5, order)  # type: ignore[arg-type]
+        PairVote(
+            order=order,  # type: ignore[arg-type]
+            number=0,
+            winner=side,  # type: ignore[arg-type]
+            cause=None,
+            probability=0.9,
+            text=text,
+            prompt_tokens=10,
+            completion_tokens=5,
+            prompt_hash=order,
+        )
         for order, side in zip(("a_first", "b_first"), sides, strict=True)
     ]
     return decide(votes, "m", "w")

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from actors.redaction import KeyRefused
 from pipelines.config import ConfigError
 from pipelines.data.schema import DataError
 from pipelines.judgment.connection import JudgeRefused, JudgeUnreachable
+from pipelines.judgment.decision import PAIRWISE
 from pipelines.judgment.judge import Judge
-from pipelines.judgment.judging import asked
-from pipelines.judgment.listing import rank_listwise
+from pipelines.judgment.judging import asked, in_order
+from pipelines.judgment.listing import LISTWISE, rank_listwise
 from pipelines.judgment.modes import ModeUnsupported, mode_templates
 from pipelines.judgment.ranking import Group, rank_groups
-from pipelines.judgment.rating import ratings, to_rate
+from pipelines.judgment.rating import POINTWISE, to_rate
 from pipelines.judgment.rewards import reward_groups
 from pipelines.serving.app import build_app
 from pipelines.serving.service import Service
@@ -45,10 +47,10 @@ def test_the_answers_are_those_of_the_judge_itself() -> None:
 
     async def directly() -> Any:
         pairs = [asked(*comparison) for comparison in COMPARISONS]
-        found = {index: decision async for index, decision in inner.decisions(pairs)}
+        decide = partial(inner.answers, PAIRWISE)
         group = Group("g", "q", tuple(RESPONSES))
-        (ranking,) = await rank_groups(inner.decisions, [group], "swiss")
-        return [found[index] for index in range(len(pairs))], ranking, await reward_groups(inner.decisions, [group])
+        (ranking,) = await rank_groups(decide, [group], "swiss")
+        return await in_order(decide(pairs)), ranking, await reward_groups(decide, [group])
 
     decisions, ranking, rewards = asyncio.run(directly())
     with listening(app_of(scripted())) as address, Judge(address) as judge:
@@ -231,8 +233,8 @@ def test_ratings_and_lists_are_those_of_the_judge_itself() -> None:
     inner = replace(judge_of(ScriptedEngines(QWEN, script)), templates=mode_templates("tiny"))
 
     async def directly() -> Any:
-        found = {index: item async for index, item in ratings(inner, [to_rate(*answer) for answer in answers])}
-        return [found[0], found[1]], await rank_listwise(inner, [Group("g", "q", ("x", "y"))])
+        rated = await in_order(inner.answers(POINTWISE, [to_rate(*answer) for answer in answers]))
+        return rated, await rank_listwise(partial(inner.answers, LISTWISE), [Group("g", "q", ("x", "y"))])
 
     rated, ranked = asyncio.run(directly())
     with listening(made()) as address, Judge(address) as judge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from families import qwen2_5
 from scripted_engines import ScriptedEngines, judge_of, longer
 
 from pipelines.data.schema import DataError
+from pipelines.judgment.decision import PAIRWISE
 from pipelines.judgment.groups import read_groups
 from pipelines.judgment.ranking import Group, Ranking, rank_groups
 from pipelines.judgment.tournaments import METHODS, Method
@@ -20,7 +22,7 @@ QWEN = qwen2_5()
 
 
 def ranked(engines: ScriptedEngines, groups: list[Group], method: Method) -> list[Ranking]:
-    return asyncio.run(rank_groups(judge_of(engines).decisions, groups, method))
+    return asyncio.run(rank_groups(partial(judge_of(engines).answers, PAIRWISE), groups, method))
 
 
 def lengths(*sizes: int) -> tuple[str, ...]:

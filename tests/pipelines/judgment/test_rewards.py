@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from scripted_engines import RULE, ScriptedEngines, answers, judge_of, longer
 
 from pipelines.data.schema import DataError
+from pipelines.judgment.decision import PAIRWISE
 from pipelines.judgment.ranking import Group
 from pipelines.judgment.rewards import Rewards, reward_groups, schedule
 from pipelines.judgment.tournaments import most_calls
@@ -25,7 +27,7 @@ Script = Callable[[str, int], str | None]
 
 def rewarded(responses: Sequence[str], script: Script = longer, budget: int = 0, rule: Any = RULE) -> Rewards:
     judge = judge_of(ScriptedEngines(QWEN, script), rule)
-    (found,) = asyncio.run(reward_groups(judge.decisions, [Group("g", "q", tuple(responses))], budget))
+    (found,) = asyncio.run(reward_groups(partial(judge.answers, PAIRWISE), [Group("g", "q", tuple(responses))], budget))
     return found
 
 
@@ -97,7 +99,7 @@ def test_a_failed_engine_leaves_the_whole_group_without_rewards() -> None:
 def test_groups_of_several_sizes_are_asked_together_and_kept_apart() -> None:
     engines = ScriptedEngines(QWEN, longer)
     groups = [Group(str(n), f"q{n}", tuple("x" * length for length in range(1, n + 1))) for n in (1, 2, 9, 3)]
-    found = asyncio.run(reward_groups(judge_of(engines).decisions, groups))
+    found = asyncio.run(reward_groups(partial(judge_of(engines).answers, PAIRWISE), groups))
     assert [len(one.rewards) for one in found] == [1, 2, 9, 3]
     assert found[3].rewards == (0.0, 0.5, 1.0)
     assert found[2].calls == 18
@@ -111,4 +113,4 @@ def test_what_is_no_group_is_refused() -> None:
     ):
         judge = judge_of(ScriptedEngines(QWEN, longer))
         with pytest.raises(DataError, match=said):
-            asyncio.run(reward_groups(judge.decisions, [Group("g", question, responses)]))
+            asyncio.run(reward_groups(partial(judge.answers, PAIRWISE), [Group("g", question, responses)]))

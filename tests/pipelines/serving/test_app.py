@@ -17,7 +17,7 @@ from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
 
 from actors.deadlines import ActorFailed
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
-from pipelines.judgment.judging import PairwiseJudge
+from pipelines.judgment.judging import EngineJudge
 from pipelines.judgment.modes import mode_templates
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
@@ -281,7 +281,7 @@ def test_a_defect_is_an_error_object_and_counted(caplog: pytest.LogCaptureFixtur
 
 def moded(script: Any, modes: Any = None) -> TestClient:
     engines = ScriptedEngines(QWEN, script)
-    judge = PairwiseJudge(engines, TEMPLATE, QWEN, "judge", "w", RULE, modes, mode_templates("tiny"))
+    judge = EngineJudge(engines, TEMPLATE, QWEN, "judge", "w", RULE, modes, mode_templates("tiny"))
     return TestClient(build_app(Service(judge, LIMITS), ()), raise_server_exceptions=False)
 
 
@@ -317,12 +317,16 @@ def test_a_mode_that_the_judge_was_not_trained_for_is_refused() -> None:
     refused(pairwise.post("/v1/rank", json=lists), 422, "mode_unsupported")
     # The server goes on.
     assert pairwise.get("/health").status_code == 200
+    rating = moded(lambda text, vote: "<answer>[[7]]</answer>", ("pointwise",))
+    for body in (PAIR, {**PAIR, "stream": True}):
+        refused(rating.post("/v1/compare", json=body), 422, "mode_unsupported")
+    refused(rating.post("/v1/reward", json={"prompt": "q", "responses": ["x", "y"]}), 422, "mode_unsupported")
 
 
 def test_two_responses_are_compared_by_a_rubric() -> None:
     template = replace(TEMPLATE, rubric="by {rubric}")
     engines = ScriptedEngines(QWEN, lambda text, vote: f"<answer>[[{'A' if 'by {kind}' in text else 'B'}]]</answer>")
-    judge = PairwiseJudge(engines, template, QWEN, "judge", "w", replace(RULE, orders=("a_first",)))
+    judge = EngineJudge(engines, template, QWEN, "judge", "w", replace(RULE, orders=("a_first",)))
     http = TestClient(build_app(Service(judge, LIMITS), ()), raise_server_exceptions=False)
     assert http.post("/v1/compare", json={**PAIR, "rubric": "{kind}"}).json()["winner"] == "a"
     assert http.post("/v1/compare", json=PAIR).json()["winner"] == "b", "of one request alone"
