@@ -57,7 +57,7 @@ def order(method: Method, n: int, results: Results, scores: Sequence[float]) -> 
 
 
 def _circle(n: int, reach: int) -> list[Pair]:
-    pairs = {_pair(i, (i + step) % n) for step in range(1, reach + 1) for i in range(n) if step % n}
+    pairs = {_pair(i, (i + step) % n) for step in range(1, min(reach, n - 1) + 1) for i in range(n)}
     return sorted(pairs)
 
 
@@ -85,6 +85,8 @@ def _swiss(n: int, results: Results, count: int) -> list[list[Pair]]:
     rested: set[int] = set()
     rounds: list[list[Pair]] = []
     for _ in range(count):
+        if len(met) == n * (n - 1) // 2:
+            break
         standing = sorted(range(n), key=lambda i: (-points[i], i))
         if n % 2:
             rests = next((i for i in reversed(standing) if i not in rested), standing[-1])

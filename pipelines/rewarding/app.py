@@ -15,14 +15,16 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from actors.errors import UserError
-from pipelines.data.schema import DataError
+from pipelines.data.schema import DataError, conversation_of, text_field
 from pipelines.judgment.connection import JudgeUnreachable
 from pipelines.judgment.rewards import Rewards
 from pipelines.rewarding.gathering import Gatherer, GatherRule, GroupFailed, GroupMismatch, JudgeGroup, Reward
 from pipelines.rewarding.peers import PolicyText, Sample, gym_messages, gym_sample, gym_text, openrlhf_samples
 from pipelines.serving.limits import Refused, check_key
+from pipelines.serving.refusals import DEFECT, error_response, invalid_body, of_request, unread
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -74,6 +76,9 @@ def build_app(judge: JudgeGroup, model: str, taken: Taken) -> FastAPI:
     async def join(sample: Sample, size: int | None) -> Reward:
         if size is None:
             raise Refused(422, "no_group_size", "start the server with reward.group_size: this form does not state it")
+        # A text that cannot be judged would take the whole group with it.
+        conversation_of(sample.question, "request")
+        text_field({"response": sample.response}, "response", "request")
         place = sample.key, sample.response
         if sample.member is None and place in unjudged:
             return unjudged[place]
@@ -125,7 +130,10 @@ def build_app(judge: JudgeGroup, model: str, taken: Taken) -> FastAPI:
     @app.post("/compare")
     async def compare(body: dict[str, Any], request: Request) -> dict[str, Any]:
         """NeMo Gym's comparison of responses that are all there."""
-        responses = [gym_text(item) for item in body.get("response_objs") or ()]
+        stated = body.get("response_objs") or []
+        if not isinstance(stated, list):
+            raise DataError(f"response_objs: must be a list, not {type(stated).__name__}")
+        responses = [gym_text(item) for item in stated]
         if not responses:
             return {"rewards": [], "comparison_results": [], "metrics": {}}
         question = gym_messages(body.get("conversation_history"))
@@ -196,16 +204,13 @@ def _refusals(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
     on(Refused, lambda error: answer(error.status, error.code, str(error), error.retry_after))
-    on(DataError, lambda error: answer(422, "invalid_request", str(error)))
+    on(DataError, lambda error: answer(422, "invalid_request", of_request(str(error))))
     on(GroupMismatch, lambda error: answer(409, "group_mismatch", str(error)))
     on(GroupFailed, lambda error: answer(503, "group_failed", str(error), 1))
     on(JudgeUnreachable, lambda error: answer(503, "judge_unreachable", str(error), 1))
     on(UserError, lambda error: answer(502, "judge_refused", str(error)))
     # The client reads no answer any more; 499 is what proxies log in its place.
     on(ClientGone, lambda error: answer(499, "client_gone", "the client closed its connection"))
-    on(RequestValidationError, lambda error: answer(422, "invalid_request", _first(error)))
-
-
-def _first(error: RequestValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}".lstrip(": ")
+    on(RequestValidationError, lambda error: answer(422, "invalid_request", invalid_body(error.errors())[0]))
+    on(HTTPException, lambda error: error_response(unread(error), headers=error.headers))
+    on(Exception, lambda error: error_response(DEFECT))

@@ -89,11 +89,15 @@ def openrlhf_samples(body: Mapping[str, Any], policy: PolicyText, question_in: s
 
     """
     queries, prompts, labels = (body.get(name) or [] for name in ("query", "prompts", "labels"))
+    if other := next((one for one in (queries, prompts, labels) if not isinstance(one, list)), None):
+        raise DataError(f"query, prompts and labels must be lists, not {type(other).__name__}")
     if not queries or not len(queries) == len(prompts) == len(labels):
         counts = f"{len(queries)}, {len(prompts)} and {len(labels)}"
         raise DataError(f"query, prompts and labels must be lists of the same length, not of {counts} entries")
     samples = []
     for query, prompt, label in zip(queries, prompts, labels, strict=True):
+        if not isinstance(query, str) or not isinstance(prompt, str):
+            raise DataError("a query or a prompt is no text")
         if question_in == "label" and (not isinstance(label, str) or not label.strip()):
             raise DataError("a label is no text: reward.question=label takes the question from it")
         question = label if question_in == "label" else policy.question(prompt)
@@ -108,7 +112,8 @@ def gym_sample(body: Mapping[str, Any]) -> Sample:
         DataError: the input or the response holds no text.
 
     """
-    question = gym_messages((body.get("responses_create_params") or {}).get("input"))
+    params = body.get("responses_create_params")
+    question = gym_messages(params.get("input") if isinstance(params, Mapping) else None)
     names = ("_ng_group_id", "_ng_group_attempt", "_ng_task_index", "prompt_id")
     member = body.get("_ng_rollout_index")
     key = hash_of("gym", *(body.get(name) for name in names), question)
@@ -125,9 +130,11 @@ def gym_messages(given: Any) -> list[dict[str, str]]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     messages = []
-    for number, item in enumerate(given or (), 1):
+    if not isinstance(given, list):
+        raise DataError("input: must be a text or a list of messages")
+    for number, item in enumerate(given, 1):
         role = item.get("role") if isinstance(item, Mapping) else None
-        if role is None:
+        if not isinstance(role, str):
             raise DataError(f"input, item {number}: no message: a judge reads conversations of text alone")
         messages.append({"role": "system" if role in _SYSTEM else role, "content": _content(item.get("content"))})
     return messages

@@ -18,7 +18,7 @@ from pipelines.judgment.modes import ModeUnsupported
 from pipelines.serving.guard import Guard, Metrics
 from pipelines.serving.limits import Refused, Slots
 from pipelines.serving.page import page
-from pipelines.serving.refusals import DEFECT, error_object, error_response
+from pipelines.serving.refusals import DEFECT, error_object, error_response, invalid_body, of_request, unread
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
 from pipelines.serving.service import Service
 from pipelines.serving.streams import Answer, Comparison, Completion, streamed
@@ -31,7 +31,13 @@ def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAP
     app = FastAPI(title="Reasoning reward model", description="Compares, ranks and rewards responses, with reasons.")
     slots, metrics = Slots(service.limits.in_flight), Metrics()
     app.add_middleware(
-        Guard, keys=keys, slots=slots, body_bytes=service.limits.body_bytes, metrics=metrics, routes=app.routes
+        Guard,
+        keys=keys,
+        slots=slots,
+        body_bytes=service.limits.body_bytes,
+        body_seconds=service.limits.deadline,
+        metrics=metrics,
+        routes=app.routes,
     )
 
     async def answered(http: Request, work: Awaitable[Answer]) -> Answer:
@@ -51,7 +57,7 @@ def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAP
         except ModeUnsupported as error:
             raise Refused(422, "mode_unsupported", str(error)) from error
         except DataError as error:
-            raise Refused(422, "invalid_request", str(error)) from error
+            raise Refused(422, "invalid_request", of_request(str(error))) from error
         except (ActorFailed, DeadlineExceeded) as error:
             raise Refused(503, "engine_unavailable", str(error), retry_after=5) from error
         finally:
@@ -121,14 +127,12 @@ def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAP
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        # The first part says "body"; numbers are positions in a list, or in the text where it is no JSON.
-        field = ".".join(map(str, first["loc"][1:])) or None
-        return error_response(Refused(422, "invalid_request", first["msg"]), param=field)
+        said, field = invalid_body(error.errors())
+        return error_response(Refused(422, "invalid_request", said), param=field)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return error_response(Refused(error.status_code, "invalid_request", str(error.detail)))
+        return error_response(unread(error), headers=error.headers)
 
     return app
 

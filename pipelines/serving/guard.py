@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ class Guard:
         keys: Sequence[str],
         slots: Slots,
         body_bytes: int,
+        body_seconds: float,
         metrics: Metrics,
         routes: Sequence[BaseRoute],
     ) -> None:
@@ -57,6 +59,7 @@ class Guard:
         self._keys = keys
         self._slots = slots
         self._body_bytes = body_bytes
+        self._body_seconds = body_seconds
         self._metrics = metrics
         self._routes = routes
 
@@ -75,7 +78,7 @@ class Guard:
 
         try:
             with self._admitted(scope):
-                await self._app(scope, receive, noted)
+                await self._app(scope, _in_time(receive, self._body_seconds), noted)
         except Refused as refusal:
             await error_response(refusal)(scope, receive, noted)
         except Exception:
@@ -103,6 +106,26 @@ class Guard:
             return nullcontext()
         _check_length(headers.get("content-length"), self._body_bytes)
         return self._slots.slot()
+
+
+def _in_time(receive: Receive, seconds: float) -> Receive:
+    """``receive`` for a body that must be whole within ``seconds``: one that stalls would hold its slot."""
+    deadline = time.monotonic() + seconds
+    whole = False
+
+    async def received() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                message = await receive()
+        except TimeoutError as error:
+            raise Refused(408, "request_timeout", f"the body was not whole within {seconds:g} s") from error
+        whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    return received
 
 
 def _check_length(stated: str | None, most: int) -> None:

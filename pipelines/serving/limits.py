@@ -58,7 +58,7 @@ def read_keys(path: str | None, host: str, section: str = "serve") -> tuple[str,
     if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"{section}.keys={path}: others may read or change it: chmod 600 {path}")
     try:
-        keys = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        keys = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except UnicodeDecodeError as error:
         raise ConfigError(f"{section}.keys={path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
     if not keys:

@@ -25,7 +25,7 @@ class _Asked(_Body):
     messages: list[Turn] | None = Field(None, description="A conversation that ends with the user.")
     orders: Literal["both", "a_first", "b_first"] | None = None
     votes: int | None = Field(None, ge=1, description="Judgments of each order; more than one needs a temperature.")
-    temperature: float | None = Field(None, ge=0, le=2, strict=False)
+    temperature: float | None = Field(None, ge=0, le=2)
     too_long: Literal["refuse", "report"] = Field(
         "refuse", description="What leaves no room for a judgment: status 422, or an answer with it among `failures`."
     )
@@ -116,6 +116,14 @@ class ChatRequest(BaseModel):
     seed: int | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, stated: Any) -> Any:
+        """OpenAI's API takes null for what is not set."""
+        return (
+            {name: value for name, value in stated.items() if value is not None} if isinstance(stated, dict) else stated
+        )
 
     @property
     def wants_usage(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.data.prompts import encode
+from pipelines.data.schema import check_unicode
 from pipelines.judgment.decision import PAIRWISE, SHOWN
 from pipelines.judgment.judging import TOO_LONG, EngineJudge, asked, in_order
 from pipelines.judgment.listing import LISTWISE, rank_listwise
@@ -120,12 +121,15 @@ class Service:
         """The model's own completion of a conversation, in OpenAI's form. ``told`` gets its choices while they grow.
 
         Raises:
+            DataError: a text is no valid Unicode, or the model's chat template refuses the conversation.
             Refused: 404 for another model; the prompt is too long, or the engines failed.
 
         """
         if request.model != self.model:
             raise Refused(404, "model_not_found", f"the model here is {self.model!r}, not {request.model!r}")
-        token_ids = tuple(encode([turn.plain() for turn in request.messages], self._judge.tokenizer))
+        messages = [turn.plain() for turn in request.messages]
+        check_unicode({"messages": messages}, "request")
+        token_ids = tuple(encode(messages, self._judge.tokenizer))
         if len(token_ids) > self._judge.rule.max_prompt_tokens:
             _refuse_failed({TOO_LONG: 1})
         longest = request.max_completion_tokens or request.max_tokens or self._judge.rule.max_tokens

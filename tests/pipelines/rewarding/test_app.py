@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 from families import FAMILIES
+from fastapi.testclient import TestClient
 from scripted_engines import ScriptedEngines, longer
 from served import Faulty, app_of, listening
 
@@ -158,7 +159,7 @@ def test_keys_in_a_header_or_in_the_address() -> None:
     ("route", "body", "status", "said"),
     [
         ("/openrlhf", {"query": ["x"]}, 422, "same length"),
-        ("/openrlhf", [1], 422, "dictionary"),
+        ("/openrlhf", [1], 422, "must be a JSON object"),
         ("/openrlhf", {"query": ["q" * 200_000], "prompts": ["q"], "labels": [""]}, 413, "at most 100000"),
         ("/v1/reward/member", {"group": "g", "size": 1, "prompt": "q", "response": "x"}, 422, "size"),
         ("/v1/reward/member", {"group": "g", "size": 2, "prompt": "q", "response": 3}, 422, "response"),
@@ -166,6 +167,16 @@ def test_keys_in_a_header_or_in_the_address() -> None:
         ("/openrlhf", {"query": ["x", "y", "z"], "prompts": [""] * 3, "labels": [""] * 3}, 422, "message is empty"),
         ("/verify", {"responses_create_params": {"input": "q"}}, 422, "no `output`"),
         ("/compare", {"response_objs": [{"output": []}], "conversation_history": []}, 422, "list of"),
+        ("/compare", {"response_objs": 5}, 422, "must be a list, not int"),
+        # At once, and not when the group is whole: its siblings are judged without it.
+        ("/v1/reward/member", {"group": "g", "size": 2, "prompt": "", "response": "x"}, 422, "message is empty"),
+        (
+            "/v1/reward/member",
+            {"group": "g", "size": 2, "prompt": [{"role": "user"}], "response": "x"},
+            422,
+            "needs text",
+        ),
+        ("/nothing", {}, 404, "no such route"),
     ],
 )
 def test_what_is_no_request_is_refused(route: str, body: Any, status: int, said: str) -> None:
@@ -173,6 +184,23 @@ def test_what_is_no_request_is_refused(route: str, body: Any, status: int, said:
         (answer,) = ask(address, [body], route)
         assert answer.status_code == status, answer.text
         assert said in json.dumps(answer.json()["error"])
+
+
+def test_bodies_that_are_no_json_and_defects_are_error_objects() -> None:
+    async def broken(question: Any, responses: Sequence[str]) -> Any:
+        raise KeyError("ours")
+
+    http = TestClient(build_app(broken, "judge", taken()), raise_server_exceptions=False)
+    for content, status, said in (
+        (b'{"query": "\xff"}', 400, "not UTF-8"),
+        (b"[" * 50_000, 400, "nested too deeply"),
+        (b"{", 422, "no JSON"),
+        (b'{"query": ["\\ud800"], "prompts": [""], "labels": [""]}', 422, "empty"),
+    ):
+        answer = http.post("/openrlhf", content=content, headers={"content-type": "application/json"})
+        assert (answer.status_code, said in answer.json()["error"]["message"]) == (status, True), answer.text
+    asked = {"conversation_history": "q", "response_objs": [{"output": []}]}
+    assert http.post("/compare", json=asked).json()["error"]["code"] == "internal_error"
 
 
 def test_a_size_that_nobody_states() -> None:

@@ -52,6 +52,10 @@ def test_the_question_may_be_the_label() -> None:
         ({"query": ["pa"], "prompts": ["p", "p"], "labels": [None]}, "prompt", "not of 1, 2 and 1"),
         ({"query": ["other"], "prompts": ["p"], "labels": [None]}, "prompt", "does not begin with its prompt"),
         ({"query": ["pa"], "prompts": ["p"], "labels": [None]}, "label", "a label is no text"),
+        ({"query": "p", "prompts": "p", "labels": "p"}, "prompt", "must be lists, not str"),
+        ({"query": 3, "prompts": ["p"], "labels": [""]}, "prompt", "must be lists, not int"),
+        ({"query": [3], "prompts": ["p"], "labels": [""]}, "prompt", "no text"),
+        ({"query": ["pa"], "prompts": [None], "labels": ["l"]}, "label", "no text"),
     ],
 )
 def test_what_is_no_request_of_openrlhf(body: Any, where: str, said: str) -> None:
@@ -112,6 +116,13 @@ def test_what_holds_no_text_for_a_judge() -> None:
     assert gym_text({"output": []}) == ""
     with pytest.raises(DataError, match="item 1: no message"):
         gym_messages([{"type": "function_call_output", "output": "x"}])
+    with pytest.raises(DataError, match="item 1: no message"):
+        gym_messages([{"role": {"name": "user"}, "content": "x"}])
+    for given in (None, 5, {"role": "user"}):
+        with pytest.raises(DataError, match="a text or a list of messages"):
+            gym_messages(given)
+    with pytest.raises(DataError, match="a text or a list of messages"):
+        gym_sample({"responses_create_params": 3, "response": {"output": []}})
     for response in (None, {}, {"output": "x"}):
         with pytest.raises(DataError, match="no `output`"):
             gym_text(response)

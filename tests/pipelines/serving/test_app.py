@@ -65,13 +65,21 @@ def test_a_conversation_is_a_question() -> None:
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [
-        ({**PAIR, "extra": 1}, "invalid_request", "Extra inputs"),
+        ({**PAIR, "extra": 1}, "invalid_request", "extra: no such field"),
         ({**PAIR, "response_a": 5}, "invalid_request", "valid string"),
         ({**PAIR, "response_a": None}, "invalid_request", "valid string"),
         ({"question": "q", "response_a": "x"}, "invalid_request", "required"),
         ({**PAIR, "messages": [{"role": "user", "content": "q"}]}, "invalid_request", "either"),
         ({"response_a": "x", "response_b": "y"}, "invalid_request", "either"),
-        ({**PAIR, "response_a": "short"}, "invalid_request", "both responses are equal"),
+        ({**PAIR, "response_a": "short"}, "invalid_request", "so neither is better"),
+        ({**PAIR, "temperature": "0.5"}, "invalid_request", "temperature: Input should be a valid number"),
+        ({**PAIR, "temperature": True}, "invalid_request", "temperature: Input should be a valid number"),
+        ({**PAIR, "votes": 10**30, "temperature": 1.0}, "too_many_votes", "at most 4"),
+        (
+            {"messages": [{"role": "tool", "content": "q"}]} | {k: PAIR[k] for k in ("response_a", "response_b")},
+            "invalid_request",
+            "messages.0.role",
+        ),
         ({**PAIR, "response_a": " "}, "invalid_request", "empty"),
         ({**PAIR, "question": ""}, "invalid_request", "empty"),
         ({**PAIR, "votes": 0}, "invalid_request", "greater than or equal to 1"),
@@ -80,26 +88,67 @@ def test_a_conversation_is_a_question() -> None:
         ({**PAIR, "orders": "c_first"}, "invalid_request", "both"),
         ({**PAIR, "temperature": 9}, "invalid_request", "less than or equal to 2"),
         ({**PAIR, "response_a": "long " * 5000}, "request_too_large", "at most 20000"),
-        ([1], "invalid_request", "valid"),
+        ([1], "invalid_request", "the body must be a JSON object"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(body: Any, code: str, said: str) -> None:
     status = 413 if code == "request_too_large" else 422
-    assert said in refused(client().post("/v1/compare", json=body), status, code)
+    message = refused(client().post("/v1/compare", json=body), status, code)
+    assert said in message
+    assert "row" not in message, "there are none here"
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"\xff\xfe{}", b"", b'{"question": "\\ud800", "response_a": "x", "response_b": "y"}']
+    ("content", "status", "said"),
+    [
+        (b"{", 422, "the body is no JSON: Expecting property name"),
+        (b"\xff\xfe{}", 422, "the body is no JSON"),
+        (b'{"question": "\xff"}', 400, "the body is no JSON: not UTF-8"),
+        (b"[" * 50_000, 413, "at most 20000"),
+        (b"[" * 15_000, 400, "the body is no JSON: nested too deeply"),
+        (b'{"votes": ' + b"9" * 5000 + b"}", 400, "the body is no JSON: Exceeds the limit (4300 digits)"),
+        (b"", 422, "the body is empty: it must be a JSON object"),
+        (b'{"question": "\\ud800", "response_a": "x", "response_b": "y"}', 422, "half of a surrogate pair: repair it"),
+        (b'{"\\ud800": 1}', 422, "unicode"),
+        (b'{"question": "q", "response_a": "x", "response_b": "y", "temperature": NaN}', 422, "temperature"),
+    ],
 )
-def test_what_is_no_json_text_is_refused(content: bytes) -> None:
-    response = client().post("/v1/compare", content=content, headers={"content-type": "application/json"})
-    assert response.status_code in (400, 422)
-    assert response.json()["error"]["type"] == "invalid_request_error"
+def test_what_is_no_json_text_is_refused(content: bytes, status: int, said: str) -> None:
+    http = client()
+    response = http.post("/v1/compare", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert said in error["message"]
+    assert http.get("/health").json()["in_flight"] == 0
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_json_that_is_not_said_to_be_json_is_answered_with_the_header(kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    response = client().post("/v1/compare", content=json.dumps(PAIR).encode(), headers=headers)
+    assert "Content-Type: application/json" in refused(response, 422, "invalid_request")
+
+
+def test_a_field_of_several_types_is_named_by_its_place() -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+    response = client().post("/v1/reward", json={"prompt": parts, "responses": ["x", "y"]})
+    assert "prompt.0.content: Input should be a valid string" in refused(response, 422, "invalid_request")
+    assert response.json()["error"]["param"] == "prompt.0.content"
+
+
+@pytest.mark.parametrize("method", ["circular", "swiss"])
+def test_more_rounds_than_there_are_pairs_end_when_all_have_met(method: str) -> None:
+    body = {"question": "q", "responses": ["x", "yy", "zzz"], "method": method, "rounds": 10**30}
+    answer = client().post("/v1/rank", json=body).json()
+    assert (answer["ranking"], answer["calls"]) == ([2, 1, 0], 3)
 
 
 def test_other_routes_and_methods_are_refused_in_the_same_form() -> None:
     refused(client().get("/v1/nothing"), 404, "invalid_request")
-    refused(client().get("/v1/compare"), 405, "invalid_request")
+    wrong = client().get("/v1/compare")
+    refused(wrong, 405, "invalid_request")
+    assert wrong.headers["allow"] == "POST"
 
 
 def test_a_body_of_no_stated_length_is_refused() -> None:
@@ -247,6 +296,19 @@ class _Uid:
             yield [replace(item, prompt_uid=item.prompt_uid.removesuffix("/0")) for item in news]
 
 
+def test_a_conversation_that_cannot_be_completed_is_refused_and_null_is_what_is_not_set() -> None:
+    engines = ScriptedEngines(QWEN, lambda text, vote: "fine")
+    http = client(_Uid(engines))
+
+    def asked(content: str, **more: Any) -> Any:
+        body = {"model": "judge", "messages": [{"role": "user", "content": content}], **more}
+        return http.post("/v1/chat/completions", content=json.dumps(body), headers={"content-type": "application/json"})
+
+    assert "surrogate" in refused(asked("\ud800"), 422, "invalid_request")
+    nulls = dict.fromkeys(("temperature", "top_p", "n", "stream", "max_tokens", "seed", "stop", "stream_options"))
+    assert asked("q", **nulls).json()["choices"][0]["message"]["content"] == "fine"
+
+
 def test_metrics_count_by_route_and_status() -> None:
     http = client()
     http.post("/v1/compare", json=PAIR)
@@ -340,7 +402,7 @@ def test_two_responses_are_compared_by_a_rubric() -> None:
         ("score", {"question": "q"}, "required"),
         ("score", {"question": "q", "response": " "}, "empty"),
         ("score", {"question": "q", "response": "x", "rubric": "be kind"}, "no part `rubric`"),
-        ("score", {"question": "q", "response": "x", "scale": 5}, "Extra inputs"),
+        ("score", {"question": "q", "response": "x", "scale": 5}, "scale: no such field"),
         ("rank", {"question": "q", "responses": list("abcde"), "method": "listwise"}, "at most 4 together"),
         ("rank", {"question": "q", "responses": ["a", "b"], "method": "elo"}, "listwise"),
     ],

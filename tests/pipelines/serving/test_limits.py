@@ -16,6 +16,9 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     file.write_text("one\n\n two \n")
     file.chmod(0o600)
     assert read_keys(str(file), "0.0.0.0") == ("one", "two")
+    # As editors of other systems save it.
+    file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert read_keys(str(file), "0.0.0.0") == ("one", "two")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -163,6 +163,28 @@ def test_a_client_that_goes_away_ends_its_work_and_gives_its_slot_back(
     assert f'judge_requests_total{{route="{path}",status="499"}} 1.0' in httpx.get(f"{address}/metrics").text
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_body_that_does_not_come_gives_its_slot_back(leaves: bool, caplog: pytest.LogCaptureFixture) -> None:
+    limits = replace(LIMITS, in_flight=1, deadline=60.0 if leaves else 0.5)
+    with listening(scripted_app(limits=limits)) as address:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"))
+        connection.putrequest("POST", "/v1/compare")
+        for name, value in (("content-type", "application/json"), ("content-length", "1000")):
+            connection.putheader(name, value)
+        connection.endheaders(b'{"question": ')
+        if leaves:
+            while httpx.get(f"{address}/health").json()["in_flight"] == 0:
+                pass
+            connection.close()
+        else:
+            response = connection.getresponse()
+            assert (response.status, json.load(response)["error"]["code"]) == (408, "request_timeout")
+        while httpx.get(f"{address}/health").json()["in_flight"]:
+            pass
+        assert httpx.post(f"{address}/v1/compare", json={**PAIR, "stream": False}).status_code == 200
+    assert "Traceback" not in caplog.text
+
+
 def test_a_client_that_leaves_a_stream_ends_its_work(waiting: tuple[Broken, str]) -> None:
     engines, address = waiting
     engines.words = 2
