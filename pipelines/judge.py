@@ -19,7 +19,7 @@ from pipelines.data.preference_file import PairFile, read_pair_file
 from pipelines.judgment.decision import PAIRWISE, Decision
 from pipelines.judgment.groups import read_groups
 from pipelines.judgment.judging import in_order
-from pipelines.judgment.opening import open_work, work_of
+from pipelines.judgment.opening import PAGE, PREFERENCES, open_work, work_of
 from pipelines.judgment.outputs import write_decisions_page, write_preferences, write_rows
 from pipelines.judgment.rating import POINTWISE, RatingDecision, to_rate
 from pipelines.reporting.console import Console
@@ -43,7 +43,7 @@ def rate_file(config: Config) -> None:
         raise ConfigError("judge.page=true is of pairs: leave it out with judge.mode=pointwise")
     work = work_of(config, section, "judge")
     console.header("judge", f"{work.source}, pointwise, seed {config.seed}")
-    groups, bad = read_groups(work.source, config.data.on_bad_row, least=1)
+    groups, bad = read_groups(work.source, config.data.on_bad_row, config.data.ignore_columns, least=1)
     if bad:
         console.note(f"{len(bad)} bad rows skipped")
     places = [(group, position) for group in groups for position in range(len(group.responses))]
@@ -82,11 +82,11 @@ def judge_pairs(config: Config) -> None:
             decisions = asyncio.run(in_order(journal.answers(judge, PAIRWISE, file.pairs), progress.update))
     judged = list(zip(file.pairs, decisions, strict=True))
     write_rows(work.out, [{"id": pair.id, **decision.as_json()} for pair, decision in judged])
-    kept = write_preferences(work.beside(".preferences.parquet"), judged)
+    kept = write_preferences(work.beside(PREFERENCES), judged)
     console.note(summary(decisions))
     console.note(f"{work.out}; {kept} pairs with a winner: {work.beside('.preferences.parquet')}")
     if section.page:
-        page = work.beside(".html")
+        page = work.beside(PAGE)
         write_decisions_page(page, judged, work.source, config.evaluate.example_traces)
         console.report(page)
 

@@ -29,7 +29,7 @@ def command(config: Config) -> None:
     section, console = config.rank, Console()
     work = work_of(config, section, "rank")
     console.header("rank", f"{work.source}, {section.method}, seed {config.seed}")
-    groups, bad = read_groups(work.source, config.data.on_bad_row)
+    groups, bad = read_groups(work.source, config.data.on_bad_row, config.data.ignore_columns)
     if bad:
         console.note(f"{len(bad)} bad rows skipped")
     rankings = (_listwise if section.method == "listwise" else _by_pairs)(config, work, groups, console)

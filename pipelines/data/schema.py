@@ -172,6 +172,8 @@ def _responses(row: Mapping[str, Any], place: str) -> tuple[str, str]:
     if _states_sides(row):
         label = row.get("label")
         if label not in ("A", "B"):
+            for name in ("response_a", "response_b"):  # of a file without labels, this is what is wrong
+                text_field(row, name, place)
             raise DataError(f"{place}, field 'label': {label!r} is neither side; write 'A' or 'B'")
         better, worse = ("response_a", "response_b") if label == "A" else ("response_b", "response_a")
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.data.question import question_of, response_of
+from pipelines.data.question import QUESTIONS, check_all_read, question_of, response_of, without
 from pipelines.data.rows import placed_rows
 from pipelines.data.schema import BadRows, DataError, check_unicode, conversation_of, plain_messages
 from pipelines.judgment.ranking import Group
@@ -16,11 +17,14 @@ ONE = ("response", "completion", "output", "answer")
 """Columns that hold one response."""
 
 
-def read_groups(path: str, on_bad_row: str = "fail", least: int = 2) -> tuple[list[Group], list[str]]:
-    """Groups in the order of the file, and the messages of bad rows that were skipped.
+def read_groups(
+    path: str, on_bad_row: str = "fail", ignore: Sequence[str] = (), least: int = 2
+) -> tuple[list[Group], list[str]]:
+    """Groups in the order of the file, and the messages of bad rows that were skipped. ``ignore`` names columns.
 
     Raises:
-        DataError: the file cannot be read, a row is bad (unless skipped), or a group has fewer than ``least``.
+        DataError: the file cannot be read, a row is bad (unless skipped), two questions have one ``prompt_id``, or a
+            group has fewer than ``least``.
 
     """
     bad_rows = BadRows(skip=on_bad_row == "skip")
@@ -28,7 +32,7 @@ def read_groups(path: str, on_bad_row: str = "fail", least: int = 2) -> tuple[li
     for place, number, row in placed_rows(path, bad_rows):
         try:
             check_unicode(row, place)
-            messages, responses, whole = _row(row, place)
+            messages, responses, whole = _row(without(row, ignore, Counter()), place)
             key = str(row.get("id") or number) if whole else str(messages)
             if whole and key in groups:
                 raise DataError(f"{place}, field 'id': {key!r} is there twice: change one")
@@ -42,7 +46,12 @@ def read_groups(path: str, on_bad_row: str = "fail", least: int = 2) -> tuple[li
     for group in found:
         if len(group.responses) < least:
             raise DataError(
-                f"{path}: {group.id} has {len(group.responses)} response, and ranking needs at least {least}"
+                f"{path}: the group {group.id!r} has {len(group.responses)} responses, and at least {least} are needed"
+            )
+    for name, count in Counter(group.id for group in found).items():
+        if count > 1:
+            raise DataError(
+                f"{path}: {count} questions have the same prompt_id {name!r}: give each its own, or leave it out"
             )
     return found, bad_rows.skipped
 
@@ -66,5 +75,11 @@ def _row(row: Any, place: str) -> tuple[list[dict[str, str]], list[str], bool]:
     for item in texts:
         if not isinstance(item, str) or not item.strip():
             raise DataError(f"{place}, field {name!r}: a response is {'empty' if item == '' else 'no text'}")
-    question = question_of({key: cell for key, cell in row.items() if key != name}, place)
-    return plain_messages(conversation_of(question or None, place)), texts, name in MANY
+    others = {key: cell for key, cell in row.items() if key != name}
+    question = question_of(others, place)
+    if not question:
+        present = ", ".join(sorted(str(key) for key, cell in others.items() if cell is not None)) or "nothing"
+        raise DataError(f"{place}: no question in {', '.join(QUESTIONS)} (beside its {name} the row has: {present})")
+    messages = conversation_of(question, place)
+    check_all_read(others, [message.content for message in messages], texts, place)
+    return plain_messages(messages), texts, name in MANY

@@ -25,6 +25,8 @@ from pipelines.stages.inputs import tokenizer_of
 from pipelines.stages.stage import open_run
 
 _KINDS = (".jsonl", ".parquet")
+PREFERENCES, PAGE = BESIDE = (".preferences.parquet", ".html")
+"""Endings of what is written beside the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def work_of(config: Config, section: FileJudging, command: str) -> Work:
     """Input, output and the folder of a command's work.
 
     Raises:
-        ConfigError: no input is named, or an output of another kind.
+        ConfigError: no input is named, or an output of another kind, or one that cannot or must not be written.
 
     """
     if section.input is None:
@@ -54,9 +56,32 @@ def work_of(config: Config, section: FileJudging, command: str) -> Work:
     out = Path(section.out or Path(config.output_root) / config.run / command / f"{name}.jsonl")
     if out.suffix not in _KINDS:
         raise ConfigError(f"{command}.out={str(out)!r}: unknown kind of file: use {' or '.join(_KINDS)}")
-    if Path(section.input).resolve() == out.resolve():
-        raise ConfigError(f"{command}.out={str(out)!r} is the input: name another file")
-    return Work(section.input, out, out.with_name(f"{out.stem}.{command}"))
+    work = Work(section.input, out, out.with_name(f"{out.stem}.{command}"))
+    if why := _not_to_be_written(work, config.overwrite):
+        raise ConfigError(f"{command}.out={str(out)!r} {why}")
+    return work
+
+
+def _not_to_be_written(work: Work, overwrite: bool) -> str | None:
+    """Why the answers cannot, or must not, be written to where they are to go: said before hours of judging."""
+    source, target = Path(work.source).resolve(), work.out.resolve()
+    if source == target:
+        return "is the input: name another file"
+    if source in (work.beside(ending).resolve() for ending in BESIDE):
+        return f"would have {Path(work.source).name}, which is the input, written beside it: give it another name"
+    if source.is_dir() and target.is_relative_to(source):
+        return "lies in the folder of the input, all files of which are read: name another place"
+    if work.out.is_dir():
+        return "is a folder: name a file"
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        return f"lies below {above}, which is a file: name another place"
+    if work.out.exists() and not work.folder.exists() and not overwrite:
+        return (
+            f"is there already, and is no work of this command ({work.folder.name} is not beside it): name another "
+            "file, or replace it with overwrite=true"
+        )
+    return None
 
 
 class SessionEngines:

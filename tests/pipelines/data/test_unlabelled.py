@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.data.preference_file import read_pair_file
+from pipelines.data.schema import DataError
 
 ROWS: dict[str, dict[str, Any]] = {
     "pairs": {"prompt": "q", "response_a": "one", "response_b": "two"},
@@ -42,3 +43,11 @@ def test_a_labelled_file_reads_as_before(tmp_path: Path) -> None:
     file.write_text(json.dumps({**ROWS["pairs"], "label": "B"}) + "\n")
     (pair,) = read_pair_file(file).pairs
     assert (pair.chosen, pair.rejected) == ("two", "one")
+
+
+@pytest.mark.parametrize(("value", "said"), [(None, "'response_b' is missing"), (["two"], "must be text, not list")])
+def test_a_response_that_is_none_is_named_and_not_the_label(tmp_path: Path, value: Any, said: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**ROWS["pairs"], "response_b": value}) + "\n")
+    with pytest.raises(DataError, match=said):
+        read_pair_file(file, labelled=False)

@@ -89,13 +89,18 @@ def test_a_row_with_all_responses_or_a_row_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"prompt": "q", "responses": ["a"]}], "1 response, and ranking needs at least 2"),
+        ([{"prompt": "q", "responses": ["a"]}], "the group '1' has 1 responses, and at least 2 are needed"),
         ([{"prompt": "q", "responses": "ab"}], "must be a list"),
         ([{"prompt": "q", "responses": ["a", ""]}], "is empty"),
         ([{"prompt": "q", "responses": ["a", 3]}], "no text"),
         ([{"prompt": "q"}], "needs one column"),
-        ([{"responses": ["a", "b"]}], "field 'prompt'"),
+        ([{"responses": ["a", "b"], "kind": "x"}], r"no question in prompt, .*the row has: kind"),
         ([{"id": 1, "prompt": "q", "responses": ["a", "b"]}] * 2, "there twice"),
+        ([{"prompt": "q", "responses": ["a", "b"], "context": "read this"}], "could be part of the question"),
+        (
+            [{"prompt": q, "response": r, "prompt_id": 1} for q in "qp" for r in "ab"],
+            "have the same prompt_id '1'",
+        ),
         ([["a"]], "must be an object"),
         ([], "holds no responses"),
     ],
@@ -103,3 +108,9 @@ def test_a_row_with_all_responses_or_a_row_each(tmp_path: Path) -> None:
 def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_groups(file_of(tmp_path / "rows.jsonl", rows))
+
+
+def test_columns_of_the_question_that_are_to_be_ignored(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "responses": ["a", "b"], "context": "read this"}]
+    groups, _ = read_groups(file_of(tmp_path / "rows.jsonl", rows), ignore=["context"])
+    assert groups[0].responses == ("a", "b")
