@@ -42,7 +42,7 @@ def main() -> None:
 def train(judge: Judge, run: Path, steps: int) -> list[dict[str, Any]]:
     """TRL's log of every step: groups of four short completions to questions of the built-in family."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     policy = run / "model"
@@ -72,6 +72,8 @@ def train(judge: Judge, run: Path, steps: int) -> list[dict[str, Any]]:
             train_dataset=Dataset.from_list(questions),
             processing_class=tokenizer,
         )
+        # It would print all it logs, between our lines.
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return [step for step in trainer.state.log_history if "reward" in step]
 
