@@ -16,8 +16,9 @@ from typing import Any, cast
 import uvicorn
 
 from actors.redaction import read_key
-from pipelines.config import Config
+from pipelines.config import Config, ConfigError
 from pipelines.judgment.judge import Judge
+from pipelines.judgment.over_http import is_address
 from pipelines.judgment.rewards import Rewards
 from pipelines.reporting.console import Console
 from pipelines.rewarding.app import Taken, build_app
@@ -34,6 +35,10 @@ def command(config: Config) -> None:
     section, console = config.reward, Console()
     keys = read_keys(section.keys, section.host, "reward")
     check_port(section.host, section.port, "reward")
+    if not is_address(section.judge):
+        raise ConfigError(
+            f"reward.judge={section.judge!r} is no address: start a judge by `make serve`, and name http://host:port"
+        )
     policy = PolicyText() if section.policy is None else PolicyText.of(load_tokenizer(section.policy))
     rule = GatherRule(section.wait, cast(Short, section.short))
     taken = Taken(rule, section.group_size, policy, section.question, int(section.max_body_mib * 2**20), keys)

@@ -42,7 +42,8 @@ def read_keys(path: str | None, host: str, section: str = "serve") -> tuple[str,
     """The bearer keys of a file, one a line; none without a file, which only a loopback address may do.
 
     Raises:
-        ConfigError: the file is missing, others may read it, it is no UTF-8 or holds no key; or keys are needed.
+        ConfigError: the file is missing, others may read it, it is no UTF-8, holds no key or one that cannot be sent;
+            or keys are needed.
 
     """
     if path is None:
@@ -63,6 +64,10 @@ def read_keys(path: str | None, host: str, section: str = "serve") -> tuple[str,
         raise ConfigError(f"{section}.keys={path}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
     if not keys:
         raise ConfigError(f"{section}.keys={path} holds no key: write one a line")
+    if not all(key.isprintable() for key in keys):
+        raise ConfigError(
+            f"{section}.keys={path}: a key has control characters, which no header can hold: write another"
+        )
     return keys
 
 

@@ -74,6 +74,7 @@ def test_what_keeps_it_from_serving_is_one_line(tmp_path: Path) -> None:
     port = free_port()
     for settings, said in (
         ((f"reward.judge=http://127.0.0.1:{port}",), "no judge answers at"),
+        (("reward.judge=outputs/tiny/rl/hf",), "is no address"),
         (("reward.host=0.0.0.0",), "reward.keys is not set"),
         ((f"reward.keys={keys}",), "chmod 600"),
         (("reward.short=drop",), "judge, refuse"),

@@ -39,6 +39,7 @@ def test_an_address_that_others_reach_needs_keys(host: str) -> None:
         (b"key\n", 0o604, "chmod 600"),
         (b"\n \n", 0o600, "holds no key"),
         (b"\xff\xfe", 0o600, "not UTF-8"),
+        (b"one\na\0b\n", 0o600, "control characters"),
         (None, 0o600, "no such file"),
     ],
 )

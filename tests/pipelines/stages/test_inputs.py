@@ -293,6 +293,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot load a tokenizer from '.*/empty': there is no such folder"):
         load_tokenizer(str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no files of a tokenizer are in it"):
+        load_tokenizer(str(tmp_path / "empty"))
 
 
 def test_a_tokenizer_that_cannot_end_is_refused(tmp_path: Path, run: RunDirectory, tiny_model_directory: Path) -> None:
