@@ -233,6 +233,9 @@ def test_it_ends_without_a_trace(server: Server) -> None:
     server.process.send_signal(signal.SIGINT)
     out, error = server.process.communicate(timeout=120)
     assert server.process.returncode == 130, error
+    assert not out.rpartition("SIGINT: no more requests are taken")[2].strip()
+    # Of the call by which Serve's controller ends, Ray would say that it failed and will be tried again.
+    assert "graceful_shutdown" not in out + error
     assert "Traceback" not in out + error
     _, alive = psutil.wait_procs(everything, timeout=30)
     assert not alive
