@@ -147,10 +147,8 @@ def load_tokenizer(
     except (OSError, ValueError) as error:
         is_path = "/" in model and not is_hub_name(model)
         why = str(error).splitlines()[0]
-        if is_path and not Path(model).is_dir():
-            why = "there is no such folder"
-        elif is_path and not any(Path(model).glob("tokenizer*")):
-            why = "no files of a tokenizer are in it"
+        if is_path and not any(Path(model).glob("tokenizer*")):
+            why = "no files of a tokenizer are in it" if Path(model).is_dir() else "there is no such folder"
         raise ModelError(f"cannot load a tokenizer from {model!r}: {why}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
