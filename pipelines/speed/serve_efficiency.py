@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipelines.speed.bare_engine import bare_engine
 from pipelines.speed.demo_judge import DemoJudge, body_of, client, demo_judge, in_flight, served
@@ -20,11 +23,12 @@ def serve_efficiency(run: Path) -> dict[str, float]:
     both with the log-probabilities that a decision's confidence is made of, and the latter without.
 
     ``serve_overhead_ms``: the median of single requests to an idle server, less that of ``generate`` on the two prompts
-    of each, asked in turn.
+    of each, asked in turn. ``serve_engine_cpu_ms`` and ``serve_other_cpu_ms``: processor time of a comparison in the
+    engine's process, and in all others of the server.
     """
     demo = demo_judge(run)
     pairs = list(demo.pairs[:PAIRS])
-    with served(demo.model) as (address, _), bare_engine(demo.model, demo.max_model_len) as engine:
+    with served(demo.model) as (address, server), bare_engine(demo.model, demo.max_model_len) as engine:
         generate = _generate(demo, engine)
         prompts, bodies = demo.prompts(pairs), [body_of(pair) for pair in pairs]
 
@@ -37,14 +41,29 @@ def serve_efficiency(run: Path) -> dict[str, float]:
 
         _hold_equal(ask_all(), generate(prompts, 0))
         through, bare, plain = medians_in_turn(ask_all, lambda: generate(prompts, 0), lambda: generate(prompts, None))
+        before = _processor_ms(server)
+        ask_all()
+        engine_ms, other_ms = (after - then for after, then in zip(_processor_ms(server), before, strict=True))
         overhead = asyncio.run(_alone(address, bodies, prompts, generate))
     return {
         "serve_judgments_per_second": len(prompts) / through,
         "serve_generate_per_second": len(prompts) / bare,
         "serve_efficiency": bare / through,
         "serve_efficiency_without_logprobs": plain / through,
+        "serve_engine_cpu_ms": engine_ms / len(pairs),
+        "serve_other_cpu_ms": other_ms / len(pairs),
         **overhead,
     }
+
+
+def _processor_ms(server: int) -> tuple[float, float]:
+    """Processor time so far of the server's engines, and of its other processes."""
+    sums = {True: 0.0, False: 0.0}
+    for process in [psutil.Process(server), *psutil.Process(server).children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            sums["EngineCore" in " ".join(process.cmdline())] += 1000 * (times.user + times.system)
+    return sums[True], sums[False]
 
 
 def _generate(demo: DemoJudge, engine: Any) -> Any:
