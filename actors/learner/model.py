@@ -20,7 +20,7 @@ from actors.learner.batching import Batch
 from actors.learner.head import token_logprobs
 from actors.learner.lora import add_adapters, merged
 from actors.learner.settings import LoraSettings, ModelError
-from actors.learner.sharding import gather_whole
+from actors.learner.sharding import fill, gather_whole, set_aside
 
 # Configuration keys by which a model changes its logits after the output embedding.
 _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -68,8 +68,8 @@ def load_judge(
 ) -> Judge:
     """Load a checkpoint by directory or hub name and shard it over ``mesh``; see :func:`shard_judge`.
 
-    A rank's machine holds the checkpoint in its stored type while it loads; its device never holds more than one whole
-    layer besides the shards.
+    A rank reads its own rows of the checkpoint and no others, where that is in safetensors, whose files are mapped; and
+    it never holds more than its shards.
 
     Raises:
         ModelError: there is no checkpoint at ``path``, some of its weights are missing, it is not a causal language
@@ -81,17 +81,11 @@ def load_judge(
     if attention is not None:
         _refuse_unpackable(lm, path, attention)
         lm.set_attn_implementation(f"packed_{attention}")
-    return shard_judge(
-        lm,
-        mesh,
-        dtype=dtype,
-        activation_checkpointing=activation_checkpointing,
-        reshard_after_forward=reshard_after_forward,
-        trainable=trainable,
-        offload=offload,
-        lora=lora,
-        seed=seed,
-    )
+    judge = _around(lm, activation_checkpointing, trainable, lora, seed)
+    values = set_aside(judge)
+    _shard(judge, mesh, dtype, reshard_after_forward, offload)
+    fill(judge, values, "cpu" if offload else mesh.device_type, mesh.get_group())
+    return judge
 
 
 def shard_judge(
@@ -106,7 +100,7 @@ def shard_judge(
     lora: LoraSettings | None,
     seed: int,
 ) -> Judge:
-    """A judge around ``lm``, sharded over ``mesh``.
+    """A judge around ``lm``, sharded over ``mesh`` with the values that it has.
 
     Trained parameters are kept in float32, frozen ones in ``dtype``. With ``dtype`` bfloat16 they are gathered and used
     in bfloat16 while gradients are reduced in float32. Gradients are summed over ranks, not averaged: losses are
@@ -118,6 +112,12 @@ def shard_judge(
         ModelError: ``lora`` names a layer that the model does not have.
 
     """
+    judge = _around(lm, activation_checkpointing, trainable, lora, seed)
+    _shard(judge, mesh, dtype, reshard_after_forward, offload)
+    return judge
+
+
+def _around(lm: Any, activation_checkpointing: bool, trainable: bool, lora: LoraSettings | None, seed: int) -> Judge:
     if activation_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     judge = Judge(lm, lora)
@@ -126,11 +126,15 @@ def shard_judge(
         judge.requires_grad_(trainable)
     else:
         add_adapters(lm, lora, seed)
+    return judge
+
+
+def _shard(judge: Judge, mesh: DeviceMesh, dtype: str, reshard_after_forward: bool, offload: bool) -> None:
     compute = getattr(torch, dtype)
     precision = MixedPrecisionPolicy()
     if compute != torch.float32:
         precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    for module in [*lm.get_decoder().layers, judge]:
+    for module in [*judge.lm.get_decoder().layers, judge]:
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor):
                 parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else compute)
@@ -146,7 +150,6 @@ def shard_judge(
             # Both together mean a plain sum: gloo knows no other reduction than that and an average.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
-    return judge
 
 
 def _read(path: str) -> Any:

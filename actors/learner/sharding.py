@@ -1,12 +1,13 @@
-"""Where FSDP2 keeps the rows of a tensor, and how whole tensors are gathered with few collectives."""
+"""Where FSDP2 keeps the rows of a tensor: shards are filled with rows of whole tensors, and whole tensors gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -18,6 +19,38 @@ def shard_rows(rows: int, rank: int, ranks: int) -> int:
     """Rows of a tensor that FSDP2 gives to ``rank``: chunks of equal size, the last ones smaller or empty."""
     chunk = -(-rows // ranks)
     return max(0, min(chunk, rows - rank * chunk))
+
+
+def set_aside(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Take the values out of ``model``, whose parameters are then of the same shapes and types without any.
+
+    What was loaded from safetensors is mapped, not read: a value that is set aside has cost no memory yet.
+    """
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    # One that stands in two places, as a tied head, stays one.
+    blanks: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            blank = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+            module.register_parameter(name, blanks.setdefault(id(parameter), blank))
+    return values
+
+
+@torch.no_grad()
+def fill(model: nn.Module, values: Mapping[str, torch.Tensor], device: str, group: Any) -> None:
+    """Give this rank's shards of ``model``, which have no values yet, their rows of whole tensors, by name.
+
+    No other rows are read. Shards are made on ``device``; what has values already stays.
+    """
+    without = {name for name, parameter in model.named_parameters() if parameter.is_meta}
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    for name, parameter in model.named_parameters():
+        if name in without:
+            value = values[name]
+            shard = local(parameter)
+            begin = rank * -(-len(value) // ranks)
+            shard.copy_(value[begin : begin + len(shard)])
 
 
 def exchange(parts: Sequence[torch.Tensor], sizes: Sequence[int], group: Any) -> list[torch.Tensor]:

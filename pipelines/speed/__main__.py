@@ -27,6 +27,7 @@ from pipelines.speed.demo_judge import demo_judge
 from pipelines.speed.driver import driver
 from pipelines.speed.judging import judging
 from pipelines.speed.learner import learner
+from pipelines.speed.loading import loading
 from pipelines.speed.logprobs import logprobs
 from pipelines.speed.packer import packer
 from pipelines.speed.publish import publish
@@ -48,6 +49,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     for measure in (
         packer,
         logprobs,
+        loading,
         data,
         rollout,
         judging,
