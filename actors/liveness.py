@@ -26,6 +26,8 @@ class Beat:
     """What it is doing, as ``generate``; empty: nothing, waiting for work."""
     longest: float | None = None
     """Seconds that it has ever stood still at this before it moved; None: it does not know."""
+    is_measured: bool = True
+    """Whether standstills at this are alike, so that those before say how long the next may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Liveness:
             self._longest[beat.at] = max(self._longest.get(beat.at, 0.0), beat.longest)
         if before is not None and (before.progress, before.at) == (beat.progress, beat.at) and beat.at:
             return
-        if before is not None and before.at:
+        if before is not None and before.at and before.is_measured:
             self._longest[before.at] = max(self._longest.get(before.at, 0.0), now - self.since)
         self.since = now
 
@@ -78,6 +80,8 @@ class Liveness:
     def deadline(self) -> float:
         """Seconds that it may stand still at what it is doing now."""
         at = self._beat.at if self._beat else ""
+        if self._beat is not None and at and not self._beat.is_measured:
+            return self.patience.deadline(None)
         # With nothing to do it only has to answer, which needs no measurement.
         return self.patience.deadline(self._longest.get(at) if at or self._beat is None else 0.0)
 

@@ -147,6 +147,8 @@ class Monitor:
             self._tell(one, stuck)
             if one.processes is not None:
                 kill_on_node(one.processes)
+            else:
+                ray.kill(one.actor.handle)
 
     def _tell(self, one: _Watched, error: ActorFailed) -> None:
         """Say that an actor is lost, and ask it no more. What it raised besides is for whoever calls it next."""

@@ -11,6 +11,10 @@ from actors.liveness import Beat
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
+_IN_MICRO_BATCHES = ("supervised_step", "add_policy_gradients", "policy_step", "logprobs", "kl_to_reference")
+"""Work that moves with every micro-batch, one as large as the next. Of all other work, such as a publication or a
+checkpoint, one time says nothing about the next."""
+
 
 class Progress:
     """Counts what a rank has done; read from another thread than the one that does it."""
@@ -20,6 +24,8 @@ class Progress:
         self._at = ""
         self._since = 0.0
         self._longest: dict[str, float] = {}
+        self._done: set[str] = set()
+        """Work that was done to its end before: the first of a kind compiles, or makes the optimiser's state."""
 
     def moved(self) -> None:
         """Another part of the work is done, such as a micro-batch."""
@@ -35,11 +41,14 @@ class Progress:
     def end(self) -> None:
         """It is done."""
         self.moved()
+        self._done.add(self._at)
         self._at = ""
 
     def beat(self) -> Beat:
         """What a listener is told."""
-        return Beat(self._count, self._at, self._longest.get(self._at))
+        at = self._at
+        is_measured = at in _IN_MICRO_BATCHES and at in self._done
+        return Beat(self._count, at, self._longest.get(at) if is_measured else None, is_measured)
 
 
 def at_work(method: Method) -> Method:

@@ -88,8 +88,8 @@ class Cluster:
     step_timeout: float = number(3600.0, at_least=1)
     """Seconds for any single wait of a training step."""
     stuck_after: float = number(30.0, at_least=1)
-    """Seconds without progress that no engine and no verifier is taken for stuck before; it is 10 times the longest
-    standstill before it, where that is longer. What is stuck is killed and restarted."""
+    """Seconds without progress that no engine, verifier or learner rank is taken for stuck before; it is 10 times the
+    longest standstill before it, where that is longer. What is stuck is killed and restarted."""
     max_restarts: int = number(10, at_least=0)
     """Engines, verifiers and learners that may be restarted within `restart_window`; 0: any death ends the run."""
     restart_window: float = number(3600.0, above=0)

@@ -31,6 +31,7 @@ class LearnerRanks:
                 self._started(), learner.micro_batch_tokens, cluster.step_timeout, learner.packing
             )
             self.group.join(cluster.start_timeout, cluster.rendezvous_timeout)
+            self._watch.over_learners(self.group.actors)
         return self.group
 
     def _started(self) -> list[NamedActor]:

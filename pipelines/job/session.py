@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from actors.deadlines import NamedActor, get
 from actors.failures import Kind
+from actors.learner.actor import BESIDE
 from actors.learner.group import LearnerGroup
 from actors.placement import Placement, reserve
 from actors.restarts import Faults
@@ -127,7 +128,8 @@ class Session:
         environment = actors_environment(threads)
         environment |= allocator(self.config, os.environ) if role == "learner" else {}
         options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
-        actor = ray.remote(kind).options(max_restarts=0, runtime_env={"env_vars": environment}, **options)
+        beside = {"concurrency_groups": {BESIDE: 1}} if role == "learner" else {}
+        actor = ray.remote(max_restarts=0, **beside)(kind).options(runtime_env={"env_vars": environment}, **options)
         path = str(self.run.logs / f"{log}.log")
         return NamedActor(actor.remote(*arguments, path), name, path, _KINDS[role])
 

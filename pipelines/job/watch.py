@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from actors.deadlines import NamedActor
+from actors.learner.actor import BESIDE
 from actors.liveness import Patience
-from actors.monitor import Lost, Monitor
+from actors.monitor import Lost, Monitor, Stuck
 from actors.processes import kill_if_here, kill_on_node
 from actors.restarts import Faults
 from pipelines.config import Config
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # How much longer than the longest standstill before it something may stand still.
 _FACTOR = 10.0
+# Of `cluster.step_timeout`, after which a rank that is waited for is given up: it is to be found before.
+_BEFORE_TIMEOUT = 0.9
 
 
 class Watch:
@@ -41,6 +44,12 @@ class Watch:
         floor = self._patience.floor + self._longest_function
         self._monitor.watch(verifier, replace(self._patience, floor=floor, unmeasured=floor), _nobody)
 
+    def over_learners(self, ranks: Iterable[NamedActor]) -> None:
+        """Listen to learner ranks beside their work; all are started again when whoever waits for one learns of it."""
+        patience = replace(self._patience, unmeasured=_BEFORE_TIMEOUT * self._patience.unmeasured)
+        for rank in ranks:
+            self._monitor.watch(rank, patience, _say_if_stuck, BESIDE)
+
     def end(self, actors: Iterable[NamedActor]) -> None:
         """End actors that are to end, and what they started."""
         for actor in actors:
@@ -63,6 +72,12 @@ class Watch:
 
 def _nobody(actor: NamedActor, error: Exception) -> None:
     """Nobody is told: the next call of the actor is."""
+
+
+def _say_if_stuck(actor: NamedActor, error: Exception) -> None:
+    """The next call of the actor says that it died, but not why."""
+    if isinstance(error, Stuck):
+        log.warning("%s", error)
 
 
 def _kill(actor: NamedActor) -> None:

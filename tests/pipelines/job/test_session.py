@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import wait_until
 from rollout_actors import UPDATE, RankWithoutModel, StreamingWorker, workers
 
-from actors.deadlines import ActorFailed, NamedActor
+from actors.deadlines import ActorFailed, NamedActor, get
 from pipelines.config.compose import load_config
 from pipelines.job import learners
 from pipelines.job import session as module
@@ -123,6 +126,21 @@ def test_engines_hold_the_model_that_is_asked_for(session: Session) -> None:
         assert has_ended(first.workers[0])
         session.rollouts("two")
         assert starts() == ["one", "one", "two"]
+
+
+def test_a_rank_that_is_stopped_is_killed_at_its_deadline_and_whoever_waits_for_it_is_told(session: Session) -> None:
+    import ray
+
+    session.config.cluster.stuck_after = 2.0
+    with Session(session.config, session.run) as watching:
+        first, second = watching.learners().actors
+        watched = watching._watch._monitor._watched
+        wait_until(lambda: watched[second.name].processes is not None, 60, "the rank to be known")
+        os.kill(ray.get(second.handle.processes.remote(), timeout=60).members[0][0], signal.SIGSTOP)
+        with pytest.raises(ActorFailed, match=r"^an answer: learner rank 1 .* died: ") as caught:
+            get([second.handle.rendezvous.remote()], 120.0, "an answer", [second])
+        assert (caught.value.kind, caught.value.actor) == ("learner", second)
+        assert get([first.handle.rendezvous.remote()], 60.0, "an answer", [first]) == [("here", 1)]
 
 
 def test_only_the_learners_are_released(session: Session) -> None:
