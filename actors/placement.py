@@ -131,8 +131,8 @@ class Placement:
             remove_placement_group(group)
 
 
-def reserve(roles: Sequence[Role], seconds: float) -> Placement:
-    """Reserve what all roles take and return when all of it is there.
+def reserve(roles: Sequence[Role], seconds: float, name: str = "") -> Placement:
+    """Reserve what all roles take and return when all of it is there. ``name`` begins those of the placement groups.
 
     Nodes may still be joining (autoscalers, Slurm), so a shortage is final only when ``seconds`` have passed.
 
@@ -144,7 +144,11 @@ def reserve(roles: Sequence[Role], seconds: float) -> Placement:
     from ray.util.placement_group import placement_group
 
     wanted, seats = lay_out(roles)
-    groups = [placement_group(group.resources, strategy=group.strategy) for group in wanted]
+    names = [f"{name}/{group.strategy}" if name else "" for group in wanted]
+    groups = [
+        placement_group(group.resources, strategy=group.strategy, name=called)
+        for group, called in zip(wanted, names, strict=True)
+    ]
     placement = Placement(roles, groups, seats)
     deadline = time.monotonic() + seconds
     for group in groups:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import signal
 import threading
@@ -21,7 +20,7 @@ from actors.deadlines import NamedActor, get
 from actors.failures import Kind
 from actors.learner.actor import BESIDE
 from actors.learner.group import LearnerGroup
-from actors.placement import Placement, reserve
+from actors.placement import Placement
 from actors.restarts import Faults
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.roster import Revival
@@ -30,15 +29,13 @@ from actors.verifier.actor import RewardVerifier
 from actors.verifier.revived import RevivedVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
+from pipelines.job.belonging import environment, reserved
 from pipelines.job.connection import connect
 from pipelines.job.learners import LearnerRanks
 from pipelines.job.settings import (
-    actors_environment,
-    allocator,
     engine_settings,
     reward_functions,
     reward_rule,
-    roles,
 )
 from pipelines.job.watch import Watch
 from pipelines.planning.shape import refuse_unsplittable, shape_if_known
@@ -113,7 +110,7 @@ class Session:
     def _reserved(self) -> Placement:
         if self._placement is None:
             self.connect()
-            self._placement = reserve(roles(self.config), self.config.cluster.ready_timeout)
+            self._placement = reserved(self.config, self.run)
         return self._placement
 
     def _start(
@@ -125,11 +122,10 @@ class Session:
         """
         import ray
 
-        environment = actors_environment(threads)
-        environment |= allocator(self.config, os.environ) if role == "learner" else {}
         options = self._reserved().options(role, member) | ({"max_concurrency": calls} if calls else {})
+        options["runtime_env"] = {"env_vars": environment(self.config, self.run, role, threads)}
         beside = {"concurrency_groups": {BESIDE: 1}} if role == "learner" else {}
-        actor = ray.remote(max_restarts=0, **beside)(kind).options(runtime_env={"env_vars": environment}, **options)
+        actor = ray.remote(max_restarts=0, **beside)(kind).options(**options)
         path = str(self.run.logs / f"{log}.log")
         return NamedActor(actor.remote(*arguments, path), name, path, _KINDS[role])
 

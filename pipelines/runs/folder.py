@@ -1,7 +1,7 @@
 """The folder of one run: where everything lies, who may write there, and what of it is finished.
 
     outputs/<run>/
-      .lock  config.yaml  summary.json  metrics.jsonl  report.html
+      .lock  .id  config.yaml  summary.json  metrics.jsonl  report.html
       data/  model/             what `prepare` made
       chains/                   what `chains` made, and the journal of every answer that was paid for
       distill/hf  rl/hf         exported models
@@ -14,9 +14,11 @@ Files are written under a temporary name and renamed when whole, so that whateve
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,6 +132,18 @@ class RunDirectory:
             clean_leftovers(folder)
         self.logs.mkdir(exist_ok=True)
         self.traces.mkdir(exist_ok=True)
+
+    @property
+    def identity(self) -> str:
+        """What no other run of a cluster is called, however often this one is continued. Made where it is not there.
+
+        Of the path and of a number in the folder, because a path may be one folder on this machine and another
+        elsewhere, and a folder may be copied.
+        """
+        file = self.path / ".id"
+        if not file.exists():
+            write_text(file, f"{secrets.token_hex(8)}\n")
+        return hashlib.sha256(f"{self.path.resolve()}\n{file.read_text(encoding='utf-8')}".encode()).hexdigest()[:16]
 
     def release(self) -> None:
         """Give the lock back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +293,19 @@ def test_start_over_removes_a_stage_and_those_after_it(run: RunDirectory) -> Non
         ".lock", "checkpoints", "logs", "metrics.jsonl", "stages", "summary.json", "traces",
     ]  # fmt: skip
     run.start_over("prepare")
+
+
+def test_a_run_is_told_from_all_others_and_stays_the_same(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, "one") as one, RunDirectory(tmp_path, "two") as two:
+        names = {one.identity, two.identity}
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    with RunDirectory(tmp_path, "copy") as copy, RunDirectory(tmp_path, "one") as again:
+        assert again.identity in names
+        names.add(copy.identity)
+    shutil.rmtree(tmp_path / "one")
+    with RunDirectory(tmp_path, "one") as another:
+        assert another.identity not in names
+    assert len(names) == 3
 
 
 def test_summary_merges_seconds_and_data_and_replaces_rows(run: RunDirectory) -> None:
