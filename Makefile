@@ -151,6 +151,10 @@ format: setup ## format the code
 bench: .venv/.ready-bench ## measure speed; ONLY=name,name for some measures
 	$(BIN)/python -m pipelines.speed $(if $(ONLY),--only $(call quote,$(ONLY)))
 
+.PHONY: chaos
+chaos: setup ## kill, stop and damage parts of short tiny runs at moments drawn by SEEDS=0,1, FAULTS=5 each; status 1 if anything is lost
+	$(BIN)/python -m pipelines.chaos $(if $(SEEDS),--seeds $(call quote,$(SEEDS))) $(if $(FAULTS),--faults $(call quote,$(FAULTS))) $(LINE)
+
 .PHONY: picture
 picture: setup ## draw README's picture from the report of the finished run RUN; needs Chromium
 	$(BIN)/python docs/picture.py $(call quote,outputs/$(RUN))

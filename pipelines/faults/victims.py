@@ -1,0 +1,91 @@
+"""The processes of a run on this machine, found from outside: by the run's log files that they write to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from pipelines.faults.draws import DrawnFault
+
+# Part -> the log that its process writes to, and what the process calls itself.
+_FOUND_BY = {
+    "engine core": ("rollout-{}.log", "EngineCore"),
+    "rollout worker": ("rollout-{}.log", "ray::RolloutWorker"),
+    "verifier": ("verifier.log", "ray::RewardVerifier"),
+    "learner rank": ("learner-{}.log", "ray::Learner"),
+}
+_SHARED_MEMORY = Path("/dev/shm")
+_ENDING_SECONDS = 30.0
+"""For processes to end after the run; Ray's own end after their parent."""
+
+
+def victim(fault: DrawnFault, logs: Path) -> psutil.Process | None:
+    """The process that a fault strikes; None where it is not there now, or stopped already."""
+    log, name = _FOUND_BY[fault.part]
+    for process in writers(logs / log.format(fault.member)):
+        with suppress(psutil.Error):
+            if name in " ".join(process.cmdline()) and process.status() not in ("stopped", "zombie", "dead"):
+                return process
+    return None
+
+
+def writers(place: Path) -> Iterator[psutil.Process]:
+    """Processes whose standard error is this file, or a file in this folder."""
+    wanted = os.path.realpath(place)
+    for entry in Path("/proc").glob("[0-9]*"):
+        # What has ended meanwhile, or is another user's, is not ours.
+        with suppress(OSError, psutil.Error):
+            written = os.readlink(entry / "fd" / "2")
+            if written == wanted or os.path.dirname(written) == wanted:
+                yield psutil.Process(int(entry.name))
+
+
+class Traces:
+    """What a run has on this machine: processes, and the names in shared memory that they use."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._processes: set[psutil.Process] = set()
+        self._names: set[str] = set()
+
+    def look(self, driver: int) -> None:
+        """Remember what is there now: what the driver started, and what writes to the run's logs."""
+        with suppress(psutil.Error):
+            self._processes |= set(psutil.Process(driver).children(recursive=True))
+        self._processes |= set(writers(self._logs))
+        self._names |= mapped_by(self._processes)
+
+    def end(self) -> None:
+        """Kill what is left of the run; processes that were seen here, and no others."""
+        for process in self._processes | set(writers(self._logs)):
+            with suppress(psutil.Error):
+                process.kill()
+
+    def left_behind(self, weights: str, seconds: float = _ENDING_SECONDS) -> list[str]:
+        """What is still there ``seconds`` after the run, in words; ``weights`` is its folder in shared memory."""
+        _, alive = psutil.wait_procs(list(self._processes), timeout=seconds)
+        left = {f"process {process.pid} ({_title(process)})" for process in {*alive, *writers(self._logs)}}
+        if there := (self._names | {weights}) & set(os.listdir(_SHARED_MEMORY)):
+            left |= {f"{_SHARED_MEMORY}/{name}" for name in there - mapped_by(psutil.process_iter())}
+        return sorted(left)
+
+
+def mapped_by(processes: Iterable[psutil.Process]) -> set[str]:
+    """Names in shared memory that these processes have mapped."""
+    found: set[str] = set()
+    prefix = f"{_SHARED_MEMORY}/"
+    for process in processes:
+        with suppress(OSError):
+            lines = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+            found |= {line.partition(prefix)[2] for line in lines if prefix in line and not line.endswith("(deleted)")}
+    return found
+
+
+def _title(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())[:80] or process.name()
+    return "ended"
