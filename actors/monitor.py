@@ -18,7 +18,7 @@ from actors.processes import Processes, kill_on_node
 
 log = logging.getLogger(__name__)
 
-Lost = Callable[[NamedActor, Exception], None]
+Lost = Callable[[NamedActor, ActorFailed], None]
 """Told of an actor that is dead."""
 
 _EVERY_SECONDS = 1.0

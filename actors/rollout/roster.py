@@ -16,6 +16,9 @@ from actors.deadlines import ActorFailed, NamedActor, get
 from actors.messages import LoadedWeights, WeightUpdate
 from actors.restarts import Fault, Faults
 
+_LOOK_SECONDS = 1.0
+"""How often who waits for workers looks whether anybody can bring them back."""
+
 Deliver = Callable[[NamedActor, WeightUpdate], LoadedWeights]
 """Gives one engine weights that were published before."""
 
@@ -47,6 +50,10 @@ class Roster:
         self._published: WeightUpdate | None = None
         """What engines hold; None: what they loaded when they started."""
         self._is_publishing = False
+        self._are_gone = False
+        """Whether a worker waits for weights because those that were published cannot be had any more."""
+        self._no_publisher: ActorFailed | None = None
+        """Why nobody publishes weights now."""
         self._failure: Exception | None = None
         self._is_closed = False
 
@@ -68,13 +75,25 @@ class Roster:
             return [index for index in range(len(self.workers)) if index not in self._absent]
 
     async def some_present(self) -> list[int]:
-        """As :meth:`present`; waits while there is none."""
+        """As :meth:`present`; waits while there is none.
+
+        Raises:
+            ActorFailed: they wait for weights, and who would publish them waits for traces, and is dead.
+
+        """
         while not (found := self.present()):
             with self._changed:
                 coming = [asyncio.wrap_future(future) for future in self._absent.values()]
+                if self._are_gone and self._no_publisher is not None:
+                    raise self._no_publisher
             if coming:
-                await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(coming, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         return found
+
+    def learner_lost(self, rank: NamedActor, error: ActorFailed) -> None:
+        """Nobody publishes weights until others are in the place of the learners."""
+        with self._changed:
+            self._no_publisher = error
 
     def lost(self, worker: NamedActor, error: Exception) -> None:
         """A worker is dead: it gets no more work, and is brought back. Nothing if that was known.
@@ -93,13 +112,14 @@ class Roster:
     def begin_publishing(self) -> list[NamedActor]:
         """New weights are on their way, and the ones before cannot be had any more; who is at work to be given them."""
         with self._changed:
-            self._is_publishing = True
+            self._is_publishing, self._no_publisher = True, None
         return [self.workers[index] for index in self.present()]
 
     def end_publishing(self, update: WeightUpdate | None) -> None:
         """All that are at work hold ``update``; None: it did not come to that."""
         with self._changed:
             self._is_publishing = False
+            self._are_gone = self._are_gone and update is None
             self._published = update or self._published
             self._changed.notify_all()
 
@@ -154,6 +174,7 @@ class Roster:
                 # Weights may be gone: they are being replaced, or the learner that wrote them has died. Those that
                 # follow are given to it instead.
                 with self._changed:
+                    self._are_gone = self._published is newest
                     others = self._changed.wait_for(partial(self._is_over, newest), self._timeout)
                 if not others:
                     raise

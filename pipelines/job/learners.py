@@ -7,6 +7,7 @@ from collections.abc import Callable
 from actors.deadlines import NamedActor
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
+from actors.monitor import Lost
 from pipelines.config import Config
 from pipelines.job.settings import learner_settings
 from pipelines.job.watch import Watch
@@ -15,8 +16,9 @@ from pipelines.job.watch import Watch
 class LearnerRanks:
     """Ranks that are started when they are first asked for, and may be ended and asked for again."""
 
-    def __init__(self, config: Config, start: Callable[..., NamedActor], watch: Watch) -> None:
-        """``start`` is the session's way to start a member of a role."""
+    def __init__(self, config: Config, start: Callable[..., NamedActor], watch: Watch, lost: Lost) -> None:
+        """``start`` is the session's way to start a member of a role; ``lost`` is told of a rank's death."""
+        self._lost = lost
         self._config = config
         self._start = start
         self._watch = watch
@@ -31,7 +33,7 @@ class LearnerRanks:
                 self._started(), learner.micro_batch_tokens, cluster.step_timeout, learner.packing
             )
             self.group.join(cluster.start_timeout, cluster.rendezvous_timeout)
-            self._watch.over_learners(self.group.actors)
+            self._watch.over_learners(self.group.actors, self._lost)
         return self.group
 
     def _started(self) -> list[NamedActor]:

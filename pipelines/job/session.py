@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from actors.deadlines import NamedActor, get
+from actors.deadlines import ActorFailed, NamedActor, get
 from actors.failures import Kind
 from actors.learner.actor import BESIDE
 from actors.learner.group import LearnerGroup
@@ -68,7 +68,7 @@ class Session:
         self._verifier: NamedActor | None = None
         """As callers have it."""
         self._verifier_actor: NamedActor | None = None
-        self._learners = LearnerRanks(config, self._start, self._watch)
+        self._learners = LearnerRanks(config, self._start, self._watch, self._learner_lost)
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
@@ -163,6 +163,11 @@ class Session:
     def _watch_worker(self, worker: NamedActor) -> None:
         assert self._fleet is not None
         self._watch.over_worker(worker, self._fleet.roster.lost)
+
+    def _learner_lost(self, rank: NamedActor, error: ActorFailed) -> None:
+        """Engines may wait for its weights, while whoever would miss it waits for engines."""
+        if self._fleet is not None:
+            self._fleet.roster.learner_lost(rank, error)
 
     def rollouts(self, model: str | None = None) -> RolloutFleet:
         """The engines, warm.

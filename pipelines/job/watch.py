@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
-from actors.deadlines import NamedActor
+from actors.deadlines import ActorFailed, NamedActor
 from actors.learner.actor import BESIDE
 from actors.liveness import Patience
 from actors.monitor import Lost, Monitor, Stuck
@@ -44,11 +44,21 @@ class Watch:
         floor = self._patience.floor + self._longest_function
         self._monitor.watch(verifier, replace(self._patience, floor=floor, unmeasured=floor), _nobody)
 
-    def over_learners(self, ranks: Iterable[NamedActor]) -> None:
-        """Listen to learner ranks beside their work; all are started again when whoever waits for one learns of it."""
+    def over_learners(self, ranks: Iterable[NamedActor], lost: Lost) -> None:
+        """Listen to learner ranks beside their work; all are started again when whoever waits for one learns of it.
+
+        ``lost`` is told of a death at once.
+        """
         patience = replace(self._patience, unmeasured=_BEFORE_TIMEOUT * self._patience.unmeasured)
+
+        def told(rank: NamedActor, error: ActorFailed) -> None:
+            if isinstance(error, Stuck):
+                # The rank's next call says that it died, but not why.
+                log.warning("%s", error)
+            lost(rank, error)
+
         for rank in ranks:
-            self._monitor.watch(rank, patience, _say_if_stuck, BESIDE)
+            self._monitor.watch(rank, patience, told, BESIDE)
 
     def end(self, actors: Iterable[NamedActor]) -> None:
         """End actors that are to end, and what they started."""
@@ -70,14 +80,8 @@ class Watch:
         self._monitor.close()
 
 
-def _nobody(actor: NamedActor, error: Exception) -> None:
+def _nobody(actor: NamedActor, error: ActorFailed) -> None:
     """Nobody is told: the next call of the actor is."""
-
-
-def _say_if_stuck(actor: NamedActor, error: Exception) -> None:
-    """The next call of the actor says that it died, but not why."""
-    if isinstance(error, Stuck):
-        log.warning("%s", error)
 
 
 def _kill(actor: NamedActor) -> None:

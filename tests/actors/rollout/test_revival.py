@@ -15,7 +15,7 @@ import ray
 from commands import wait_until
 from rollout_actors import UPDATE, reviving, workers
 
-from actors.deadlines import ActorFailed
+from actors.deadlines import ActorFailed, NamedActor
 from actors.liveness import Patience
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from actors.monitor import Monitor
@@ -95,6 +95,24 @@ def test_a_worker_waits_for_the_next_weights_where_those_before_ended_with_their
     wait_until(lambda: all_back(faults), 60, "the worker")
     assert {int(item.versions[0]) for item in generate(fleet, 8)} == {2}
     assert len(faults.seen) == 1
+
+
+def test_who_waits_for_the_only_worker_is_told_where_its_weights_ended_with_a_learner_that_is_dead(
+    tmp_path: Path,
+) -> None:
+    """Otherwise the worker would wait for weights, their publisher for traces, and the traces for the worker."""
+    fleet, faults = revived(tmp_path, "", later=("cannot open 1",))
+    fleet.update_weights(UPDATE)
+    ray.kill(fleet.workers[0].handle)
+    died, rank = ActorFailed("a sign of life: learner rank 0 died"), NamedActor(None, "learner rank 0", None, "learner")
+    died.kind, died.actor = "learner", rank
+    fleet.roster.learner_lost(rank, died)
+    with pytest.raises(ActorFailed, match="learner rank 0 died") as caught:
+        generate(fleet, 4)
+    assert caught.value is died
+    fleet.update_weights(replace(UPDATE, version=2))
+    wait_until(lambda: all_back(faults), 60, "the worker")
+    assert {int(item.versions[0]) for item in generate(fleet, 8)} == {2}
 
 
 def test_a_prompt_that_engines_die_of_is_found_and_set_aside_and_no_other_is(tmp_path: Path) -> None:
