@@ -14,6 +14,7 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
+from actors.files import remove_whole
 from actors.learner.group import LearnerGroup
 from pipelines.config import Config
 from pipelines.data.order import steps_for
@@ -23,6 +24,7 @@ from pipelines.job.session import Session
 from pipelines.job.settings import optimizer_settings
 from pipelines.loop.clock import StepClock, loop_metrics, step_metrics, time_shares
 from pipelines.loop.generation import Generation, items_per_step
+from pipelines.loop.journal import open_journal
 from pipelines.loop.learning import BatchLearning, next_coefficient
 from pipelines.loop.records import trace_rows
 from pipelines.loop.supply import Supply
@@ -55,6 +57,7 @@ def rl(config: Config, session: Session) -> None:
         def to_the_end(learners: LearnerGroup) -> None:
             asyncio.run(reinforce(config, session, stage, learners, task, heldout))
             stage.export(learners)
+            remove_whole(session.run.journal("rl"))
 
         with_learners(session, stage, load, to_the_end)
         shares = time_shares(session.run.metrics_file)
@@ -80,7 +83,10 @@ async def reinforce(
     evaluate = partial(judge, fleet, heldout.first(config.rl.evaluate_pairs), config)
     with (
         open_training(stage, learners, total) as training,
-        Supply(config, generation, task, training.steps, training.carried.get("items")) as supply,
+        open_journal(
+            session.run, "rl", training.first, training.carried.get("items"), algorithm.max_staleness
+        ) as journal,
+        Supply(config, generation, task, range(journal.first, total), journal.supply, journal) as supply,
     ):
         algorithm.kl_coefficient = training.carried.get("kl_coefficient", algorithm.kl_coefficient)
         # The engines get the learners' weights even before the first step: both sides start from the same checksum.
@@ -88,7 +94,8 @@ async def reinforce(
         supply.published(training.first)
         clock = StepClock()
         for step in training.steps:
-            under_way, learning = supply.next_step(), BatchLearning(learners, config, algorithm, step)
+            under_way = journal.steps.get(step) or supply.next_step()
+            learning = BatchLearning(learners, config, algorithm, step)
             async for groups in under_way.portions(learning.early_tokens):
                 await clock.thread("learn_early", learning.early, groups)
             rollout = await under_way.whole()
@@ -104,7 +111,8 @@ async def reinforce(
             metrics |= session.faults.metrics()
             metrics |= {**supply.gauges(step), "weight_version": step + 1, "publish_pause_seconds": pause}
             algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
-            training.carried |= {"kl_coefficient": algorithm.kl_coefficient, "items": supply.state()}
+            items = await journal.end_step(step, rollout, supply.state())
+            training.carried |= {"kl_coefficient": algorithm.kl_coefficient, "items": items}
             await training.log_traces(step + 1, trace_rows("rl", step + 1, rollout.groups, task.pairs))
             await training.after_step(step + 1, metrics, evaluate)
 

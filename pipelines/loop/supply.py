@@ -13,6 +13,7 @@ from pipelines.config import Config
 from pipelines.data.order import rounds_of, slice_of_stream
 from pipelines.loop.buffer import BufferSizes, GroupBuffer
 from pipelines.loop.generation import Generation, items_per_step
+from pipelines.loop.journal import Journal
 from pipelines.loop.rollouts import RolloutBatch, ScoredItem
 from pipelines.stages.inputs import JudgingTask
 
@@ -74,9 +75,19 @@ class Supply:
     """
 
     def __init__(
-        self, config: Config, generation: Generation, task: JudgingTask, steps: range, state: Mapping[str, Any] | None
+        self,
+        config: Config,
+        generation: Generation,
+        task: JudgingTask,
+        steps: range,
+        state: Mapping[str, Any] | None,
+        journal: Journal | None = None,
     ) -> None:
-        """``steps`` are those still to be taken; ``state`` is what :meth:`state` gave before them, if they have any."""
+        """``steps`` are those still to be taken; ``state`` is what :meth:`state` gave before them, if they have any.
+
+        What the ``journal`` has is not generated again, and it is told of what is.
+        """
+        self._journal = journal
         self._generation = generation
         generation.released = self._written
         self._sizes = buffer_sizes(config, task, steps.stop)
@@ -117,6 +128,13 @@ class Supply:
 
     def _begin_items(self) -> None:
         positions = self._buffer.begin()
+        while there := [position for position in positions if self._journal and position in self._journal.complete]:
+            for position in there:
+                assert self._journal is not None
+                self._buffer.ended(self._sizes.traces)
+                self._buffer.complete(position, self._journal.complete.pop(position))
+            self._news.set()
+            positions = [position for position in positions if position not in there] + self._buffer.begin()
         items = [self._item_at(position) for position in positions]
         for places in rounds_of(items):
             task = asyncio.create_task(
@@ -138,6 +156,8 @@ class Supply:
             self._generation.go_on(self._buffer.free)
 
     def _complete(self, positions: Sequence[int], index: int, item: ScoredItem) -> None:
+        if self._journal is not None:
+            self._journal.add(positions[index], item)
         self._buffer.complete(positions[index], item)
         self._news.set()
 

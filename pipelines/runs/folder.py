@@ -78,6 +78,10 @@ class RunDirectory:
         """Root of a stage's checkpoints."""
         return self.path / "checkpoints" / stage
 
+    def journal(self, stage: str) -> Path:
+        """Folder of what a stage got from engines since its last checkpoint."""
+        return self.path / stage / "journal"
+
     def export_directory(self, stage: str) -> Path:
         """Where a stage leaves its model in Hugging Face format."""
         return self.path / stage / "hf"

@@ -46,6 +46,8 @@ class Parts:
     def __init__(self, dies_at: int | None = None, random: Random | None = None) -> None:
         self.events: list[str] = []
         self.coefficients: list[float] = []
+        self.written: list[str] = []
+        """Pairs whose traces were written, in training."""
         self.handle = self
         self._dies_at = dies_at
         self._random = random
@@ -64,6 +66,8 @@ class Parts:
                 Trace(prompt.uid, sample, np.ones(2, np.int32), np.zeros(2, np.float32), "", "stop", versions)
                 for sample in range(sampling.samples)
             ]
+            if sampling.temperature:
+                self.written.append(prompt.pair_id)
 
     async def _score(self, requests: Sequence[VerificationRequest]) -> list[ScoredTrace]:
         return [ScoredTrace(item.trace, Verdict("A", None), float(item.trace.sample % 2)) for item in requests]
@@ -166,6 +170,10 @@ def test_a_loop_that_died_continues_with_its_coefficient_as_if_it_had_not(tmp_pa
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert whole.coefficients == pytest.approx([1.02**step for step in range(4)])
     assert died.coefficients[:2] + continued.coefficients == whole.coefficients
+    # Step 3 was trained on after the checkpoint, step 4 was not; both had been written.
+    assert (died.written, continued.written) == (whole.written, [])
+    assert trained(tmp_path / "parts" / "loop") == trained(tmp_path / "whole" / "loop")
+    assert [line["metrics"]["time/generate"] for line in lines[2:]] == [0.0, 0.0]
 
 
 def trained(run: Path) -> list[list[str]]:
@@ -180,12 +188,17 @@ def trained(run: Path) -> list[list[str]]:
 @pytest.mark.parametrize("seed", range(2))
 def test_a_loop_ahead_that_died_loses_no_prompt_and_repeats_none(tmp_path: Path, seed: int) -> None:
     ahead = ("algorithm.max_staleness=2", "algorithm.correction=truncate", "rl.steps=8", "rollout.max_sequences=32")
+    written: list[str] = []
     for dies_at in (3, 5, None):
+        parts = Parts(dies_at, Random(seed))
         with contextlib.suppress(RuntimeError):
-            lines = run_loop(tmp_path, Parts(dies_at, Random(seed)), *ahead, "rl.epochs=2", "rl.evaluate_every=0")
+            lines = run_loop(tmp_path, parts, *ahead, "rl.epochs=2", "rl.evaluate_every=0")
+        written += parts.written
     steps = trained(tmp_path / "loop")
     assert [len(step) for step in steps] == [2] * 8
     assert Counter(chain.from_iterable(steps)) == Counter(dict.fromkeys(PAIRS, 2)), "two epochs of eight pairs"
     assert max(line["metrics"]["staleness_max"] for line in lines) <= 2
+    # What had been written when a loop died, but not scored, may be written once more.
+    assert len(written) <= 16 + 2 * 2
     in_order = [sorted(list(PAIRS)[item] for item in batch_of(8, 0, 2, step, 2)) for step in range(8)]
     assert [sorted(step) for step in steps] != in_order, "some passed others"
