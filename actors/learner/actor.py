@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.interfaces import use_nodes_interface
 from actors.learner.progress import Progress, at_work
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.liveness import Beat
@@ -40,6 +39,8 @@ class Learner:
         self._published: Any = None
         self._trainer: Any = None
         self._source = ""
+        self._holder: Any = None
+        """Has the memory for copies of what is trained; None: there are none."""
         self._saving_group: Any = None
         self._saving: Any = None
         """The checkpoint that is being written."""
@@ -68,31 +69,9 @@ class Learner:
             RendezvousFailed: naming who did not come.
 
         """
-        import torch
-        import torch.distributed as dist
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.distributed_c10d import _set_pg_timeout
+        from actors.learner.joining import join_ranks
 
-        from actors.rendezvous import join_store, meeting
-
-        settings, ranks = self._settings, self._world_size
-        use_nodes_interface()
-        torch.set_num_threads(settings.threads)
-        if settings.device == "cuda":
-            torch.cuda.set_device(0)
-        store = self._store or join_store(address, port, settings.rendezvous_timeout, f"learner rank {self.rank}")
-        # Metrics are summed on the CPU wherever the model is, so a CUDA group speaks gloo as well.
-        backend = "cpu:gloo,cuda:nccl" if settings.device == "cuda" else "gloo"
-        where, seconds = f"{address}:{port}", settings.rendezvous_timeout
-        with meeting(store, where, "learner rank", self.rank, ranks, seconds) as left:
-            wait = timedelta(seconds=left)
-            dist.init_process_group(backend, store=store, rank=self.rank, world_size=ranks, timeout=wait)
-            if settings.device == "cuda":
-                # NCCL connects when it is first used.
-                dist.all_reduce(torch.zeros(1, device="cuda"))
-                torch.cuda.synchronize()
-        _set_pg_timeout(timedelta(seconds=settings.timeout))
-        self._mesh = init_device_mesh(settings.device, (ranks,))
+        self._mesh = join_ranks(self._settings, self.rank, self._world_size, self._store, address, port)
 
     @at_work
     def load(self, model: str, reference: str | None, optimizer: OptimizerSettings) -> int:
@@ -114,7 +93,7 @@ class Learner:
         from actors.learner.optimizers import build_optimizers
         from actors.learner.steps import Trainer
 
-        settings, self._trainer = self._settings, None
+        settings, copier, self._trainer = self._settings, self._copier(), None
         attention = settings.attention if settings.packing else None
         if settings.lora is not None and reference not in (None, model):
             raise ModelError(
@@ -156,6 +135,7 @@ class Learner:
             accumulate=not settings.reshard_after_forward,
             moved=self.progress.moved,
             attention=attention,
+            copier=copier,
         )
         return sum(parameter.numel() for parameter in judge.parameters())
 
@@ -279,9 +259,39 @@ class Learner:
 
         self.finish_saving()
         trainer = self._trainer
+        trainer.copier = self._copier()
         extra = load_checkpoint(directory, trainer.judge, trainer.optimizers)
         trainer.step, trainer.skipped = extra["optimizer_step"], extra["skipped"]
         return extra["stage"]
+
+    def keep_copies(self, holder: Any) -> None:
+        """From the next loading on, copy what is trained after every optimiser step; this Ray actor has the memory."""
+        from actors.learner.copies import RemoteHolder
+
+        self._holder = RemoteHolder(holder)
+
+    def copies(self) -> tuple[int, str]:
+        """Optimiser steps that what is trained now has had, and why no copies are made; empty: they are."""
+        copier = self._trainer.copier
+        return self._trainer.step, copier.refusal if copier is not None else ""
+
+    @at_work
+    def restore_copy(self, step: int) -> None:
+        """Continue from the copy that another process in this place made after so many optimiser steps.
+
+        Raises:
+            NoCopies: there is none.
+
+        """
+        self._trainer.copier.restore(self._trainer, step)
+
+    def _copier(self) -> Any:
+        """What copies the next trainer's state; that of before is ended."""
+        from actors.learner.copies import Copier
+
+        if self._trainer is not None and self._trainer.copier is not None:
+            self._trainer.copier.close()
+        return None if self._holder is None else Copier(self._holder)
 
     @at_work
     def export(self, directory: str) -> None:

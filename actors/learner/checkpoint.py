@@ -145,7 +145,7 @@ class _Saving:
             # An optimiser that has not stepped has no state; asking for it would make some up, with a step in it.
             saving.stepped = any(one.state for one in optimizers)
             stored = optimizers if saving.stepped else []
-            model_state, optimizer_state = get_state_dict(model, stored, options=_trained_only())
+            model_state, optimizer_state = get_state_dict(model, stored, options=trained_only())
             saving.state = {"model": model_state} | ({"optimizer": optimizer_state} if saving.stepped else {})
             saving.generators = json.dumps(ranks.gather(random_state.capture()))
         return saving
@@ -219,7 +219,7 @@ def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimize
 
     def load() -> None:
         optimizers = _as_list(optimizer) if manifest["optimizer"] else []
-        options = _trained_only()
+        options = trained_only()
         model_state, optimizer_state = get_state_dict(model, optimizers, options=options)
         state = {"model": model_state} | ({"optimizer": optimizer_state} if optimizers else {})
         dcp.load(state, checkpoint_id=str(source))
@@ -241,7 +241,7 @@ def load_checkpoint(directory: str | Path, model: nn.Module, optimizer: Optimize
     return dict(manifest["extra_state"])
 
 
-def _trained_only() -> Any:
+def trained_only() -> Any:
     """Frozen parameters, under adapters, are those of the model that training began from: they are not stored."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 

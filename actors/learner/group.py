@@ -7,47 +7,50 @@ from typing import Any
 
 import numpy as np
 
-from actors.deadlines import ANSWER_SECONDS, NamedActor, get
+from actors.deadlines import NamedActor
+from actors.learner.lasting import LastingRanks, Revival
 from actors.learner.planning import pack_prompts, plan
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.messages import TrainingSequence, WeightUpdate
 
 
 class LearnerGroup:
-    """Ray actors of :class:`actors.learner.actor.Learner`, one per rank, used as one."""
+    """Ray actors of :class:`actors.learner.actor.Learner`, one per rank, used as one.
 
-    def __init__(self, actors: Sequence[NamedActor], micro_batch_tokens: int, timeout: float, packing: bool) -> None:
-        self.actors = list(actors)
-        """In the order of their ranks."""
+    With a :class:`~actors.learner.lasting.Revival` a rank's death ends no call, but for those that load.
+    """
+
+    def __init__(
+        self,
+        actors: Sequence[NamedActor],
+        micro_batch_tokens: int,
+        timeout: float,
+        packing: bool,
+        revival: Revival | None = None,
+    ) -> None:
+        self.ranks = LastingRanks(actors, timeout, revival)
         self._packing = packing
         self._micro_batch_tokens = micro_batch_tokens
-        self._timeout = timeout
         self._added = (0, 0)
         """Completion tokens and traces whose gradients the ranks hold."""
 
-    def _all(self, method: str, *arguments: Any, what: str, seconds: float | None = None) -> list[Any]:
+    @property
+    def actors(self) -> list[NamedActor]:
+        """In the order of their ranks."""
+        return self.ranks.actors
+
+    def _all(self, method: str, *arguments: Any, what: str) -> list[Any]:
         """Call every rank with the same arguments and wait for all answers."""
-        return self._each(method, [arguments] * len(self.actors), what, seconds)
-
-    def _each(
-        self, method: str, arguments: Sequence[tuple[Any, ...]], what: str, seconds: float | None = None
-    ) -> list[Any]:
-        return get(self._start(method, arguments), seconds or self._timeout, what, self.actors)
-
-    def _start(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [getattr(each.handle, method).remote(*mine) for each, mine in zip(self.actors, arguments, strict=True)]
+        return self.ranks.call(method, [arguments] * len(self.actors), what)
 
     def join(self, start: float, rendezvous: float) -> None:
         """Let the ranks meet: ``start`` seconds for all of them to be there, ``rendezvous`` for them to connect."""
-        address, port = self._all("rendezvous", what="learners to start", seconds=start)[0]
-        what = f"learner ranks to meet at {address}:{port}"
-        self._all("join", address, port, what=what, seconds=rendezvous + ANSWER_SECONDS)
+        self.ranks.join(start, rendezvous)
 
     def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
         """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""
-        what = f"learner ranks to load {model}"
         self._added = (0, 0)  # Gradients go with what was loaded before.
-        return self._all("load", model, reference_path, optimizer, what=what, seconds=seconds)[0]
+        return self.ranks.load(model, reference_path, optimizer, seconds=seconds)[0]
 
     def _cut(self, sequences: Sequence[TrainingSequence]) -> tuple[list[list[list[int]]], list[Any], int]:
         """Indices by rank and micro-batch, the sequences cut likewise, and the completion tokens of all."""
@@ -71,8 +74,9 @@ class LearnerGroup:
         Ranks take their calls in order, so a step that was started before a checkpoint or a publication is part of it.
         """
         _, parts, tokens = self._cut(sequences)
-        references = self._start("supervised_step", [(part, tokens) for part in parts])
-        return lambda: get(references, self._timeout, "a supervised step", self.actors)[0]
+        arguments = [(part, tokens) for part in parts]
+        call = self.ranks.work("supervised_step", arguments, "a supervised step", ends_step=True)
+        return lambda: self.ranks.answers(call)[0]
 
     @property
     def full_round(self) -> int:
@@ -82,7 +86,9 @@ class LearnerGroup:
     def add_policy_gradients(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> None:
         """Compute the gradients of some of a mini-batch's traces; :meth:`policy_step` takes the others and steps."""
         _, parts, tokens = self._cut(sequences)
-        self._each("add_policy_gradients", [(part, settings) for part in parts], "gradients of some traces")
+        arguments = [(part, settings) for part in parts]
+        what = "gradients of some traces"
+        self.ranks.answers(self.ranks.work("add_policy_gradients", arguments, what, ends_step=False))
         self._added = (self._added[0] + tokens, self._added[1] + len(sequences))
 
     def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
@@ -96,7 +102,7 @@ class LearnerGroup:
             _, parts, more = self._cut(sequences)
             tokens, count = tokens + more, count + len(sequences)
         arguments = [(part, settings, tokens, count) for part in parts]
-        metrics = self._each("policy_step", arguments, "a policy step")[0]
+        metrics = self.ranks.answers(self.ranks.work("policy_step", arguments, "a policy step", ends_step=True))[0]
         self._added = (0, 0)
         return metrics
 
@@ -115,7 +121,7 @@ class LearnerGroup:
     ) -> list[np.ndarray]:
         """One array per sequence, from the rank that had it, in the order of ``sequences``."""
         indices, parts, _ = self._cut(sequences)
-        answers = self._each(method, [(part, *arguments) for part in parts], what)
+        answers = self.ranks.call(method, [(part, *arguments) for part in parts], what)
         found: dict[int, np.ndarray] = {}
         for rank, answer in zip(indices, answers, strict=True):
             for micro, arrays in zip(rank, answer, strict=True):
@@ -133,13 +139,24 @@ class LearnerGroup:
         """
         self._all("save", directory, state, in_background, what=f"checkpoint {directory} to be written")
 
+    def came_back(self) -> bool:
+        """Whether ranks had died, which nobody had missed yet, and others are in the places of all of them.
+
+        Raises:
+            ActorFailed: they died, and cannot come back.
+
+        """
+        before = self.actors
+        self._all("processes", what="learner ranks to say that they live")
+        return self.actors is not before
+
     def finish_saving(self) -> None:
         """Wait until the checkpoint that is being written, if one is, is whole."""
         self._all("finish_saving", what="a checkpoint to be written to its end")
 
     def restore(self, directory: str) -> dict[str, Any]:
         """Continue every rank from a checkpoint; returns the stage's state."""
-        return self._all("restore", directory, what=f"checkpoint {directory} to be loaded")[0]
+        return self.ranks.restore(directory)[0]
 
     def export(self, directory: str) -> None:
         """Write the model in Hugging Face format."""

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from actors.learner.batching import Batch, collate
+from actors.learner.copies import Copier
 from actors.learner.corrections import importance_weights
 from actors.learner.lora import without_adapters
 from actors.learner.model import Judge, synchronise_gradients
@@ -53,6 +54,8 @@ class Trainer:
     """Measures the policy step that is under way."""
     moved: Callable[[], None] = lambda: None
     """Called after each micro-batch."""
+    copier: Copier | None = None
+    """Copies all this after each step."""
     step: int = 0
     skipped: int = 0
 
@@ -152,6 +155,9 @@ def _reference_logprobs(trainer: Trainer, batch: Batch, temperature: float) -> t
 
 def optimizer_step(trainer: Trainer) -> dict[str, float]:
     """Clip, set the schedule's learning rate, step. A gradient that is not finite skips the step and is counted."""
+    if trainer.copier is not None:
+        # Before the ranks meet for the norm, so that beyond it the last copy is whole on all of them.
+        trainer.copier.finish()
     factor = learning_rate_factor(trainer.settings, trainer.step)
     norm = clip_gradients(trainer.judge.parameters(), trainer.settings.gradient_clip, trainer.group)
     if math.isfinite(norm):
@@ -163,6 +169,8 @@ def optimizer_step(trainer: Trainer) -> dict[str, float]:
     for optimizer in trainer.optimizers:
         optimizer.zero_grad(set_to_none=True)
     trainer.step += 1
+    if trainer.copier is not None:
+        trainer.copier.begin(trainer)
     return {
         "grad_norm": norm,
         "learning_rate": trainer.settings.learning_rate * factor,

@@ -10,7 +10,7 @@ from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, Name
 from actors.learner.group import LearnerGroup
 from actors.messages import ChannelTerms, LoadedWeights, WeightUpdate
 from actors.rollout.fleet import EnginesLost, RolloutFleet
-from actors.rollout.roster import refuse_other
+from actors.rollout.roster import WeightsDiffer, refuse_other
 
 _CLOSE_SECONDS = 5.0
 
@@ -49,7 +49,7 @@ class WeightSync:
         self._file: str | None = None
         """What was written last, for engines that come later."""
         self._members: list[NamedActor] = []
-        """Workers that have joined the channel."""
+        """Who has met in the channel: the sender, and workers."""
         self._one_at_a_time = threading.Lock()
         if directory is None:
             fleet.roster.deliver = self._broadcast_again
@@ -64,19 +64,30 @@ class WeightSync:
         """
         with self._one_at_a_time:
             try:
-                # Before anything is gathered: those who do not meet shall not have kept the learners waiting.
-                self._meet(self._fleet.roster.begin_publishing())
-                update = self._learners.publish(version, self._directory, self._dtype)
-                self._file = update.path
                 while True:
                     try:
-                        return self._send(update)
-                    except EnginesLost:
-                        # A broadcast that one does not take part in fails for all: once more, without it.
-                        self._members = []
+                        return self._publish(version)
+                    except WeightsDiffer:
+                        raise
+                    except ActorFailed:
+                        # Engines miss what a learner that died was to give them: once more, from those in their place.
+                        if not self._learners.came_back():
+                            raise
             except BaseException:
                 self._fleet.roster.end_publishing(None)
                 raise
+
+    def _publish(self, version: int) -> float:
+        # Before anything is gathered: those who do not meet shall not have kept the learners waiting.
+        self._meet(self._fleet.roster.begin_publishing())
+        update = self._learners.publish(version, self._directory, self._dtype)
+        self._file = update.path
+        while True:
+            try:
+                return self._send(update)
+            except EnginesLost:
+                # A broadcast that one does not take part in fails for all: once more, without it.
+                self._members = []
 
     def _send(self, update: WeightUpdate) -> float:
         workers = self._fleet.roster.begin_publishing()
@@ -88,7 +99,7 @@ class WeightSync:
 
     def _meet(self, workers: Sequence[NamedActor]) -> None:
         """Let these workers, and no others, be the members of the channel, where there is one."""
-        if self._directory is None and workers and list(workers) != self._members:
+        if self._directory is None and workers and [self._learners.actors[0], *workers] != self._members:
             self._connect(workers)
 
     def close(self) -> None:
@@ -122,4 +133,4 @@ class WeightSync:
             joining.append(worker.handle.join_channel.remote(terms, 1 + index * self._processes))
         what = f"learners and engines to meet for weights at {address}:{port}"
         get(joining, seconds + ANSWER_SECONDS, what, [sender, *workers])
-        self._members = list(workers)
+        self._members = [sender, *workers]

@@ -64,6 +64,9 @@ class Learner:
     activation_checkpointing: bool = False
     reshard_after_forward: bool = True
     lora: Lora = field(default_factory=Lora)
+    peer_copy: bool = True
+    """Copy the training state into memory outside of the ranks after every optimiser step, so that ranks that die come
+    back with the step before instead of the last checkpoint. Two copies are kept, where three times one is free."""
     threads: int = number(1, at_least=1)
 
 

@@ -1,36 +1,60 @@
-"""The learner ranks of a session: started together, ended together."""
+"""The learner ranks of a session: started together, ended together, and restarted with memory that outlives them."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 
 from actors.deadlines import NamedActor
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
+from actors.learner.holder import CopyHolder
+from actors.learner.lasting import Revival
 from actors.monitor import Lost
+from actors.placement import Placement
 from pipelines.config import Config
 from pipelines.job.settings import learner_settings
 from pipelines.job.watch import Watch
+
+# A warning of ours is shown on the terminal, and in the report.
+log = logging.getLogger(__name__)
 
 
 class LearnerRanks:
     """Ranks that are started when they are first asked for, and may be ended and asked for again."""
 
-    def __init__(self, config: Config, start: Callable[..., NamedActor], watch: Watch, lost: Lost) -> None:
-        """``start`` is the session's way to start a member of a role; ``lost`` is told of a rank's death."""
+    def __init__(
+        self,
+        config: Config,
+        start: Callable[..., NamedActor],
+        reserved: Callable[[], Placement],
+        watch: Watch,
+        lost: Lost,
+    ) -> None:
+        """``start`` is the session's way to start a member of a role, ``reserved`` where members belong; ``lost`` is
+        told of a rank's death."""
         self._lost = lost
         self._config = config
         self._start = start
+        self._reserved = reserved
         self._watch = watch
         self.group: LearnerGroup | None = None
         """They, from the moment that they are started."""
+        self._actors: list[NamedActor] = []
+        self._holders: list[NamedActor] = []
+        self._is_ending = False
+        self._starting = threading.Lock()
+        """Held while ranks are started in the place of others, which no end of all of them must miss."""
 
     def joined(self) -> LearnerGroup:
         """The ranks, joined; a stage loads its own model into those of the stage before."""
         if self.group is None:
             learner, cluster = self._config.learner, self._config.cluster
+            self._actors = self._started()
+            revival = self._revival() if learner.peer_copy else None
             self.group = LearnerGroup(
-                self._started(), learner.micro_batch_tokens, cluster.step_timeout, learner.packing
+                self._actors, learner.micro_batch_tokens, cluster.step_timeout, learner.packing, revival
             )
             self.group.join(cluster.start_timeout, cluster.rendezvous_timeout)
             self._watch.over_learners(self.group.actors, self._lost)
@@ -51,16 +75,37 @@ class LearnerRanks:
             for rank in range(ranks)
         ]
 
+    def _revival(self) -> Revival:
+        import ray
+
+        for rank in range(self._config.learner.ranks):
+            # On the rank's node, without anything of its own.
+            options = self._reserved().options("learner", rank) | {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+            holder = ray.remote(CopyHolder).options(**options).remote()
+            self._holders.append(NamedActor(holder, f"who holds the copies of learner rank {rank}"))
+        return Revival(self._restarted, lambda: self._is_ending, self._holders, self._watch.faults, log.warning)
+
+    def _restarted(self) -> list[NamedActor] | None:
+        """Others in the place of the ranks, without waiting for them; None where all are being ended."""
+        self.end_dead()
+        with self._starting:
+            if self._is_ending:
+                return None
+            self._actors = self._started()
+            self._watch.over_learners(self._actors, self._lost)
+            return self._actors
+
     def end(self) -> None:
         """End the actors, for which threads of the driver may wait while they train, save or publish."""
-        if self.group is not None:
-            self._watch.end(self.group.actors)
+        with self._starting:
+            self._is_ending = True
+        self._watch.end([*self._actors, *self._holders])
 
     def end_dead(self) -> None:
-        """End what is left of a group of which a rank is dead: the others wait for it, and nobody waits for them."""
-        for actor in self.group.actors if self.group is not None else ():
+        """End what is left of ranks of which one is dead: the others wait for it, and nobody waits for them."""
+        for actor in self._actors:
             self._watch.end_dead(actor)
 
     def forget(self) -> None:
         """The next to ask gets other ranks."""
-        self.group = None
+        self.group, self._actors, self._holders, self._is_ending = None, [], [], False

@@ -68,7 +68,7 @@ class Session:
         self._verifier: NamedActor | None = None
         """As callers have it."""
         self._verifier_actor: NamedActor | None = None
-        self._learners = LearnerRanks(config, self._start, self._watch, self._learner_lost)
+        self._learners = LearnerRanks(config, self._start, self._reserved, self._watch, self.learner_lost)
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
@@ -164,7 +164,7 @@ class Session:
         assert self._fleet is not None
         self._watch.over_worker(worker, self._fleet.roster.lost)
 
-    def _learner_lost(self, rank: NamedActor, error: ActorFailed) -> None:
+    def learner_lost(self, rank: NamedActor, error: ActorFailed) -> None:
         """Engines may wait for its weights, while whoever would miss it waits for engines."""
         if self._fleet is not None:
             self._fleet.roster.learner_lost(rank, error)

@@ -30,6 +30,7 @@ from pipelines.speed.learner import learner
 from pipelines.speed.loading import loading
 from pipelines.speed.logprobs import logprobs
 from pipelines.speed.packer import packer
+from pipelines.speed.peer_copy import peer_copy
 from pipelines.speed.publish import publish
 from pipelines.speed.rank_calls import rank_calls
 from pipelines.speed.reward_group import reward_group
@@ -55,6 +56,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
         judging,
         publish,
         learner,
+        peer_copy,
         driver,
         slots,
         asynchronous,

@@ -23,7 +23,7 @@ VOCABULARY, SEQUENCES, RANKS, BUDGET = 512, 64, 2, 4096
 
 def learner() -> dict[str, Any]:
     """64 sequences of 64 prompt tokens and log-normal completions (median 110, at most 448); 2 ranks of one thread."""
-    rows = _rows()
+    rows = supervised_rows()
     tokens = sum(len(prompt) + len(completion) for prompt, completion in rows)
     with tempfile.TemporaryDirectory() as folder:
         model, file = Path(folder) / "model", Path(folder) / "rows.json"
@@ -51,7 +51,8 @@ def learner() -> dict[str, Any]:
     } | {f"{name}_tokens_per_second": tokens / seconds for name, seconds in theirs.items()}
 
 
-def _rows() -> list[tuple[list[int], list[int]]]:
+def supervised_rows() -> list[tuple[list[int], list[int]]]:
+    """Prompts and completions, by tokens."""
     rng = random.Random(0)
     lengths = [min(448, max(8, int(rng.lognormvariate(4.7, 0.6)))) for _ in range(SEQUENCES)]
     return [
@@ -111,7 +112,7 @@ def bare_fsdp2(model: str) -> None:
     for module in [*lm.model.layers, lm]:
         fully_shard(module, mesh=mesh, reshard_after_forward=False)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=0.0, fused=True)
-    rows = _rows()
+    rows = supervised_rows()
     lengths = [len(prompt) + len(completion) for prompt, completion in rows]
     total = sum(len(completion) for _, completion in rows)
     batches = []

@@ -1,4 +1,4 @@
-"""Training that outlives its learners: where a rank dies, all are started again and go on from the last checkpoint."""
+"""Training that outlives its learners: where a rank dies, all come back from copies of their state or a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Work = Callable[[LearnerGroup], None]
 def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> None:
     """Load a model into the learners and train it to the end, with others in their place where they die.
 
-    ``train`` begins at the stage's last checkpoint, as it does when a stage is continued: the steps since then are made
+    Where there are copies of the ranks' state, ``train`` notices nothing of it (:mod:`actors.learner.lasting`). Else it
+    begins again at the stage's last checkpoint, as it does when a stage is continued: the steps since then are made
     again, and their numbers replaced. Engines and verifier go on as they are.
 
     Raises:
@@ -26,10 +27,22 @@ def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> No
 
     """
     deaths: Counter[int] = Counter()
+
+    def notice(failed: ActorFailed, then: str) -> Fault:
+        assert failed.actor is not None
+        session.learner_lost(failed.actor, failed)
+        step = session.run.last_step(stage.name) + 1
+        deaths[step] += 1
+        why = str(failed).partition(f"{failed.actor} ")[2]
+        where = f"step {step} of {stage.name}"
+        return session.faults.noticed("learner", failed.actor.name, why, then, times=deaths[step], where=where)
+
     fault: Fault | None = None
+    learners: LearnerGroup | None = None
     while True:
         try:
             learners = session.learners()
+            learners.ranks.notice = notice
             load(learners)
             if fault is not None:
                 session.faults.back(fault, ", with the model loaded")
@@ -39,12 +52,6 @@ def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> No
         except ActorFailed as failed:
             if failed.kind != "learner" or failed.actor is None:
                 raise
-            step = session.run.last_step(stage.name) + 1
-            deaths[step] += 1
-            why = str(failed).partition(f"{failed.actor} ")[2]
-            fault = session.faults.noticed(
-                *("learner", failed.actor.name, why, "all ranks are restarted and go on from the last checkpoint"),
-                times=deaths[step],
-                where=f"step {step} of {stage.name}",
-            )
+            lacking = f", {learners.ranks.lacking}" if learners is not None and learners.ranks.lacking else ""
+            fault = notice(failed, f"all ranks are restarted and go on from the last checkpoint{lacking}")
             session.end_dead_learners()

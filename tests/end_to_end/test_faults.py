@@ -79,4 +79,6 @@ def test_killed_engine_verifier_and_learner_come_back_and_every_prompt_is_traine
     for who in ("rollout worker 0", "learner rank", "the reward verifier"):
         assert f"{who} " in said
     assert said.count("is back after") == 3
+    assert "all ranks are restarted and go on from their copies of optimiser step" in said
+    assert "continues after step" not in said, "no step is made again, and nothing generated twice"
     assert psutil.wait_procs(seen, timeout=30)[1] == []

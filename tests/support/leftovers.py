@@ -18,7 +18,7 @@ def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Actors and the engines' processes; workers that Ray keeps idle are called ray::IDLE."""
-    names = ("ray::RolloutWorker", "ray::Learner", "ray::RewardVerifier", "EngineCore")
+    names = ("ray::RolloutWorker", "ray::Learner", "ray::CopyHolder", "ray::RewardVerifier", "EngineCore")
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):

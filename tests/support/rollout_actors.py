@@ -136,6 +136,12 @@ class RankWithoutModel:
         if address != "here":
             raise ConnectionError(f"nobody meets at {address}:{port}")
 
+    def keep_copies(self, holder: Any) -> None:
+        pass
+
+    def load(self, *arguments: Any) -> int:
+        return 0
+
     def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
         print(f"published {version} as {dtype}", flush=True)
         return WeightUpdate(version, directory, UPDATE.tensors, UPDATE.checksum) if self._rank == 0 else None
@@ -194,11 +200,11 @@ def reviving(folder: Path, faults: Faults, *later: str) -> Revival:
     return Revival(restart, lambda _: None, faults, 120.0)
 
 
-def ranks(folder: Path, count: int) -> list[NamedActor]:
+def ranks(folder: Path, count: int, kind: type = RankWithoutModel) -> list[NamedActor]:
     """Learner ranks, with their logs in ``folder``."""
     made = []
     for rank in range(count):
         log = str(folder / f"learner-{rank}.log")
-        handle: Any = ray.remote(RankWithoutModel).options(num_cpus=0)
-        made.append(NamedActor(handle.remote(rank, count, None, log), f"learner rank {rank}", log))
+        handle: Any = ray.remote(kind).options(num_cpus=0)
+        made.append(NamedActor(handle.remote(rank, count, None, log), f"learner rank {rank}", log, "learner"))
     return made

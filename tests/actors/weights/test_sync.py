@@ -2,21 +2,104 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import ray.cloudpickle
 from commands import wait_until
-from rollout_actors import ranks, reviving, workers
+from rollout_actors import RankWithoutModel, StreamingWorker, ranks, reviving, workers
+from small_settings import small_optimizer
 
-from actors.deadlines import ActorFailed
+from actors.deadlines import ActorFailed, NamedActor
+from actors.learner import lasting as learner_revival
 from actors.learner.group import LearnerGroup
+from actors.learner.holder import CopyHolder
+from actors.messages import LoadedWeights, WeightUpdate
 from actors.restarts import Faults
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.roster import Revival
 from actors.weights.sync import WeightSync
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+# Processes of the cluster do not find this folder: send them the classes, not their names.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class MortalRank(RankWithoutModel):
+    """Says where a killer finds it; dies of the first thing that a rank in its place sends."""
+
+    def __init__(self, rank: int, world_size: int, settings: Any, log_path: str) -> None:
+        super().__init__(rank, world_size, settings, log_path)
+        self._folder = Path(log_path).parent
+        (self._folder / f"rank-{rank}.pid").write_text(str(os.getpid()))
+
+    def send(self) -> None:
+        if (first := self._folder / "first").exists():
+            first.unlink()
+            os._exit(1)
+        super().send()
+
+
+class Killer(StreamingWorker):
+    """Finds what it is to load gone together with its writer, once."""
+
+    async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
+        if (first := Path(self._fault) / "first").exists():
+            first.unlink()
+            os.kill(int((Path(self._fault) / "rank-0.pid").read_text()), signal.SIGKILL)
+            raise FileNotFoundError(update.path)
+        return await super().update_weights(update)
+
+
+@pytest.mark.parametrize(("directory", "kind"), [("folder", Killer), (None, StreamingWorker)], ids=["file", "network"])
+def test_weights_of_a_learner_that_died_before_engines_had_them_are_published_once_more(
+    tmp_path: Path, directory: str | None, kind: type
+) -> None:
+    told: list[str] = []
+    faults = Faults(5, 3600.0, told.append)
+    remote: Any = ray.remote(kind).options(num_cpus=0, max_concurrency=10)
+    log = str(tmp_path / "rollout-0.log")
+    fleet = RolloutFleet(
+        [NamedActor(remote.remote("model", log, str(tmp_path)), "rollout worker 0", log, "engine")],
+        120.0,
+        reviving(tmp_path, faults),
+    )
+    holders = [NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}") for rank in range(2)]
+    started: list[NamedActor] = []
+
+    def restart() -> list[NamedActor]:
+        for actor in started:
+            ray.kill(actor.handle)
+        started[:] = ranks(tmp_path, 2, MortalRank)
+        return list(started)
+
+    learners = LearnerGroup(
+        restart(), 8, 120.0, False, learner_revival.Revival(restart, lambda: False, holders, faults, told.append)
+    )
+    learners.ranks.notice = lambda failed, then: faults.noticed("learner", str(failed.actor), "died", then)
+    learners.join(60.0, 60.0)
+    learners.load("model", None, small_optimizer(), 60.0)
+    weights = WeightSync(learners, fleet, directory, "bfloat16", 2, 120.0, bucket_bytes=64, rendezvous_timeout=60.0)
+    weights.publish(1)
+    (tmp_path / "first").touch()
+    assert weights.publish(2) == 0.25
+    weights.publish(3)
+    assert [fault.kind for fault in faults.seen] == ["learner"]
+    assert len(told) == 2
+    again = [line for line in said(tmp_path, "learner-1") if line.startswith("published")]
+    assert again == [f"published {version} as bfloat16" for version in (1, 2, 2, 3)]
+    if directory is None:
+        joined = [line for line in said(tmp_path, "rollout-0") if line.startswith("joined")]
+        assert joined == ["joined there:2 as 1 of 3"] * 2, "engines meet the new sender, once"
+    for actor in [*started, *holders]:
+        ray.kill(actor.handle)
 
 
 def sync(folder: Path, directory: str | None, *faults: str, revival: Revival | None = None) -> WeightSync:

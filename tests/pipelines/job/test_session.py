@@ -83,12 +83,13 @@ def test_all_of_it_ends_with_the_session_also_where_a_stage_fails(session: Sessi
             session.verifier()
             assert session._verifier_actor is not None
             started.extend([*session.rollouts("model").workers, *session.learners().actors, session._verifier_actor])
+            started.extend(session._learners._holders)
             session.weights_directory.mkdir()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         stage()
-    assert [has_ended(actor) for actor in started] == [True] * 4
+    assert [has_ended(actor) for actor in started] == [True] * 6
     assert "stopped" in (session.run.logs / "rollout-0.log").read_text(), "engines end before their actor does"
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
     assert not session.weights_directory.exists()
@@ -147,8 +148,9 @@ def test_only_the_learners_are_released(session: Session) -> None:
     with session:
         fleet, group = session.rollouts("model"), session.learners()
         session.weight_sync()
+        holders = session._learners._holders
         session.release_learners()
-        assert [has_ended(actor) for actor in group.actors] == [True, True]
+        assert [has_ended(actor) for actor in [*group.actors, *holders]] == [True] * 4
         assert session.rollouts() is fleet
         with pytest.raises(RuntimeError, match="start both first"):
             session.weight_sync()

@@ -16,12 +16,13 @@ from pipelines.stages.lasting import with_learners
 class Job:
     """A session and a stage in one, whose training fails as it is told to, after so many steps."""
 
-    def __init__(self, *failures: tuple[int, ActorFailed], most: int = 10) -> None:
+    def __init__(self, *failures: tuple[int, ActorFailed], most: int = 10, lacking: str = "") -> None:
         self.told: list[str] = []
         self.faults = Faults(most, 3600.0, self.told.append)
         self.events: list[str] = []
         self.name = "rl"
         self.run = SimpleNamespace(last_step=lambda stage: self.steps)
+        self.ranks = SimpleNamespace(lacking=lacking)
         self.steps = 0
         self._failures = list(failures)
 
