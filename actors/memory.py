@@ -1,4 +1,4 @@
-"""How much memory this process's machine has left, for what is better not there than the end of everything else."""
+"""How much memory a process, or its device, has in use, and how much its machine has left."""
 
 from __future__ import annotations
 
@@ -25,3 +25,25 @@ def free_memory(root: Path = Path("/sys/fs/cgroup")) -> float:
         given_back = sum(float(line.split()[1]) for line in lines if line.split()[0] == cache)
         left.append(most - taken + given_back)
     return min(left)
+
+
+def in_use(device: str) -> int:
+    """Bytes in use on this process's device, by whomever; on CPU those of the process."""
+    if device == "cpu":
+        return psutil.Process().memory_info().rss
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def highest(device: str) -> int:
+    """The most bytes that this process's tensors have had on its device since this was asked last; on CPU
+    :func:`in_use`."""
+    if device == "cpu":
+        return in_use(device)
+    import torch
+
+    most = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return most

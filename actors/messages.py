@@ -246,3 +246,14 @@ class LoadedWeights:
     """Of all tensors together, as they arrived."""
     pause_seconds: float
     """For which generation stood still."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """A device's memory in bytes, or on CPU a process's, where engines and learners share devices."""
+
+    peak: int
+    """Of a turn: on CUDA a rank's tensors at their most, and all that is in use on an engine's device; on CPU what the
+    process has at its end."""
+    left: int
+    """When the turn has been given up."""

@@ -108,7 +108,7 @@ async def reinforce(
             supply.published(step + 1)
             times = clock.end_step()
             metrics = batch.metrics | learned | loop_metrics(times, rollout) | step_metrics(times, batch.tokens)
-            metrics |= session.faults.metrics()
+            metrics |= session.metrics()
             metrics |= {**supply.gauges(step), "weight_version": step + 1, "publish_pause_seconds": pause}
             algorithm.kl_coefficient = next_coefficient(algorithm, metrics)
             items = await journal.end_step(step, rollout, supply.state())

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors import memory
 from actors.learner.progress import Progress, at_work
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.liveness import Beat
 from actors.logs import redirect_output
-from actors.messages import ChannelTerms, WeightUpdate
+from actors.messages import ChannelTerms, MemoryUse, WeightUpdate
 from actors.processes import Processes, of_this_actor
 
 if TYPE_CHECKING:
@@ -199,6 +200,21 @@ class Learner:
             return write_update(tensors, version, directory)
         self._published = gathered(tensors, version)
         return self._published[0]
+
+    @at_work
+    def leave_device(self) -> MemoryUse:
+        """Let engines have the device; what is kept goes into the machine's memory, where on CPU it is already."""
+        device = self._settings.device
+        most = memory.highest(device)
+        if self._trainer is not None and device != "cpu":
+            self._trainer.leave_device()
+        return MemoryUse(most, memory.in_use(device))
+
+    @at_work
+    def take_device(self) -> None:
+        """Have the device again, with what was kept."""
+        if self._trainer is not None:
+            self._trainer.take_device()
 
     def open_channel(self) -> tuple[str, int]:
         """Open the store at which the members of a weight channel meet; returns its address and port."""

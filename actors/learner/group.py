@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,11 @@ from actors.deadlines import NamedActor
 from actors.learner.lasting import LastingRanks, Revival
 from actors.learner.planning import pack_prompts, plan
 from actors.learner.settings import OptimizerSettings, PolicySettings
-from actors.messages import TrainingSequence, WeightUpdate
+from actors.messages import MemoryUse, TrainingSequence, WeightUpdate
+from actors.turns import Together
+
+# Calls that need nothing on the ranks' devices.
+_ANY_TIME = ("finish_saving", "processes", "leave_device", "take_device")
 
 
 class LearnerGroup:
@@ -27,12 +32,16 @@ class LearnerGroup:
         timeout: float,
         packing: bool,
         revival: Revival | None = None,
+        turns: Together | None = None,
     ) -> None:
+        """``turns``: with engines on the same devices; None: the devices are the ranks' own."""
         self.ranks = LastingRanks(actors, timeout, revival)
         self._packing = packing
         self._micro_batch_tokens = micro_batch_tokens
         self._added = (0, 0)
         """Completion tokens and traces whose gradients the ranks hold."""
+        self._turns = turns or Together()
+        self._turns.attach(learners=self)
 
     @property
     def actors(self) -> list[NamedActor]:
@@ -41,7 +50,8 @@ class LearnerGroup:
 
     def _all(self, method: str, *arguments: Any, what: str) -> list[Any]:
         """Call every rank with the same arguments and wait for all answers."""
-        return self.ranks.call(method, [arguments] * len(self.actors), what)
+        with nullcontext() if method in _ANY_TIME else self._turns.learners():
+            return self.ranks.call(method, [arguments] * len(self.actors), what)
 
     def join(self, start: float, rendezvous: float) -> None:
         """Let the ranks meet: ``start`` seconds for all of them to be there, ``rendezvous`` for them to connect."""
@@ -50,7 +60,8 @@ class LearnerGroup:
     def load(self, model: str, reference_path: str | None, optimizer: OptimizerSettings, seconds: float) -> int:
         """Load the policy, and the frozen reference where one is given, on every rank; returns the parameters."""
         self._added = (0, 0)  # Gradients go with what was loaded before.
-        return self.ranks.load(model, reference_path, optimizer, seconds=seconds)[0]
+        with self._turns.learners():
+            return self.ranks.load(model, reference_path, optimizer, seconds=seconds)[0]
 
     def _cut(self, sequences: Sequence[TrainingSequence]) -> tuple[list[list[list[int]]], list[Any], int]:
         """Indices by rank and micro-batch, the sequences cut likewise, and the completion tokens of all."""
@@ -75,7 +86,8 @@ class LearnerGroup:
         """
         _, parts, tokens = self._cut(sequences)
         arguments = [(part, tokens) for part in parts]
-        call = self.ranks.work("supervised_step", arguments, "a supervised step", ends_step=True)
+        with self._turns.learners():  # Ranks leave their devices in order as well: after the step.
+            call = self.ranks.work("supervised_step", arguments, "a supervised step", ends_step=True)
         return lambda: self.ranks.answers(call)[0]
 
     @property
@@ -88,7 +100,8 @@ class LearnerGroup:
         _, parts, tokens = self._cut(sequences)
         arguments = [(part, settings) for part in parts]
         what = "gradients of some traces"
-        self.ranks.answers(self.ranks.work("add_policy_gradients", arguments, what, ends_step=False))
+        with self._turns.learners():
+            self.ranks.answers(self.ranks.work("add_policy_gradients", arguments, what, ends_step=False))
         self._added = (self._added[0] + tokens, self._added[1] + len(sequences))
 
     def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
@@ -102,7 +115,8 @@ class LearnerGroup:
             _, parts, more = self._cut(sequences)
             tokens, count = tokens + more, count + len(sequences)
         arguments = [(part, settings, tokens, count) for part in parts]
-        metrics = self.ranks.answers(self.ranks.work("policy_step", arguments, "a policy step", ends_step=True))[0]
+        with self._turns.learners():
+            metrics = self.ranks.answers(self.ranks.work("policy_step", arguments, "a policy step", ends_step=True))[0]
         self._added = (0, 0)
         return metrics
 
@@ -121,7 +135,8 @@ class LearnerGroup:
     ) -> list[np.ndarray]:
         """One array per sequence, from the rank that had it, in the order of ``sequences``."""
         indices, parts, _ = self._cut(sequences)
-        answers = self.ranks.call(method, [(part, *arguments) for part in parts], what)
+        with self._turns.learners():
+            answers = self.ranks.call(method, [(part, *arguments) for part in parts], what)
         found: dict[int, np.ndarray] = {}
         for rank, answer in zip(indices, answers, strict=True):
             for micro, arrays in zip(rank, answer, strict=True):
@@ -131,6 +146,14 @@ class LearnerGroup:
     def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate:
         """Gather the weights in ``dtype`` and write them, or hold them to be sent; the answer says what they are."""
         return self._all("publish", version, directory, dtype, what=f"weight version {version} to be gathered")[0]
+
+    def leave_device(self) -> list[MemoryUse]:
+        """Let every rank move what it keeps into the machine's memory."""
+        return self._all("leave_device", what="learner ranks to leave their devices")
+
+    def take_device(self) -> None:
+        """Let every rank move it back."""
+        self._all("take_device", what="learner ranks to take their devices")
 
     def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
         """Write a checkpoint; it has its name only when it is whole.
@@ -156,7 +179,8 @@ class LearnerGroup:
 
     def restore(self, directory: str) -> dict[str, Any]:
         """Continue every rank from a checkpoint; returns the stage's state."""
-        return self.ranks.restore(directory)[0]
+        with self._turns.learners():
+            return self.ranks.restore(directory)[0]
 
     def export(self, directory: str) -> None:
         """Write the model in Hugging Face format."""

@@ -28,6 +28,7 @@ from actors.learner.optimizers import (
     scale_gradients,
     scale_learning_rates,
 )
+from actors.learner.parking import Parking, kept
 from actors.learner.settings import OptimizerSettings, PolicySettings
 from actors.learner.tally import PolicyTally
 from actors.messages import TrainingSequence
@@ -58,6 +59,19 @@ class Trainer:
     """Copies all this after each step."""
     step: int = 0
     skipped: int = 0
+    parking: Parking = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parking = Parking(self.device)
+
+    def leave_device(self) -> None:
+        """Move what is kept between steps into the machine's memory; nothing can be computed until it is back."""
+        models = dict.fromkeys(model for model in (self.judge, self.reference) if model is not None)
+        self.parking.leave(kept(models, self.optimizers))
+
+    def take_device(self) -> None:
+        """Move it back."""
+        self.parking.come_back()
 
 
 def supervised_step(trainer: Trainer, micro_batches: MicroBatches, global_tokens: int) -> dict[str, float]:

@@ -26,6 +26,7 @@ from actors.messages import (
 )
 from actors.rollout.launching import environment, executor
 from actors.rollout.settings import EngineSettings
+from actors.rollout.sleeping import Sleeping
 from actors.rollout.steps import Steps
 
 # Between lists of what was written, in seconds: the way of a list to its reader costs more than a token.
@@ -57,6 +58,7 @@ class Engine:
         """Weight updates under way."""
         self._steps.count_those_of(self._llm.engine_core)
         self._version = 0
+        self.sleeping = Sleeping(self._llm)
         self._tokenizer: Any = None
 
     def _launch(self) -> Any:
@@ -78,6 +80,8 @@ class Engine:
             enforce_eager=settings.enforce_eager,
             enable_prefix_caching=settings.prefix_caching,
             gpu_memory_utilization=settings.memory_fraction,
+            # On CPU vLLM refuses to be prepared for it, and sleeps all the same: see `Sleeping`.
+            enable_sleep_mode=settings.takes_turns and settings.device == "cuda",
             seed=settings.seed,
             disable_log_stats=True,
             # Of the distribution that was sampled, temperature included: what a policy ratio needs.
@@ -236,7 +240,8 @@ class Engine:
 
         loop = asyncio.get_running_loop()
         try:
-            await self._llm.pause_generation(mode="keep", clear_cache=False)
+            if not self.sleeping.now:
+                await self._llm.pause_generation(mode="keep", clear_cache=False)
             started = loop.time()
             received = await self._llm.collective_rpc("replace_weights", args=(VerifiedUpdate.of(update),))
             await self._llm.update_weight_version(str(update.version))
@@ -245,7 +250,8 @@ class Engine:
                 raise _died() from error
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error
         self._version = update.version
-        await self._llm.resume_generation()
+        if not self.sleeping.now:
+            await self._llm.resume_generation()
         stood_still = loop.time() - started
         if len(set(received)) != 1:
             raise EngineError(f"the engine's processes received different weights for version {update.version}")
@@ -278,7 +284,7 @@ class Engine:
         """End the engine's process. No call is possible afterwards."""
         self._llm.shutdown()
         # Its own clean-up when it is collected fails if that is at the interpreter's end.
-        del self._llm
+        del self._llm, self.sleeping
         self._sockets.cleanup()
 
 

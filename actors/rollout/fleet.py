@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, cast
 
 from actors.deadlines import ActorFailed, NamedActor, get, wait
 from actors.failures import kind_of
-from actors.messages import Added, GenerationFailure, LoadedWeights, Prompt, Sampling, Trace, WeightUpdate
+from actors.messages import Added, GenerationFailure, LoadedWeights, MemoryUse, Prompt, Sampling, Trace, WeightUpdate
 from actors.rollout.roster import Revival, Roster, refuse_other
 from actors.rollout.streams import Call, Traffic
+from actors.turns import Together
 
 _BEAT_SECONDS = 10.0
 """For an engine to say that it lives, where sending to all of them has failed."""
@@ -27,8 +29,16 @@ class RolloutFleet:
     asked of the others, and it comes back when it holds the current weights.
     """
 
-    def __init__(self, workers: Sequence[NamedActor], timeout: float, revival: Revival | None = None) -> None:
-        self.roster = Roster(workers, timeout, revival)
+    def __init__(
+        self,
+        workers: Sequence[NamedActor],
+        timeout: float,
+        revival: Revival | None = None,
+        turns: Together | None = None,
+    ) -> None:
+        """``turns``: with learners on the same devices; None: the devices are the engines' own."""
+        self._turns = turns or Together()
+        self.roster = Roster(workers, timeout, revival, self._turns)
         self.as_loaded = True
         """Whether engines hold what they loaded when they started; False once they have been given other weights."""
         self._timeout = timeout
@@ -47,6 +57,7 @@ class RolloutFleet:
 
         """
         self._all("start", version, what="rollout engines to start", seconds=seconds)
+        self._turns.attach(engines=self)
 
     def _all(self, method: str, *arguments: Any, what: str, seconds: float) -> list[Any]:
         """Call every worker with the same arguments and wait for all answers."""
@@ -66,7 +77,7 @@ class RolloutFleet:
             RestartsExhausted: workers died too often.
 
         """
-        return cast(Any, Call(self._traffic, sampling).items(prompts))
+        return cast(Any, self._in_turn(Call(self._traffic, sampling), prompts))
 
     def watch(
         self, prompts: Sequence[Prompt], sampling: Sampling
@@ -76,7 +87,35 @@ class RolloutFleet:
         Its reader has seen what was written, so nothing is written twice: a request that failed is a failure, and an
         engine that dies ends it.
         """
-        return Call(self._traffic, sampling, watched=True).items(prompts)
+        return self._in_turn(Call(self._traffic, sampling, watched=True), prompts)
+
+    async def _in_turn(
+        self, call: Call, prompts: Sequence[Prompt]
+    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+        async with self._turns.engines(), aclosing(cast(Any, call.items(prompts))) as items:
+            async for item in items:
+                yield item
+
+    def sleep(self, at_once: bool) -> list[MemoryUse]:
+        """Let the engines at work give their devices' memory back; ``at_once``: without the ends of what they write."""
+        return self._of_those_at_work("sleep", at_once, what="rollout engines to sleep")
+
+    def wake(self, part: str) -> None:
+        """Let them take memory again for ``weights`` or ``kv_cache``."""
+        self._of_those_at_work("wake", part, what=f"rollout engines to wake ({part})")
+
+    def _of_those_at_work(self, method: str, *arguments: Any, what: str) -> list[Any]:
+        """Call them all and wait for all answers; those that die meanwhile are brought back."""
+        workers = [self.workers[index] for index in self.roster.present()]
+        references = {worker.name: getattr(worker.handle, method).remote(*arguments) for worker in workers}
+        while True:
+            try:
+                return get([references[worker.name] for worker in workers], self._timeout, what, workers)
+            except ActorFailed as error:
+                dead = self._dead(error, workers, together=False)
+                if not dead:
+                    raise
+                workers = [worker for worker in workers if worker not in dead]
 
     async def unfinished(self) -> int:
         """Traces that the engines write or have waiting, whoever asked for them.

@@ -15,6 +15,7 @@ from functools import partial
 from actors.deadlines import ActorFailed, NamedActor, get
 from actors.messages import LoadedWeights, WeightUpdate
 from actors.restarts import Fault, Faults
+from actors.turns import Together
 
 _LOOK_SECONDS = 1.0
 """How often who waits for workers looks whether anybody can bring them back."""
@@ -39,11 +40,12 @@ class Revival:
 class Roster:
     """Workers by number: at work, or being brought back."""
 
-    def __init__(self, workers: Sequence[NamedActor], timeout: float, revival: Revival | None) -> None:
+    def __init__(self, workers: Sequence[NamedActor], timeout: float, revival: Revival | None, turns: Together) -> None:
         self.workers = list(workers)
         self.deliver: Deliver = self._by_file
         self._timeout = timeout
         self._revival = revival
+        self._turns = turns
         self._changed = threading.Condition()
         self._absent: dict[int, Future[None]] = {}
         """Workers that are being brought back; a future is done when its worker is at work, or never will be."""
@@ -139,8 +141,9 @@ class Roster:
                 fault = faults.noticed(
                     "engine", worker.name, _why(error, worker), then="it is restarted, others take its prompts"
                 )
-                dead = self._revival.restart(index, dead)
-                self._return(index, dead, fault)
+                with self._turns.restarting():
+                    dead = self._revival.restart(index, dead)
+                    self._return(index, dead, fault)
                 return
             except Exception as failed:
                 if self._is_closed:
@@ -171,6 +174,8 @@ class Roster:
             except Exception as error:
                 if isinstance(error, WeightsDiffer) or (isinstance(error, ActorFailed) and _is_dead(error, worker)):
                     raise
+                if self._turns.on_same_devices:
+                    raise  # Whoever could publish others waits for the devices that are kept for this start.
                 # Weights may be gone: they are being replaced, or the learner that wrote them has died. Those that
                 # follow are given to it instead.
                 with self._changed:

@@ -28,5 +28,7 @@ class EngineSettings:
     threads: int
     """CPU: OpenMP threads of the engine."""
     enforce_eager: bool
+    takes_turns: bool
+    """Learners have the same devices: the engine can sleep."""
     prefix_caching: bool
     seed: int

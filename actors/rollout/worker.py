@@ -12,6 +12,7 @@ from actors.messages import (
     ChannelTerms,
     GenerationFailure,
     LoadedWeights,
+    MemoryUse,
     Prompt,
     Sampling,
     Trace,
@@ -58,6 +59,14 @@ class RolloutWorker:
     async def update_weights(self, update: WeightUpdate) -> LoadedWeights:
         """Load published weights in flight; returns what the engine holds then."""
         return await self._engine.update(update)
+
+    async def sleep(self, at_once: bool) -> MemoryUse:
+        """Give the device's memory back; ``at_once``: without the ends of what is being written."""
+        return await self._engine.sleeping.fall(at_once)
+
+    async def wake(self, part: str) -> None:
+        """Take memory again for ``weights`` or ``kv_cache``."""
+        await self._engine.sleeping.wake(part)
 
     async def unfinished(self) -> int:
         """Traces that are being written or wait to be; raises where the engine has died."""

@@ -22,6 +22,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors import memory
 from actors.logs import answer_with_stacks
 from actors.messages import ChannelTerms, TensorEntry, WeightUpdate
 from actors.rendezvous import join_store
@@ -146,6 +147,10 @@ class WeightReplacement:
     def join_weight_channel(self: Any, meeting: dict[str, Any]) -> None:
         """Meet the other members of a weight channel; ``meeting`` has the fields of :class:`ChannelInit`."""
         self.init_weight_transfer_engine(meeting)
+
+    def memory_in_use(self: Any) -> int:
+        """Bytes in use on this process's device, by whomever; on CPU the process's own."""
+        return memory.in_use(self.device.type)
 
     def replace_weights(self: Any, update_info: dict[str, Any]) -> int:
         """Load the weights that ``update_info`` names (see :meth:`VerifiedUpdate.of`); returns their checksum.

@@ -11,6 +11,7 @@ from actors.learner.group import LearnerGroup
 from actors.messages import ChannelTerms, LoadedWeights, WeightUpdate
 from actors.rollout.fleet import EnginesLost, RolloutFleet
 from actors.rollout.roster import WeightsDiffer, refuse_other
+from actors.turns import Together
 
 _CLOSE_SECONDS = 5.0
 
@@ -33,11 +34,14 @@ class WeightSync:
         *,
         bucket_bytes: int,
         rendezvous_timeout: float,
+        turns: Together | None = None,
     ) -> None:
         """``dtype`` is what engines keep weights in, ``processes`` how many an engine has (its tensor parallelism).
 
-        The last two are of the network: see :class:`~actors.messages.ChannelTerms`.
+        ``bucket_bytes`` and ``rendezvous_timeout`` are of the network: see :class:`~actors.messages.ChannelTerms`.
+        ``turns`` are those of engines and learners on the same devices.
         """
+        self._turns = turns or Together()
         self._learners = learners
         self._fleet = fleet
         self._directory = directory
@@ -62,7 +66,7 @@ class WeightSync:
             WeightsDiffer: an engine holds other weights than were published.
 
         """
-        with self._one_at_a_time:
+        with self._turns.publishing(), self._one_at_a_time:
             try:
                 while True:
                     try:

@@ -39,6 +39,7 @@ def check(config: Config) -> None:
         _of_adapters(config),
         _of_optimizers(config),
         _of_devices(config),
+        _of_turns(config),
     ):
         if reason := next(reasons, None):
             raise ConfigError(reason)
@@ -198,3 +199,36 @@ def _of_devices(config: Config) -> Iterator[str]:
                 refuse_unsplittable(shape, devices, path)
         except ShapeError as error:
             yield str(error)
+
+
+def _of_turns(config: Config) -> Iterator[str]:
+    """What engines and learners on the same devices cannot do, which have them in turn."""
+    if not config.cluster.share_devices:
+        return
+    algorithm, rollout, learner = config.algorithm, config.rollout, config.learner
+    shared = "cluster.share_devices=true"
+    if algorithm.max_staleness:
+        yield (
+            f"algorithm.max_staleness={algorithm.max_staleness} has engines write while learners work, and {shared} "
+            "has them take turns: set algorithm.max_staleness=0, or cluster.share_devices=false"
+        )
+    if config.rl.learn_early:
+        yield (
+            f"rl.learn_early=true has learners work while engines write, and {shared} has them take turns: set "
+            "rl.learn_early=false, or cluster.share_devices=false"
+        )
+    if config.cluster.weight_transfer != "file":
+        yield (
+            f"cluster.weight_transfer={config.cluster.weight_transfer} needs a device for the sender and one for each "
+            f"receiver (NCCL), and {shared} gives them the same: set cluster.weight_transfer=file"
+        )
+    if rollout.tensor_parallel > 1:
+        yield (
+            f"rollout.tensor_parallel={rollout.tensor_parallel} does not go with {shared}, where an engine and a rank "
+            "have one device: set rollout.tensor_parallel=1, with more rollout.workers"
+        )
+    if rollout.workers != learner.ranks:
+        yield (
+            f"rollout.workers={rollout.workers} and learner.ranks={learner.ranks} must be equal with {shared}: an "
+            "engine and a rank have a device together"
+        )

@@ -106,6 +106,9 @@ class Cluster:
     """Over the network: weights sent at a time, in MiB; sender and receivers hold that much more."""
     weights_directory: str = "/dev/shm"
     """Where that file lies; with several nodes, on a file system they share."""
+    share_devices: bool = False
+    """Engines and learners take turns on the same devices, an engine and a rank on each: engines sleep while learners
+    work, whose state is in the machine's memory while engines write."""
     memory_check: bool = True
     """Refuse to start what does not fit into memory by the formulas of `make plan`; false: start it all the same."""
     gpu_gib: float = number(80.0, above=0)

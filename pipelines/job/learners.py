@@ -13,6 +13,7 @@ from actors.learner.holder import CopyHolder
 from actors.learner.lasting import Revival
 from actors.monitor import Lost
 from actors.placement import Placement
+from actors.turns import Together
 from pipelines.config import Config
 from pipelines.job.settings import learner_settings
 from pipelines.job.watch import Watch
@@ -31,6 +32,7 @@ class LearnerRanks:
         reserved: Callable[[], Placement],
         watch: Watch,
         lost: Lost,
+        turns: Together,
     ) -> None:
         """``start`` is the session's way to start a member of a role, ``reserved`` where members belong; ``lost`` is
         told of a rank's death."""
@@ -39,6 +41,7 @@ class LearnerRanks:
         self._start = start
         self._reserved = reserved
         self._watch = watch
+        self._turns = turns
         self.group: LearnerGroup | None = None
         """They, from the moment that they are started."""
         self._actors: list[NamedActor] = []
@@ -52,9 +55,12 @@ class LearnerRanks:
         if self.group is None:
             learner, cluster = self._config.learner, self._config.cluster
             self._actors = self._started()
-            revival = self._revival() if learner.peer_copy else None
+            # A copy is made while ranks go on, which on shared devices is when they leave.
+            copied = learner.peer_copy and not self._turns.on_same_devices
+            revival = self._revival() if copied else None
             self.group = LearnerGroup(
-                self._actors, learner.micro_batch_tokens, cluster.step_timeout, learner.packing, revival
+                *(self._actors, learner.micro_batch_tokens, cluster.step_timeout, learner.packing),
+                *(revival, self._turns),
             )
             self.group.join(cluster.start_timeout, cluster.rendezvous_timeout)
             self._watch.over_learners(self.group.actors, self._lost)

@@ -36,6 +36,7 @@ from pipelines.job.settings import (
     engine_settings,
     reward_functions,
     reward_rule,
+    turns,
 )
 from pipelines.job.watch import Watch
 from pipelines.planning.shape import refuse_unsplittable, shape_if_known
@@ -58,6 +59,7 @@ class Session:
         self._started_ray = False
         self._waits = contextlib.ExitStack()
         self._watch = Watch(config)
+        self._turns = turns(config, interruption.requested)
         self._starting = threading.Lock()
         """Held while a worker is started in the place of another, which no end of all workers must miss."""
         self._placement: Placement | None = None
@@ -68,7 +70,7 @@ class Session:
         self._verifier: NamedActor | None = None
         """As callers have it."""
         self._verifier_actor: NamedActor | None = None
-        self._learners = LearnerRanks(config, self._start, self._reserved, self._watch, self.learner_lost)
+        self._learners = LearnerRanks(config, self._start, self._reserved, self._watch, self.learner_lost, self._turns)
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
@@ -78,6 +80,10 @@ class Session:
     def faults(self) -> Faults:
         """What died so far, and came back."""
         return self._watch.faults
+
+    def metrics(self) -> dict[str, float]:
+        """What the parts of the job did besides a step's work: restarts, and turns on devices that they share."""
+        return self.faults.metrics() | self._turns.metrics()
 
     def __enter__(self) -> Self:
         self._waits.enter_context(interruption.ending_waits(self._learners.end))
@@ -183,6 +189,7 @@ class Session:
         if model is not None:
             if self._workers and not (self._model == model and (self._fleet is None or self._fleet.as_loaded)):
                 self._end_rollouts()
+                self._turns.clear()
             self.launch_rollouts(model)
         if not self._workers:
             raise RuntimeError("no engines were launched, and no model was given to launch them with")
@@ -190,7 +197,7 @@ class Session:
             seconds = self.config.cluster.start_timeout
             restart = partial(self._restart_worker, self._workers)
             revival = Revival(restart, self._watch_worker, self._watch.faults, seconds)
-            fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout, revival)
+            fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout, revival, self._turns)
             fleet.start(0, seconds)
             self._fleet = fleet
             for worker in self._workers:
@@ -220,6 +227,8 @@ class Session:
 
     def learners(self) -> LearnerGroup:
         """Learner ranks, joined; a stage loads its own model into those of the stage before."""
+        if self._turns.on_same_devices and self._workers:
+            self.rollouts()  # Engines measure the devices when they start: they are alone on them then.
         return self._learners.joined()
 
     def end_dead_learners(self) -> None:
@@ -243,6 +252,7 @@ class Session:
                 cluster.step_timeout,
                 bucket_bytes=max(1, int(cluster.weight_bucket_mib * 2**20)),
                 rendezvous_timeout=cluster.rendezvous_timeout,
+                turns=self._turns,
             )
         return self._weight_sync
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from actors.learner.choices import ATTENTIONS
 from actors.learner.settings import LearnerSettings, LoraSettings, OptimizerSettings, PolicySettings
 from actors.placement import Role
 from actors.rollout.settings import EngineSettings
+from actors.turns import Together, Turns
 from actors.verifier.functions import RewardFunction
 from actors.verifier.rewards import RewardRule
 from actors.verifier.trace import VerdictMode
@@ -60,9 +61,21 @@ def replica_role(config: Config) -> Role:
     return Role("replica", config.serve.replicas, config.cluster.rollout_cpus, devices, remedy)
 
 
+def shares_devices(config: Config) -> bool:
+    """Whether engines and learners take turns on the same devices."""
+    return config.cluster.share_devices and config.learner.ranks > 0
+
+
+def turns(config: Config, hurried: Callable[[], bool]) -> Together:
+    """Who has the devices when; see :class:`actors.turns.Turns`."""
+    return Turns(config.cluster.step_timeout, hurried) if shares_devices(config) else Together()
+
+
 def roles(config: Config) -> tuple[Role, ...]:
     """Actors of a job and what they take; the only place that knows how many devices each of them needs."""
-    cluster, devices = config.cluster, 1 if config.cluster.device == "cuda" else 0
+    shared = shares_devices(config)
+    # Of a device that two share, each takes a half.
+    cluster, devices = config.cluster, (0.5 if shared else 1) if config.cluster.device == "cuda" else 0
     together = passes_weights_in_memory(config)
     spread = ", or set cluster.weight_transfer=network to use several nodes" if together else ""
     return (
@@ -81,6 +94,7 @@ def roles(config: Config) -> tuple[Role, ...]:
             gpus=devices,
             remedy="lower learner.ranks or cluster.learner_cpus",
             one_node=together,
+            shares="rollout" if shared else None,
         ),
         Role(
             "verifier",
@@ -116,6 +130,7 @@ def engine_settings(config: Config, model: str, worker: int) -> EngineSettings:
         memory_fraction=rollout.memory_fraction,
         threads=rollout.threads,
         enforce_eager=rollout.enforce_eager,
+        takes_turns=shares_devices(config),
         prefix_caching=rollout.prefix_caching,
         seed=config.seed + worker,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipelines.config import Config
-from pipelines.job.settings import roles
+from pipelines.job.settings import roles, shares_devices
 from pipelines.planning.engine import EngineMemory, engine_memory
 from pipelines.planning.learner import (
     BYTES,
@@ -27,6 +27,8 @@ _DRIVER, _LEARNER, _ENGINE = 0.6 * GIB, 0.7 * GIB, 1.5 * GIB
 _CUDA_HOST = 2.0 * GIB
 # CUDA: what a rank's device holds besides tensors: context, NCCL, and what the allocator cannot use.
 _RESERVE = 3.0 * GIB
+# What a rank gathers at a time to publish it, as a copy of its own and as what it received.
+_GATHERED = 2 * 0.5 * GIB
 # Tokens of a prompt and of a chain; tokens, log-probabilities, versions and text of a trace.
 _PROMPT_TOKEN, _TRACE_TOKEN, _CHAIN_TOKEN = 4, 24, 4
 
@@ -63,6 +65,9 @@ class Budget:
     checkpoint: float
     disk: float
     nodes: list[Node]
+    turns: dict[str, float]
+    """On a device that an engine and a rank have in turn: ``generate``, ``learn``, ``publish``; empty where they have
+    devices of their own."""
 
 
 def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None = None) -> Budget:
@@ -82,7 +87,10 @@ def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None =
     nodes = place(roles(config), config.cluster.gpus_per_node)
     publish = float(BYTES[config.rollout.dtype] * shape.parameters)
     driver = _driver(config)
-    host = max(memory.host for memory in learners)
+    shared = shares_devices(config) and config.cluster.device == "cuda" and bool(training)
+    # An engine's weights, and what a rank keeps, are in the machine's memory in turn, in room that stays.
+    parked = max(memory.between for memory in learners) if shared else 0.0
+    host = max(memory.host for memory in learners) + parked + (engine.parts["weights"] if shared else 0.0)
     checkpoint, disk = _disk(config, shape, training)
     sections = [config.rl if stage == "rl" else config.distill for stage in training]
     in_background = any(section.checkpoints.in_background for section in sections)
@@ -92,7 +100,18 @@ def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None =
         + (driver if index == 0 else 0.0)
         for index, node in enumerate(nodes)
     ]
-    return Budget(learner, engine, driver, max(taken), publish, checkpoint, disk, nodes)
+    turns = _turns(learner, engine, parked) if shared else {}
+    return Budget(learner, engine, driver, max(taken), publish, checkpoint, disk, nodes, turns)
+
+
+def _turns(learner: LearnerMemory, engine: EngineMemory, kept: float) -> dict[str, float]:
+    """A device in each turn: what has it, and what stays there of the other."""
+    both = _RESERVE + engine.asleep
+    return {
+        "generate": engine.total + _RESERVE,
+        "learn": learner.peak + both,
+        "publish": kept + _GATHERED + engine.parts["weights"] + both,
+    }
 
 
 def _on_node(
@@ -148,10 +167,13 @@ def limits(config: Config, shape: ModelShape, budget: Budget, machine: Machine) 
             else "lower rollout.tensor_parallel"
         )
         yield Limit("devices of a node", largest, cluster.gpus_per_node, "devices", remedy)
-    room = cluster.gpu_gib * GIB - _RESERVE
+    room = cluster.gpu_gib * GIB - _RESERVE - (budget.engine.asleep if budget.turns else 0.0)
     if cuda and budget.learner.peak > room:
         remedy = _less_learner(config, shape, room)
         yield Limit("GPU memory of a learner rank", budget.learner.peak / GIB, room / GIB, "GiB", remedy)
+    for turn, remedy in (("generate", "lower rollout.memory_fraction"), ("publish", "set learner.offload=all")):
+        if (needs := budget.turns.get(turn, 0.0) / GIB) > cluster.gpu_gib:
+            yield Limit(f"GPU memory while engines and learners {turn}", needs, cluster.gpu_gib, "GiB", remedy)
     engine = budget.engine
     if engine.parts["cache"] < 0:
         needs, has = engine.total - engine.parts["cache"], config.rollout.memory_fraction * cluster.gpu_gib
@@ -179,6 +201,8 @@ def _less_learner(config: Config, shape: ModelShape, room: float) -> str:
     for name in ("activation_checkpointing", "reshard_after_forward"):
         if not getattr(config.learner, name):
             return f"set learner.{name}=true"
+    if config.cluster.share_devices:
+        return "set cluster.share_devices=false, or learner.offload=all, or lower learner.micro_batch_tokens"
     loads = [learner_load(config, stage) for stage in stages(config)]
     for times in (2, 4, 8, 16):
         ranks = times * config.learner.ranks

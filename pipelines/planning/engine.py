@@ -49,6 +49,8 @@ class EngineMemory:
     """Tokens that the cache holds."""
     sequences_at_full_length: int
     """Sequences of the longest length that it holds at once."""
+    asleep: float
+    """What it keeps of its device while it sleeps."""
 
     @property
     def total(self) -> float:
@@ -71,12 +73,12 @@ def engine_memory(shape: ModelShape, load: EngineLoad) -> EngineMemory:
     tokens = max(load.batched_tokens, load.longest)
     working = size * tokens * (4 * shape.hidden + 3 * shape.intermediate / load.devices)
     working += _LOGITS * 4 * load.sequences * shape.vocabulary
-    cache = load.cache_gib * GIB
+    cache, asleep = load.cache_gib * GIB, 0.0
     if load.device == "cuda":
-        working += _CONTEXT + (0.0 if load.eager else _GRAPHS)
+        asleep = _CONTEXT + (0.0 if load.eager else _GRAPHS)
+        working += asleep
         cache = load.fraction * load.device_gib * GIB - weights - working
     block = _BLOCK[load.device]
     blocks = max(0, int(cache / (block * cache_bytes_per_token(shape, load.dtype, load.devices))))
-    return EngineMemory(
-        {"weights": weights, "working": working, "cache": cache}, blocks * block, blocks // -(-load.longest // block)
-    )
+    parts = {"weights": weights, "working": working, "cache": cache}
+    return EngineMemory(parts, blocks * block, blocks // -(-load.longest // block), asleep)

@@ -58,6 +58,8 @@ class LearnerMemory:
     """When that is: `layer`, `head` or `embeddings` of the backward."""
     host: float
     """What is offloaded to the machine's memory."""
+    between: float
+    """On its device between steps: what leaves it where engines have it in turn."""
 
     @property
     def peak(self) -> float:
@@ -102,16 +104,18 @@ def learner_memory(shape: ModelShape, load: LearnerLoad) -> LearnerMemory:
         "optimizer": optimizer_bytes(shape, load.optimizer, trained) / ranks,
         "reference": 0.0,
     }
-    host = 0.0
+    host = between = 0.0
     if load.reference and full:
         shard = size * shape.parameters / ranks
         host += shard if load.offload != "none" else 0.0
+        between += shard if load.offload == "none" else 0.0
         state["reference"] = (0.0 if load.offload != "none" else shard) + (
             0.0 if load.reshard else size * shape.parameters
         )
     if load.offload == "all":
         host += state["parameters"] + state["gradients"] + state["optimizer"]
         state |= {"parameters": 0.0, "gradients": 0.0, "optimizer": 0.0}
+    between += state["parameters"] + state["optimizer"]
     # Whole parameters: those outside the layers, one layer and the next, or all layers.
     layer = size * (shape.layer + adapters / shape.layers)
     root, ahead = size * shape.root, layer if several and load.reshard else 0.0
@@ -134,7 +138,7 @@ def learner_memory(shape: ModelShape, load: LearnerLoad) -> LearnerMemory:
         "embeddings": _moment(0.0, (MASTER + size) * shape.root if several and full else 0.0, 0.0, 0.0),
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
-    return LearnerMemory(state | moments[worst], worst, host)
+    return LearnerMemory(state | moments[worst], worst, host, between)
 
 
 def _moment(gathered: float, reduction: float, activations: float, logits: float) -> dict[str, float]:

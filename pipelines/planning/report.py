@@ -45,6 +45,7 @@ def plan_of(config: Config, shape: ModelShape) -> dict[str, Any]:
         "kv_tokens": found.engine.kv_tokens,
         "sequences_at_full_length": found.engine.sequences_at_full_length,
         "sequences_at_mean_length": int(found.engine.kv_tokens / _mean_length(config)),
+        "turns_gib": {name: _gib(size) for name, size in found.turns.items()} or None,
         "driver_gib": _gib(found.driver),
         "node_gib": _gib(found.node),
         "publish_gib": _gib(found.publish),
@@ -134,6 +135,7 @@ def table_of(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             return (name, "unknown", "state plan.pairs and plan.chains: the size of the data is not known here")
         return (name, f"{work['steps']:,} steps", f"{work['tokens']:,.0f} tokens, {work['seconds'] / 3600:,.2f} hours")
 
+    turns = plan["turns_gib"]
     cost = "unknown" if plan["gpu_hours"] is None else f"{plan['gpu_hours']:,.1f} GPU hours"
     price = f"price {plan['price']:,.0f}" if plan["price"] else ""
     rows = [
@@ -146,6 +148,7 @@ def table_of(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{plan['sequences_at_full_length']:,} sequences per engine at full length, "
             f"{plan['sequences_at_mean_length']:,} at the mean",
         ),
+        *((("device in turn", f"{_short(max(turns.values()))} GiB", parts(turns)),) if turns else ()),
         ("driver", f"{_short(plan['driver_gib'])} GiB", f"fullest node {_short(plan['node_gib'])} GiB of host memory"),
         ("publish", f"{_short(plan['publish_gib'])} GiB", f"{plan['publish_seconds']:,} s per step"),
         ("disk", f"{_short(plan['disk_gib'])} GiB", f"checkpoints of {_short(plan['checkpoint_gib'])} GiB each"),

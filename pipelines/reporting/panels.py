@@ -111,6 +111,10 @@ SECTIONS: tuple[Section, ...] = (
             Panel("Complete, for later steps", ("items_waiting",)),
             Panel("Learned while others were written", ("time/learn_early",), unit="seconds"),
             Panel("Pause of a publish", ("publish_pause_seconds",), unit="seconds"),
+            Panel(
+                "Turns on shared devices", ("time/sleep", "time/wake", "time/offload", "time/onload"), unit="seconds"
+            ),
+            Panel("Memory by turn, in GiB", ("memory/*",)),
         ),
     ),
     Section(

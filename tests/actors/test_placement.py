@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from actors.placement import Bundles, ClusterTooSmall, Role, Seat, _lack, lay_out, reserve, shortage
+from pipelines.config.compose import load_config
+from pipelines.job.settings import roles
 
 ROLLOUT = Role("rollout", 2, 4.0, 4, "lower rollout.workers")
 LEARNER = Role("learner", 8, 2.0, 1, "lower learner.ranks")
@@ -115,3 +117,24 @@ def test_members_lie_in_their_bundles_with_devices_of_their_own(cluster: None) -
     placement.release()
     with pytest.raises(ClusterTooSmall, match=r"after 0\.5 s the cluster still lacks.*GPU: 9 needed, 8 in the cluster"):
         reserve([Role("learner", 9, 0.0, 1, "lower learner.ranks")], 0.5)
+
+
+@pytest.mark.ray
+def test_an_engine_and_a_rank_that_share_a_device_see_the_same_one(cluster: None) -> None:
+    import ray
+
+    config = load_config(
+        [
+            *("cluster=gpu_node", "cluster.share_devices=true", "rl.learn_early=false", "rollout.tensor_parallel=1"),
+            *("rollout.workers=8", "learner.ranks=8", "cluster.rollout_cpus=0.1", "cluster.learner_cpus=0.1"),
+            "cluster.verifier_cpus=0",
+        ]
+    )
+    placement = reserve(roles(config), 60.0)
+    keys = [(role, member) for member in range(8) for role in ("rollout", "learner")]
+    members = [ray.remote(Member).options(**placement.options(*key)).remote() for key in keys]
+    places = dict(zip(keys, ray.get([one.place.remote() for one in members], timeout=300), strict=True))
+    pairs = [(places["rollout", member][0], places["learner", member][0]) for member in range(8)]
+    assert all(engine == rank and len(engine) == 1 for engine, rank in pairs)
+    assert len({engine[0] for engine, _ in pairs}) == 8
+    placement.release()

@@ -19,8 +19,17 @@ import pytest
 from pairs import many_pairs
 
 from actors.learner.settings import PolicySettings
-from actors.messages import Prompt, Sampling, ScoredTrace, Trace, TrainingSequence, Verdict, VerificationRequest
-from actors.restarts import Faults
+from actors.messages import (
+    MemoryUse,
+    Prompt,
+    Sampling,
+    ScoredTrace,
+    Trace,
+    TrainingSequence,
+    Verdict,
+    VerificationRequest,
+)
+from actors.turns import Together, Turns
 from pipelines.config import Config
 from pipelines.config.compose import load_config
 from pipelines.data.order import batch_of
@@ -54,6 +63,7 @@ class Parts:
         self._version = 0
         self.score = SimpleNamespace(remote=self._score)
         self.full_round = 1 << 30
+        self.turns = Together()
 
     async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace]]:
         """Two tokens for every sample."""
@@ -96,6 +106,47 @@ class Parts:
         return cast(dict[str, Any], json.loads((Path(directory) / "state.json").read_text()))
 
 
+class PartsInTurn(Parts):
+    """On the same devices, as fleet, learners and weight transfer use them; notes who moves, and the end of writing."""
+
+    def __init__(self) -> None:
+        super().__init__(random=Random(1))
+        self.turns = Turns(60.0)
+        self.turns.attach(engines=self, learners=self)
+
+    async def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> AsyncIterator[list[Trace]]:
+        async with self.turns.engines():
+            async for traces in super().generate(prompts, sampling):
+                yield traces
+            self.events.append("written")
+
+    def policy_step(self, sequences: Sequence[TrainingSequence], settings: PolicySettings) -> dict[str, float]:
+        with self.turns.learners():
+            return super().policy_step(sequences, settings)
+
+    def publish(self, version: int) -> float:
+        with self.turns.publishing():
+            return super().publish(version)
+
+    def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
+        with self.turns.learners():
+            super().save(directory, state, in_background)
+
+    def sleep(self, at_once: bool) -> list[MemoryUse]:
+        self.events.append("sleep")
+        return [MemoryUse(0, 0)]
+
+    def wake(self, part: str) -> None:
+        self.events.append(f"wake {part}")
+
+    def take_device(self) -> None:
+        self.events.append("on")
+
+    def leave_device(self) -> list[MemoryUse]:
+        self.events.append("off")
+        return [MemoryUse(0, 0)]
+
+
 def run_loop(folder: Path, parts: Parts, *overrides: str) -> list[dict[str, Any]]:
     """The loop's part of an RL stage; returns the lines of metrics.jsonl."""
     config: Config = load_config(
@@ -111,7 +162,7 @@ def run_loop(folder: Path, parts: Parts, *overrides: str) -> list[dict[str, Any]
     )
     with open_run(config) as run, open_stage(config, run, "rl") as stage:
         session = SimpleNamespace(run=run, rollouts=lambda *_: parts, verifier=lambda: parts, weight_sync=lambda: parts)
-        session.faults = Faults(0, 1.0)
+        session.metrics = parts.turns.metrics
         asyncio.run(reinforce(config, cast(Any, session), stage, cast(Any, parts), TASK, TASK.first(2)))
         return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
@@ -144,6 +195,26 @@ def test_a_step_generates_learns_publishes_begins_the_next_evaluates_and_saves(t
     assert sorted(path.name for path in (tmp_path / "loop" / "traces").glob("*.parquet")) == [
         f"rl-rollouts-{step:06d}.parquet" for step in (1, 2, 3, 4)
     ]
+
+
+def test_on_the_same_devices_engines_and_learners_have_them_in_turn(tmp_path: Path) -> None:
+    """The checkpoint of the second step waits for the third's traces, and learning follows it in the same turn."""
+    parts = PartsInTurn()
+    lines = run_loop(tmp_path, parts, "cluster.share_devices=true", "rl.learn_early=false", "learner.ranks=1")
+    before, after = ["sleep", "on", "wake weights"], ["off", "wake kv_cache"]
+    written = ["generate", "written", "sleep", "on"]
+    assert parts.events == [
+        *(*before, "publish 0", *after),
+        *(*written, "learn", "wake weights", "publish 1", *after),
+        *(*written, "learn", "wake weights", "publish 2", *after),
+        *(*written, "save 2", "learn", "wake weights", "publish 3", *after),
+        *("generate", "judge", "written", "written", "sleep", "on", "learn", "wake weights", "publish 4", *after),
+        *("sleep", "on", "save 4"),
+    ]
+    for step in (line["metrics"] for line in lines):
+        assert min(step[f"time/{name}"] for name in ("sleep", "wake", "offload", "onload")) > 0
+        spent = sum(step[f"time/{part}"] for part in ("generate", "verify", "wait", "learn", "publish"))
+        assert spent == pytest.approx(step["time/step"])
 
 
 def test_one_version_ahead_a_step_is_always_under_way(tmp_path: Path) -> None:

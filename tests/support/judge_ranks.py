@@ -154,6 +154,7 @@ def scenario(learner: Learner, ranks: int, model: str, folder: Path, budget: int
         "poisoned": poisoned(learner, ranks, model),
         "packed": on_groups(learner, ranks, model, packed=True),
         "adapted": adapted(learner, ranks, model),
+        "away": on_groups(learner, ranks, model, packed=True, away=True),
         "in_portions": on_groups(learner, ranks, model, packed=True, portions=(5, 1, 4)),
         "in_portions_reduced_once": on_groups(
             learner, ranks, model, packed=True, portions=(5, 8), reshard_after_forward=False
@@ -173,18 +174,25 @@ def on_groups(
     packed: bool,
     budget: int = BUDGET,
     portions: tuple[int, ...] = (),
+    away: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Supervised and policy steps on groups of traces of the same prompts, in packed or in padded rows."""
+    """Supervised and policy steps on groups of traces of the same prompts, in packed or in padded rows; with ``away``
+    the ranks leave their devices after each, as they do where engines have them in between."""
     other = copy.copy(learner)
     other._settings = small_learner(packing=packed, **settings)
     other.load(model, model, OPTIMIZERS["adamw"])
     items = groups(3, 4, seed=5, old=True)
-    steps = [
-        other.supervised_step(*cut(items, other.rank, ranks, budget, packed)),
-        policy(other, items, POLICY, ranks, budget, packed, portions),
-        other.supervised_step(*cut(sequences(9, 3), other.rank, ranks, budget, packed)),
-    ]
+    steps: list[dict[str, float]] = []
+    for step in (
+        lambda: other.supervised_step(*cut(items, other.rank, ranks, budget, packed)),
+        lambda: policy(other, items, POLICY, ranks, budget, packed, portions),
+        lambda: other.supervised_step(*cut(sequences(9, 3), other.rank, ranks, budget, packed)),
+    ):
+        steps.append(step())
+        if away:
+            other._trainer.leave_device()
+            other._trainer.take_device()
     return {"metrics": steps, "weights": weights(other)}
 
 

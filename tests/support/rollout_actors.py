@@ -21,6 +21,7 @@ from actors.messages import (
     ChannelTerms,
     GenerationFailure,
     LoadedWeights,
+    MemoryUse,
     Prompt,
     Sampling,
     TensorEntry,
@@ -98,6 +99,15 @@ class StreamingWorker:
         version = self._version = update.version - (self._fault == "old version")
         return LoadedWeights(version, update.checksum + (self._fault == "other bytes"), 0.25)
 
+    async def sleep(self, at_once: bool) -> MemoryUse:
+        """Say so."""
+        print("gave up" if at_once else "fell asleep", flush=True)
+        return MemoryUse(2, 1)
+
+    async def wake(self, part: str) -> None:
+        """Say so."""
+        print(f"woke {part}", flush=True)
+
     async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Say where it was told to meet."""
         print(f"joined {terms.address}:{terms.port} as {first_rank} of {terms.size}", flush=True)
@@ -145,6 +155,16 @@ class RankWithoutModel:
     def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
         print(f"published {version} as {dtype}", flush=True)
         return WeightUpdate(version, directory, UPDATE.tensors, UPDATE.checksum) if self._rank == 0 else None
+
+    def save(self, directory: str, state: dict[str, Any], in_background: bool) -> None:
+        print(f"saved {directory}", flush=True)
+
+    def leave_device(self) -> MemoryUse:
+        print("left", flush=True)
+        return MemoryUse(2, 1)
+
+    def take_device(self) -> None:
+        print("came", flush=True)
 
     def open_channel(self) -> tuple[str, int]:
         return "there", 2

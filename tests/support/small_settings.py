@@ -21,6 +21,7 @@ def small_engine(model: str, **changes: Any) -> EngineSettings:
         "memory_fraction": 0.85,
         "threads": 1,
         "enforce_eager": True,
+        "takes_turns": False,
         "prefix_caching": True,
         "seed": 0,
     }

@@ -330,6 +330,14 @@ def test_one_rank_equals_two_with_adapters(one: dict[str, Any], two: dict[str, A
     same(one["adapted"], two["adapted"], weights=1e-5, metrics=1e-4)
 
 
+@pytest.mark.slow
+def test_ranks_that_leave_their_devices_between_steps_take_the_same_steps(
+    one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    for seen in (one, two):
+        same(seen["packed"], seen["away"], weights=0.0, metrics=0.0)
+
+
 @pytest.mark.parametrize("kind", ["in_portions", "in_portions_reduced_once"])
 def test_gradients_of_traces_as_they_come_are_those_of_the_whole(one: dict[str, Any], kind: str) -> None:
     same(one["packed"], one[kind], weights=1e-5, metrics=1e-5)

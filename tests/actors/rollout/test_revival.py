@@ -17,12 +17,27 @@ from rollout_actors import UPDATE, reviving, workers
 
 from actors.deadlines import ActorFailed, NamedActor
 from actors.liveness import Patience
-from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from actors.messages import GenerationFailure, MemoryUse, Prompt, Sampling, Trace
 from actors.monitor import Monitor
 from actors.restarts import Faults, RestartsExhausted
 from actors.rollout.fleet import RolloutFleet
+from actors.turns import Turns
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+
+class Learners:
+    """Says what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def take_device(self) -> None:
+        self.told.append("came")
+
+    def leave_device(self) -> list[MemoryUse]:
+        self.told.append("left")
+        return [MemoryUse(0, 0)]
 
 
 def revived(folder: Path, *first: str, later: tuple[str, ...] = (), most: int = 20) -> tuple[RolloutFleet, Faults]:
@@ -113,6 +128,45 @@ def test_who_waits_for_the_only_worker_is_told_where_its_weights_ended_with_a_le
     fleet.update_weights(replace(UPDATE, version=2))
     wait_until(lambda: all_back(faults), 60, "the worker")
     assert {int(item.versions[0]) for item in generate(fleet, 8)} == {2}
+
+
+def test_on_devices_that_learners_share_a_worker_starts_when_they_have_left(tmp_path: Path) -> None:
+    turns, faults, learners = Turns(60.0), Faults(20, 3600.0), Learners()
+    turns.attach(learners=learners)
+    fleet = RolloutFleet(workers(tmp_path, "", ""), 60.0, reviving(tmp_path, faults), turns)
+    fleet.start(0, 120.0)
+    assert ended(generate(fleet, 4)) == once(4)
+    with turns.learners():
+        dead = fleet.workers[0]
+        ray.kill(dead.handle)
+        fleet.roster.lost(dead, ActorFailed(f"{dead} died"))
+        wait_until(lambda: bool(faults.seen), 30, "the death to be known")
+        log = (tmp_path / "rollout-1.log").read_text().splitlines()
+        assert log[1:] == ["fell asleep"]
+    wait_until(lambda: all_back(faults), 60, "the worker")
+    assert learners.told == ["came", "left"]
+    assert (tmp_path / "rollout-1.log").read_text().splitlines()[1:] == ["fell asleep", "woke weights", "woke kv_cache"]
+    with turns.publishing():
+        fleet.update_weights(UPDATE)
+    assert learners.told == ["came", "left"] * 2
+    fresh = (tmp_path / "rollout-0.log").read_text().splitlines()
+    assert fresh[-3:] == ["fell asleep", "woke weights", "woke kv_cache"], "with the others, from then on"
+    assert {int(item.versions[0]) for item in generate(fleet, 8)} == {UPDATE.version}
+
+
+def test_a_worker_that_dies_asleep_is_no_error_of_the_turn(tmp_path: Path) -> None:
+    turns, faults, learners = Turns(60.0), Faults(20, 3600.0), Learners()
+    turns.attach(learners=learners)
+    fleet = RolloutFleet(workers(tmp_path, "", ""), 60.0, reviving(tmp_path, faults), turns)
+    fleet.start(0, 120.0)
+    with turns.learners():
+        pass
+    ray.kill(fleet.workers[0].handle)
+    with turns.publishing():
+        fleet.update_weights(UPDATE)
+    assert ended(generate(fleet, 8)) == once(8)
+    wait_until(lambda: all_back(faults), 60, "the worker")
+    assert {int(item.versions[0]) for item in generate(fleet, 8)} == {UPDATE.version}
 
 
 def test_a_prompt_that_engines_die_of_is_found_and_set_aside_and_no_other_is(tmp_path: Path) -> None:

@@ -63,6 +63,26 @@ def test_adapters_have_targets_and_leave_no_reference_to_offload() -> None:
         load_config(["learner.lora.targets=[]", "learner.lora.rank=8"])
 
 
+SHARED = ("cluster.share_devices=true", "rl.learn_early=false", "learner.ranks=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("algorithm=rm_r1_async", r"algorithm\.max_staleness=1 .*cluster\.share_devices=true.*max_staleness=0"),
+        ("rl.learn_early=true", r"rl\.learn_early=true .*cluster\.share_devices=true.*rl\.learn_early=false"),
+        ("cluster.weight_transfer=network", r"weight_transfer=network .*cluster\.share_devices=true.*=file"),
+        ("rollout.tensor_parallel=2", r"tensor_parallel=2 .*cluster\.share_devices=true.*rollout\.workers"),
+        ("rollout.workers=2", r"rollout\.workers=2 and learner\.ranks=1 must be equal .*cluster\.share_devices=true"),
+    ],
+)
+def test_what_needs_engines_and_learners_at_once_does_not_go_with_devices_in_turn(override: str, remedy: str) -> None:
+    load_config(list(SHARED))
+    load_config([override, *(["learner.ranks=2"] if "workers" in override else [])])
+    with pytest.raises(ConfigError, match=remedy):
+        load_config([*SHARED, override])
+
+
 def test_odd_mini_batch_cannot_hold_both_orders() -> None:
     with pytest.raises(ConfigError, match=r"must be even with data\.orders=both"):
         load_config(["rl.prompts_per_step=9", "rl.mini_batch_prompts=3"])

@@ -155,3 +155,38 @@ def test_only_the_learners_are_released(session: Session) -> None:
         with pytest.raises(RuntimeError, match="start both first"):
             session.weight_sync()
         assert session.learners() is not group
+
+
+def test_devices_that_are_shared_are_had_in_turn_and_engines_measure_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RolloutWorker", StreamingWorker)
+    monkeypatch.setattr(learners, "Learner", RankWithoutModel)
+    config = load_config(
+        [
+            *(f"output_root={tmp_path}", "run=job", f"cluster.weights_directory={tmp_path}", "learner.ranks=1"),
+            *("cluster.share_devices=true", "rl.learn_early=false"),
+        ]
+    )
+
+    def said(name: str) -> list[str]:
+        return (run.logs / f"{name}.log").read_text().splitlines()[1:]
+
+    with RunDirectory(tmp_path, "job") as run, Session(config, run) as session:
+        session.launch_rollouts("model")
+        group = session.learners()
+        assert session._fleet is not None, "engines are up before a rank is started"
+        group.save("here", {})
+        assert (said("rollout-0"), said("learner-0")) == (["fell asleep"], ["came", "saved here"])
+        session.weight_sync().publish(3)
+        assert said("rollout-0") == ["fell asleep", "woke weights", "woke kv_cache"]
+        assert said("learner-0")[2:] == ["published 3 as float32", "left"]
+        figures = session.metrics()
+        assert (figures["memory/engines"], figures["memory/learners_off"]) == (2 / 2**30, 1 / 2**30)
+        assert min(figures[f"time/{name}"] for name in ("sleep", "wake", "offload", "onload")) > 0
+        group.save("there", {})
+        session.rollouts("another")
+        later = [line for line in said("learner-0")[4:] if not line.startswith("removed")]
+        assert later == ["came", "saved there", "left"], "before others are started"
+        group.save("again", {})
+        assert said("rollout-0")[-1] == "fell asleep"

@@ -118,6 +118,19 @@ def test_devices_are_asked_for_by_role() -> None:
     assert {role.gpus for role in roles(load_config([]))} == {0}
 
 
+def test_an_engine_and_a_rank_in_turn_have_a_half_of_a_device_each_in_one_bundle() -> None:
+    config = configured("recipe=qwen2_5_1_5b", "rollout.workers=2", "learner.ranks=2")
+    shared = named(config)
+    assert (shared["rollout"].gpus, shared["learner"].gpus, shared["learner"].shares) == (0.5, 0.5, "rollout")
+    [group, _], seats = lay_out(roles(config))
+    assert group.resources == [{"CPU": 8.0, "GPU": 1.0}] * 2
+    assert [seats["learner", rank] for rank in range(2)] == [seats["rollout", worker] for worker in range(2)]
+    assert engine_settings(config, "m", 0).takes_turns
+    judging = replace(config, learner=replace(config.learner, ranks=0))
+    assert named(judging)["rollout"].gpus == 1, "without learners the devices are the engines' own"
+    assert not engine_settings(judging, "m", 0).takes_turns
+
+
 def test_the_verifier_is_placed_like_the_others() -> None:
     assert named(load_config(["cluster.verifier_cpus=1"]))["verifier"].shares is None
     [laptop], seats = lay_out(roles(load_config([])))

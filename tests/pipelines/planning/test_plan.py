@@ -151,6 +151,53 @@ def test_an_engines_cache() -> None:
     assert stated.kv_tokens == GIB // (128 * 2 * 3 * 2 * 16 * 4) * 128
 
 
+def test_one_gpu_holds_an_engine_and_a_rank_in_turn() -> None:
+    """By hand: what has the device, and 3 GiB of a rank, and of an engine 1 GiB and as much of captured graphs."""
+    found = planned("recipe=qwen2_5_1_5b")
+    parameters = found["parameters"] / GIB
+    assert [(node["gpus"], node["actors"]) for node in found["placement"]] == [
+        (1.0, ["rollout 0", "learner 0", "verifier 0"])
+    ]
+    assert found["gpu_hours"] == found["hours"]
+    kept = (4 + 8 + 2) * parameters
+    assert found["turns_gib"] == pytest.approx(
+        {
+            "generate": 0.85 * 80 + 3,
+            "learn": found["learner_peak_gib"] + 3 + 2,
+            "publish": kept + 1 + found["engine_parts"]["weights"] + 3 + 2,
+        },
+        abs=1e-3,
+    )
+    apart = planned("recipe=qwen2_5_1_5b", "cluster.share_devices=false")
+    assert apart["turns_gib"] is None
+    assert apart["placement"][0]["gpus"] == 2
+    moved = found["node_gib"] - apart["node_gib"]
+    assert moved == pytest.approx(kept + found["engine_parts"]["weights"], abs=1e-3)
+    assert all(found[name] == apart[name] for name in ("learner_peak_gib", "engine_gib", "kv_tokens", "hours"))
+
+
+# Adapters and short rows: less to learn with than to publish.
+SHORT = (
+    *("learner.lora.rank=8", "learner.micro_batch_tokens=2048", "distill.max_tokens=2048", "rollout.max_sequences=64"),
+    *("model.max_prompt_tokens=1024", "model.max_response_tokens=1024", "rollout.max_batched_tokens=4096"),
+    *("cluster.gpu_gib=11.5", "rollout.memory_fraction=0.7"),
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "limit", "remedy"),
+    [
+        (("cluster.gpu_gib=36",), "GPU memory of a learner rank", "cluster.share_devices=false"),
+        (("rollout.memory_fraction=0.97",), "GPU memory while engines and learners generate", "memory_fraction"),
+        (SHORT, "GPU memory while engines and learners publish", "learner.offload=all"),
+    ],
+)
+def test_the_first_limit_of_a_device_in_turn(overrides: tuple[str, ...], limit: str, remedy: str) -> None:
+    found = str(first_limit("recipe=qwen2_5_1_5b", *overrides))
+    assert found.startswith(limit)
+    assert remedy in found
+
+
 def test_actors_lie_on_as_few_nodes_as_hold_them() -> None:
     roles = [Role("rollout", 2, 1, 4, ""), Role("learner", 6, 1, 1, ""), Role("verifier", 1, 1, 0, "")]
     nodes = place(roles, 8)

@@ -17,6 +17,7 @@ from small_settings import small_learner
 from actors.learner.actor import Learner
 from actors.messages import (
     GenerationFailure,
+    MemoryUse,
     Order,
     Prompt,
     RewardFailure,
@@ -26,6 +27,7 @@ from actors.messages import (
     Verdict,
 )
 from actors.restarts import Faults
+from actors.turns import Turns
 from pipelines.config import Algorithm
 from pipelines.evaluation.comparisons import JudgedComparison
 from pipelines.loop.batches import policy_batch
@@ -102,6 +104,31 @@ def faults() -> Faults:
     return seen
 
 
+class Parts:
+    """Engines and learners, with nothing to move."""
+
+    def sleep(self, at_once: bool) -> list[MemoryUse]:
+        return [MemoryUse(2, 1)]
+
+    def wake(self, part: str) -> None:
+        pass
+
+    def leave_device(self) -> list[MemoryUse]:
+        return [MemoryUse(2, 1)]
+
+    def take_device(self) -> None:
+        pass
+
+
+def turns() -> Turns:
+    """Each had the devices once."""
+    taken, parts = Turns(60.0), Parts()
+    taken.attach(engines=parts, learners=parts)
+    with taken.publishing():
+        pass
+    return taken
+
+
 @pytest.mark.slow
 def test_every_number_that_training_logs_is_in_one_panel(learned: tuple[dict[str, float], dict[str, float]]) -> None:
     times = StepTimes(9.0, {"learn": 1.0, "publish": 1.0})
@@ -112,7 +139,7 @@ def test_every_number_that_training_logs_is_in_one_panel(learned: tuple[dict[str
     names = {
         "distill": {*both, *supervised, *assigned("pipelines/distill.py")},
         "rl": {*both, *policy, *batch, *loop_metrics(times, rollout()), *assigned("pipelines/rl.py"), *gauges}
-        | {"optimizer_steps", "kl_coefficient", *faults().metrics()},
+        | {"optimizer_steps", "kl_coefficient", *faults().metrics(), *turns().metrics()},
     }
     # That what is asked about is what there is.
     assert {"epoch", "eval/accuracy/domain/Chat", "eval/accuracy/order/chosen_second"} <= names["distill"]
