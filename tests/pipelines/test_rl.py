@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -203,7 +203,9 @@ def test_on_the_same_devices_engines_and_learners_have_them_in_turn(tmp_path: Pa
     lines = run_loop(tmp_path, parts, "cluster.share_devices=true", "rl.learn_early=false", "learner.ranks=1")
     before, after = ["sleep", "on", "wake weights"], ["off", "wake kv_cache"]
     written = ["generate", "written", "sleep", "on"]
-    assert parts.events == [
+    # An evaluation and the traces of the next step are written at the same time, and end in any order.
+    ends = groupby(parts.events, key=lambda event: event in ("judge", "written"))
+    assert [event for are_ends, some in ends for event in (sorted(some) if are_ends else some)] == [
         *(*before, "publish 0", *after),
         *(*written, "learn", "wake weights", "publish 1", *after),
         *(*written, "learn", "wake weights", "publish 2", *after),

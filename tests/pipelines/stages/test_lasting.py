@@ -30,6 +30,10 @@ class Job:
         self.events.append("start")
         return self
 
+    def learner_lost(self, rank: NamedActor, failed: ActorFailed) -> None:
+        assert failed.actor is rank
+        self.events.append("lost")
+
     def end_dead_learners(self) -> None:
         self.events.append("end")
 
@@ -58,7 +62,7 @@ def death(kind: str | None = "learner") -> ActorFailed:
 def test_all_ranks_are_ended_started_loaded_and_trained_again() -> None:
     job = Job((4, death()))
     job.last()
-    assert job.events == ["start", "load", "train", "end", "start", "load", "train"]
+    assert job.events == ["start", "load", "train", "lost", "end", "start", "load", "train"]
     assert job.told[0] == (
         "learner rank 1 died: its process was killed; all ranks are restarted and go on from the last checkpoint"
     )
