@@ -124,6 +124,11 @@ def _cut_rows(matrices: list[torch.Tensor], heights: list[int], ranks: int) -> l
     return [[rows[holder] for rows in cut] for holder in range(ranks)]
 
 
+def _rounded(matrices: torch.Tensor) -> torch.Tensor:
+    """What bfloat16 has of them, in the type that they have."""
+    return matrices.bfloat16().to(matrices.dtype)
+
+
 def orthogonalise(
     matrices: list[torch.Tensor], coefficients: tuple[float, float, float], steps: int, epsilon: float
 ) -> list[torch.Tensor]:
@@ -138,12 +143,17 @@ def orthogonalise(
     for index, matrix in enumerate(wide):
         by_shape.setdefault(matrix.shape, []).append(index)
     results = list(matrices)
+    # Processors without bfloat16 arithmetic take many times as long for such products as for those in float32.
+    kind = torch.float32 if matrices and matrices[0].device.type == "cpu" else torch.bfloat16
     for indices in by_shape.values():
         stacked = torch.stack([wide[index] for index in indices]).bfloat16()
         stacked /= stacked.norm(dim=(1, 2), keepdim=True).clamp(min=epsilon)
+        stacked = stacked.to(kind)
         for _ in range(steps):
-            gram = stacked @ stacked.mT
-            stacked = torch.baddbmm(stacked, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), stacked, beta=a)
+            gram = _rounded(stacked @ stacked.mT)
+            inner = _rounded(torch.baddbmm(gram, gram, gram, beta=b, alpha=c))
+            stacked = _rounded(torch.baddbmm(stacked, inner, stacked, beta=a))
+        stacked = stacked.bfloat16()
         for index, result in zip(indices, stacked, strict=True):
             results[index] = result.mT if matrices[index].shape[0] > matrices[index].shape[1] else result
     return results
