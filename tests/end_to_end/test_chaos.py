@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1600)]
 
 TINY = (
     *("data.distill_pairs=200", "data.rl_pairs=400", "data.heldout_pairs=20", "distill.epochs=1", "rl.steps=10"),
