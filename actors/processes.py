@@ -12,6 +12,31 @@ _KILL_SECONDS = 20.0
 """For a node to kill processes; one that does not answer has lost them, or will be found lost."""
 
 
+def is_engine(process: psutil.Process) -> bool:
+    """Whether this is a process of an engine: vLLM's core, or one of several that share its layers.
+
+    Not by vLLM's titles alone: setproctitle gives none, and says nothing, in a process that has set the first variable
+    of its environment anew, and the order of Ray's is another each time.
+
+    Raises:
+        psutil.Error: the process has ended.
+
+    """
+    line = " ".join(process.cmdline())
+    return "VLLM::" in line or "multiprocessing.spawn" in line
+
+
+def is_engine_core(process: psutil.Process) -> bool:
+    """Whether this is an engine's first process, which its actor started.
+
+    Raises:
+        psutil.Error: the process has ended.
+
+    """
+    parent = process.parent()
+    return is_engine(process) and not (parent and is_engine(parent))
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
     """An actor's process and those it started."""

@@ -226,7 +226,8 @@ class Engine:
         Generation stands still from the end of the step that was under way to the next.
 
         Raises:
-            EngineError: the weights could not be loaded, or the engine's processes received different ones.
+            EngineError: the weights could not be loaded, or the engine's processes received different ones. Then it
+                writes nothing more, because what it holds may be of two versions.
 
         """
         self._updates += 1
@@ -249,12 +250,12 @@ class Engine:
             if self._llm.errored:
                 raise _died() from error
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error
+        if len(set(received)) != 1:
+            raise EngineError(f"the engine's processes received different weights for version {update.version}")
         self._version = update.version
         if not self.sleeping.now:
             await self._llm.resume_generation()
         stood_still = loop.time() - started
-        if len(set(received)) != 1:
-            raise EngineError(f"the engine's processes received different weights for version {update.version}")
         return LoadedWeights(await self.version(), received[0], stood_still)
 
     async def version(self) -> int:

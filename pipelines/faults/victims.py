@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from actors.processes import is_engine_core
 from pipelines.faults.draws import DrawnFault
 
-# Part -> the log that its process writes to, and what the process calls itself.
+
+def _titled(title: str) -> Callable[[psutil.Process], bool]:
+    return lambda process: title in " ".join(process.cmdline())
+
+
+# Part -> the log that its process writes to, and whether a process is it.
 _FOUND_BY = {
-    "engine core": ("rollout-{}.log", "EngineCore"),
-    "rollout worker": ("rollout-{}.log", "ray::RolloutWorker"),
-    "verifier": ("verifier.log", "ray::RewardVerifier"),
-    "learner rank": ("learner-{}.log", "ray::Learner"),
+    "engine core": ("rollout-{}.log", is_engine_core),
+    "rollout worker": ("rollout-{}.log", _titled("ray::RolloutWorker")),
+    "verifier": ("verifier.log", _titled("ray::RewardVerifier")),
+    "learner rank": ("learner-{}.log", _titled("ray::Learner")),
 }
 _SHARED_MEMORY = Path("/dev/shm")
 _ENDING_SECONDS = 30.0
@@ -25,10 +31,10 @@ _ENDING_SECONDS = 30.0
 
 def victim(fault: DrawnFault, logs: Path) -> psutil.Process | None:
     """The process that a fault strikes; None where it is not there now, or stopped already."""
-    log, name = _FOUND_BY[fault.part]
+    log, is_it = _FOUND_BY[fault.part]
     for process in writers(logs / log.format(fault.member)):
         with suppress(psutil.Error):
-            if name in " ".join(process.cmdline()) and process.status() not in ("stopped", "zombie", "dead"):
+            if is_it(process) and process.status() not in ("stopped", "zombie", "dead"):
                 return process
     return None
 

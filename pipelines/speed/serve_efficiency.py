@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from actors.processes import is_engine
 from pipelines.speed.bare_engine import bare_engine
 from pipelines.speed.demo_judge import DemoJudge, body_of, client, demo_judge, in_flight, served
 from pipelines.speed.timing import medians_in_turn
@@ -62,7 +63,7 @@ def _processor_ms(server: int) -> tuple[float, float]:
     for process in [psutil.Process(server), *psutil.Process(server).children(recursive=True)]:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
-            sums["EngineCore" in " ".join(process.cmdline())] += 1000 * (times.user + times.system)
+            sums[is_engine(process)] += 1000 * (times.user + times.system)
     return sums[True], sums[False]
 
 

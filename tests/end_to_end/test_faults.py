@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import SMALL, Runs, wait_until
 
+from actors.processes import is_engine_core
 from pipelines.data.order import batch_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
@@ -30,14 +31,18 @@ def trained_prompts(run: Path) -> dict[int, Counter[str]]:
     return history
 
 
-def find(process: subprocess.Popen[str], name: str) -> psutil.Process:
-    """A process of the run by what it calls itself; of several the first."""
+def titled(title: str) -> Callable[[psutil.Process], bool]:
+    return lambda process: title in " ".join(process.cmdline())
+
+
+def find(process: subprocess.Popen[str], is_it: Callable[[psutil.Process], bool]) -> psutil.Process:
+    """A process of the run; of several the first."""
 
     def found() -> list[psutil.Process]:
         every = psutil.Process(process.pid).children(recursive=True)
-        return [each for each in every if name in " ".join(each.cmdline()) and each.status() != psutil.STATUS_ZOMBIE]
+        return [each for each in every if is_it(each) and each.status() != psutil.STATUS_ZOMBIE]
 
-    wait_until(lambda: bool(found()), 300, name)
+    wait_until(lambda: bool(found()), 300, "the process")
     return found()[0]
 
 
@@ -50,7 +55,7 @@ def test_killed_engine_verifier_and_learner_come_back_and_every_prompt_is_traine
     process = runs.start("run", name, *SMALL, *TWO, "rl.steps=8")
     everything = psutil.Process(process.pid)
     seen: set[psutil.Process] = set()
-    for step, victim in ((1, "EngineCore"), (3, "ray::Learner"), (5, "ray::RewardVerifier")):
+    for step, victim in ((1, is_engine_core), (3, titled("ray::Learner")), (5, titled("ray::RewardVerifier"))):
         wait_until(after_step(runs, process, name, step), 600, f"RL step {step}")
         assert process.poll() is None, process.communicate()
         seen |= set(everything.children(recursive=True))

@@ -28,12 +28,12 @@ import pytest
 from commands import Runs, wait_until
 from replicas import health, unfinished
 
+from actors.processes import is_engine_core
 from pipelines.data.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PAIR = {"question": "count b in e f", "response_a": "one", "response_b": "zero"}
-REPLICA, ENGINE = "ServeReplica:judge", "EngineCore"
 TOKENS = 2500
 """Of a judgment: all that it may have. Long enough that two requests are seen together on a busy machine."""
 VOTES = 4
@@ -42,18 +42,22 @@ AT_ONCE = 6
 """Requests in flight while something is killed."""
 
 
+def is_replica(process: psutil.Process) -> bool:
+    return "ServeReplica:judge" in " ".join(process.cmdline())
+
+
 @dataclass
 class Server:
     address: str
     process: subprocess.Popen[str]
     model: str
 
-    def pids(self, name: str) -> set[int]:
-        """Processes of the server, by what their command lines hold."""
+    def pids(self, kind: Callable[[psutil.Process], bool]) -> set[int]:
+        """Processes of the server that are of a kind, and live."""
         found = set()
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if name in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                if kind(process) and process.status() != psutil.STATUS_ZOMBIE:
                     found.add(process.pid)
         return found
 
@@ -81,7 +85,7 @@ def server(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Server:
         return False
 
     wait_until(answers, 600, "the server")
-    assert len(found.pids(REPLICA)) == len(found.pids(ENGINE)) == 2
+    assert len(found.pids(is_replica)) == len(found.pids(is_engine_core)) == 2
     return found
 
 
@@ -120,26 +124,39 @@ def test_openais_client_reads_a_completion_as_it_grows(server: Server) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_who_goes_away_is_written_for_no_longer(server: Server, streamed: bool) -> None:
-    """Of two requests, whichever replicas have them, one client leaves: its judgments end, and the other's do not."""
+    """Of two requests, whichever replicas have them, one client leaves: its judgments end, and the other's do not.
+
+    Meanwhile the engines stand still, so that nothing ends by itself.
+    """
     wait_until(lambda: unfinished(server.address) == 0, 120, "idle engines")
     long = {**PAIR, "votes": VOTES, "temperature": 0.01}
-    body = {**long, "stream": streamed}
     with ThreadPoolExecutor(1) as threads, socket.create_connection(_place(server)) as leaving:
-        staying = threads.submit(httpx.post, f"{server.address}/v1/compare", json=long, timeout=600)
-        wait_until(lambda: unfinished(server.address) == 2 * VOTES, 300, "the first request")
-        text = json.dumps(body)
+        text = json.dumps({**long, "stream": streamed})
         leaving.sendall(
             f"POST /v1/compare HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             f"content-length: {len(text)}\r\n\r\n{text}".encode()
         )
         if streamed:
             assert b"event: text" in _until(leaving, b"event: text")
-        wait_until(lambda: unfinished(server.address) == 4 * VOTES, 300, "both requests")
-        leaving.close()
-        wait_until(lambda: unfinished(server.address) == 2 * VOTES, 300, "the end of what nobody waits for")
-        assert not staying.done(), "it was not its end that ended it"
+        with stopped(server.pids(is_engine_core)):
+            wait_until(lambda: unfinished(server.address) == 2 * VOTES, 60, "the first request")
+            staying = threads.submit(httpx.post, f"{server.address}/v1/compare", json=long, timeout=600)
+            wait_until(lambda: unfinished(server.address) == 4 * VOTES, 60, "both requests")
+            leaving.close()
+            wait_until(lambda: unfinished(server.address) == 2 * VOTES, 60, "the end of what nobody waits for")
         votes = staying.result().json()["votes"]
     assert [vote["completion_tokens"] for vote in votes] == [TOKENS] * 2 * VOTES
+
+
+@contextmanager
+def stopped(processes: set[int]) -> Iterator[None]:
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def _place(server: Server) -> tuple[str, int]:
@@ -181,17 +198,17 @@ def load(server: Server) -> Iterator[list[httpx.Response]]:
         finished.result()
 
 
-def heals(server: Server, name: str, killed: int, of: int = 2) -> Callable[[], bool]:
+def heals(server: Server, kind: Callable[[psutil.Process], bool], killed: int, of: int = 2) -> Callable[[], bool]:
     """Whether as many processes as before are there without the killed one, and all replicas are healthy."""
-    return lambda: len(server.pids(name) - {killed}) == of and len(health(server.address)) == of
+    return lambda: len(server.pids(kind) - {killed}) == of and len(health(server.address)) == of
 
 
 def test_a_replica_that_is_killed_takes_only_its_own_requests_along(server: Server) -> None:
-    engines = server.pids(ENGINE)
-    killed = min(server.pids(REPLICA))
+    engines = server.pids(is_engine_core)
+    killed = min(server.pids(is_replica))
     with load(server) as answered:
         psutil.Process(killed).kill()
-        wait_until(heals(server, REPLICA, killed), 300, "another replica")
+        wait_until(heals(server, is_replica, killed), 300, "another replica")
     counts = Counter(reply.status_code for reply in answered)
     assert set(counts) == {200, 503}
     assert counts[503] <= AT_ONCE
@@ -200,21 +217,21 @@ def test_a_replica_that_is_killed_takes_only_its_own_requests_along(server: Serv
             assert reply.headers["retry-after"] == "1"
             assert reply.json()["error"]["code"] == "replica_lost"
     # Its engine went with it, and another came.
-    assert len(server.pids(ENGINE)) == 2
-    assert len(server.pids(ENGINE) & engines) == 1
+    assert len(server.pids(is_engine_core)) == 2
+    assert len(server.pids(is_engine_core) & engines) == 1
     assert {server.completion().status_code for _ in range(10)} == {200}
 
 
 def test_an_engine_that_is_killed_has_its_replica_replaced(server: Server) -> None:
-    replicas = server.pids(REPLICA)
-    killed = min(server.pids(ENGINE))
+    replicas = server.pids(is_replica)
+    killed = min(server.pids(is_engine_core))
     with load(server) as answered:
         psutil.Process(killed).kill()
-        wait_until(heals(server, ENGINE, killed), 300, "another engine")
+        wait_until(heals(server, is_engine_core, killed), 300, "another engine")
     assert {reply.status_code for reply in answered} == {200, 503}
     assert all(int(reply.headers["retry-after"]) > 0 for reply in answered if reply.status_code == 503)
-    assert len(server.pids(REPLICA)) == 2
-    assert len(server.pids(REPLICA) & replicas) == 1
+    assert len(server.pids(is_replica)) == 2
+    assert len(server.pids(is_replica) & replicas) == 1
     assert {server.completion().status_code for _ in range(10)} == {200}
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from actors.processes import is_engine
+
 
 def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those of the processes that have not ended within a few seconds, as Ray's own end after their parent."""
@@ -18,11 +20,11 @@ def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Actors and the engines' processes; workers that Ray keeps idle are called ray::IDLE."""
-    names = ("ray::RolloutWorker", "ray::Learner", "ray::CopyHolder", "ray::RewardVerifier", "EngineCore")
+    names = ("ray::RolloutWorker", "ray::Learner", "ray::CopyHolder", "ray::RewardVerifier")
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            if any(name in " ".join(process.cmdline()) for name in names):
+            if is_engine(process) or any(name in " ".join(process.cmdline()) for name in names):
                 found.append(process)
     return found
 

@@ -279,6 +279,59 @@ def test_update_in_flight_is_marked_token_by_token(host: Host, tmp_path: Path) -
     assert any(trace.max_version == 3 for trace in traces)
 
 
+def test_an_engine_that_sleeps_writes_when_all_of_it_is_awake_and_by_the_weights_that_came_meanwhile(
+    host: Host, tmp_path: Path
+) -> None:
+    """On CPU nothing is freed, and vLLM keeps the order."""
+    weights, sampling = changed(host, seed=8), Sampling(4, 0.7, 1.0, 20)
+    prompts = [prompt(index) for index in range(4)]
+    asleep = host.engine.sleeping
+
+    async def sleep_and_wake() -> list[Trace | GenerationFailure]:
+        # One request, of which a step is done: vLLM holds back what it gets to know after the call.
+        steps = host.engine.beat().progress
+        before = asyncio.create_task(host.collect(prompts[:1], replace(sampling, samples=1)))
+        while host.engine.beat().progress == steps:
+            await asyncio.sleep(0)
+        used = await asleep.fall(at_once=False)
+        assert {item.finish_reason for item in await before} <= {"stop", "length"}, "it slept when all had ended"
+        assert used.left > 0
+        writing = asyncio.create_task(host.collect(prompts, sampling))
+        while await host.engine.unfinished() < len(prompts) * sampling.samples:
+            await asyncio.sleep(0)
+        for part in ("weights", "kv_cache"):
+            assert asleep.now
+            assert await host.engine._llm.is_sleeping()
+            assert not writing.done()
+            await asleep.wake(part)
+            if part == "weights":
+                await host.engine.update(host.publish(weights, 8, tmp_path))
+        assert not asleep.now
+        return await writing
+
+    traces = host.run(asyncio.wait_for(sleep_and_wake(), 120))
+    assert {int(version) for trace in traces for version in trace.versions} == {8}
+    assert differences(host, weights, prompts, traces, sampling.temperature).max() < 1e-4
+
+
+def test_an_engine_that_must_sleep_at_once_gives_up_what_it_writes(host: Host) -> None:
+    async def give_up() -> list[Trace | GenerationFailure]:
+        writing = asyncio.create_task(host.collect([prompt(1)], Sampling(2, 1.0, 1.0, 200)))
+        while not await host.engine.unfinished():
+            await asyncio.sleep(0)
+        await host.engine.sleeping.fall(at_once=True)
+        ended = await writing
+        for part in ("weights", "kv_cache"):
+            await host.engine.sleeping.wake(part)
+        return ended
+
+    ended = host.run(asyncio.wait_for(give_up(), 120))
+    assert [type(item) for item in ended] == [GenerationFailure] * 2
+
+
+# Last: an engine whose update failed writes nothing more, because its weights may be of two versions.
+
+
 def test_a_tensor_that_was_damaged_on_the_way_stops_the_update_and_is_named(host: Host, tmp_path: Path) -> None:
     update = host.publish(changed(host, seed=4), 4, tmp_path)
     tensors = load_file(update.path)
@@ -297,18 +350,3 @@ def test_weights_for_another_vocabulary_stop_the_update_and_say_so(host: Host, t
         EngineError, match=rf"embed_tokens.*vocabulary of {len(embedding) + 1}.*one of {len(embedding)}"
     ):
         host.run(host.engine.update(host.publish(weights, 5, tmp_path)))
-
-
-def test_an_engine_that_must_sleep_at_once_gives_up_what_it_writes(host: Host) -> None:
-    async def give_up() -> list[Trace | GenerationFailure]:
-        writing = asyncio.create_task(host.collect([prompt(1)], Sampling(2, 1.0, 1.0, 200)))
-        while not await host.engine.unfinished():
-            await asyncio.sleep(0)
-        await host.engine.sleeping.fall(at_once=True)
-        ended = await writing
-        for part in ("weights", "kv_cache"):
-            await host.engine.sleeping.wake(part)
-        return ended
-
-    ended = host.run(asyncio.wait_for(give_up(), 120))
-    assert [type(item) for item in ended] == [GenerationFailure] * 2

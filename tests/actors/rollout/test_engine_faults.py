@@ -16,6 +16,7 @@ from commands import wait_until
 from safetensors.torch import load_file
 
 from actors.messages import Prompt, Sampling, Trace
+from actors.processes import is_engine_core
 from actors.rollout.fleet import RolloutFleet
 from actors.weights.send import write_update
 from pipelines.config.compose import load_config
@@ -50,7 +51,7 @@ def processes(fleet: RolloutFleet, index: int) -> tuple[int, int]:
     """The worker's actor, and vLLM's process."""
     found = ray.get(fleet.workers[index].handle.processes.remote()).members
     numbers = [number for number, _ in found]
-    [core] = [each for each in numbers[1:] if "EngineCore" in " ".join(psutil.Process(each).cmdline())]
+    [core] = [each for each in numbers[1:] if is_engine_core(psutil.Process(each))]
     return numbers[0], core
 
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from actors.deadlines import ActorFailed, NamedActor
 from actors.messages import Prompt, Sampling, Trace
 from actors.placement import Placement, Role, reserve
+from actors.processes import is_engine, is_engine_core
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.worker import RolloutWorker
 from pipelines.data.tiny_model import build_tiny_model
@@ -51,11 +52,8 @@ class Host:
     actor: NamedActor
     fleet: RolloutFleet
     family: list[psutil.Process]
-    titles: dict[int, str]
-
-    def named(self, start: str) -> list[psutil.Process]:
-        """Those of the engine whose titles, set by vLLM, begin so."""
-        return [process for process in self.family if self.titles[process.pid].startswith(start)]
+    core: psutil.Process
+    workers: list[psutil.Process]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +67,9 @@ def host(model: str, placement: Placement, tmp_path_factory: pytest.TempPathFact
     fleet.start(0, 600.0)
     own = ray.get(actor.handle.__ray_call__.remote(lambda worker: os.getpid()), timeout=60)
     family = psutil.Process(own).children(recursive=True)
-    yield Host(actor, fleet, family, {process.pid: process.name() for process in family})
+    [core] = [process for process in family if is_engine_core(process)]
+    workers = [process for process in family if is_engine(process) and process != core]
+    yield Host(actor, fleet, family, core, workers)
     ray.kill(actor.handle)
     # Those of Python's multiprocessing as well, which an actor has for as long as it lives.
     assert ended(family)
@@ -92,9 +92,7 @@ def generate(host: Host, samples: int, tokens: int) -> list[Any]:
 
 
 def test_shared_layers_compute_what_whole_ones_do(host: Host, model: str) -> None:
-    assert sorted(title[:12] for title in host.titles.values() if title.startswith("VLLM")) == [
-        *("VLLM::Engine", "VLLM::Worker", "VLLM::Worker"),
-    ]
+    assert [worker.ppid() for worker in host.workers] == [host.core.pid] * 2
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     traces = generate(host, samples=8, tokens=24)
     assert len(traces) == 8
@@ -110,9 +108,9 @@ def test_shared_layers_compute_what_whole_ones_do(host: Host, model: str) -> Non
 
 def test_a_process_that_dies_is_noticed_and_takes_the_others_with_it(host: Host) -> None:
     """Last: the engine is of no use afterwards."""
-    host.named("VLLM::Worker")[1].send_signal(signal.SIGKILL)
+    host.workers[1].send_signal(signal.SIGKILL)
     with pytest.raises(ActorFailed, match=r"rollout worker 0 \(log: .*rollout\.log\) failed: EngineDied: .*died"):
         generate(host, samples=4, tokens=24)
     with pytest.raises(ActorFailed, match=r"engines to load weight version 1: rollout worker 0"):
         host.fleet.update_weights(UPDATE)
-    assert ended(host.named("VLLM::"))
+    assert ended([host.core, *host.workers])

@@ -7,28 +7,54 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 from commands import wait_until
 
 from pipelines.faults.draws import DrawnFault
 from pipelines.faults.trial import damage
 from pipelines.faults.victims import Traces, victim, writers
 
+_CODE = """
+import os, subprocess, sys, time
+names = os.environ.get("NAMES", "").split()
+if names:
+    below = os.environ | {"NAMES": " ".join(names[1:])}
+    subprocess.Popen([sys.executable, "-c", sys.orig_argv[2], names[0]], env=below)
+time.sleep(600)
+"""
+
 
 @contextmanager
-def process(log: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes to a log and has this in its command line."""
+def process(log: Path, name: str, *below: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes to a log and has this in its command line, its child that has the next, and so on."""
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as opened:
-        started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", name], stderr=opened)
+        started = subprocess.Popen(
+            [sys.executable, "-c", _CODE, name], stderr=opened, env=os.environ | {"NAMES": " ".join(below)}
+        )
+    own = psutil.Process(started.pid)
     try:
+        wait_until(lambda: len(own.children(recursive=True)) == len(below), 60, "its children")
         yield started
     finally:
-        started.kill()
+        # Unless a test has ended them.
+        with suppress(psutil.NoSuchProcess):
+            for each in (*own.children(recursive=True), own):
+                each.kill()
         started.wait()
+
+
+@pytest.mark.parametrize("engine", [("VLLM::EngineCore", "VLLM::Worker_TP0"), ("multiprocessing.spawn",) * 2])
+def test_the_engine_core_is_known_by_its_parent(tmp_path: Path, engine: tuple[str, str]) -> None:
+    """With the titles that vLLM gives its processes, and where that did not succeed."""
+    with process(tmp_path / "logs" / "rollout-0.log", "ray::RolloutWorker", *engine) as actor:
+        found = victim(DrawnFault("kill", "engine core", 0, 1.0), tmp_path / "logs")
+        assert found is not None
+        assert found.ppid() == actor.pid
 
 
 def test_a_victim_is_of_the_run_and_of_the_part_that_was_drawn(tmp_path: Path) -> None:
@@ -63,12 +89,13 @@ def test_what_is_left_of_a_run_is_named_and_ended(tmp_path: Path) -> None:
         with process(logs / "verifier.log", "ray::RewardVerifier") as left:
             traces = Traces(logs)
             with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0):
-                traces.look(os.getpid())
+                traces.look(left.pid)
                 # This process has the name mapped, but is not the run's.
-                assert traces.left_behind("no-such-name", seconds=0.1)[:-1] == []
+                [only] = traces.left_behind("no-such-name", seconds=0.1)
+                assert only.startswith(f"process {left.pid} (")
             own = traces.left_behind(name, seconds=0.1)
             assert f"/dev/shm/{name}" in own
-            assert [entry for entry in own if entry.startswith(f"process {left.pid} (")] != []
+            assert only in own
             traces.end()
             left.wait(timeout=30)
             assert traces.left_behind("no-such-name", seconds=0.1) == []
