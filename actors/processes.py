@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -43,8 +44,20 @@ class Processes:
 
     node: str
     """Ray's id of the node they are on."""
-    members: tuple[tuple[int, float], ...]
-    """Number and moment of start of each; the actor's own is the first."""
+    members: tuple[tuple[int, int], ...]
+    """Number and moment of start of each, as :func:`started`; the actor's own is the first."""
+
+
+def started(number: int) -> int:
+    """When a process was started, in clock ticks since the machine was (proc(5), ``starttime``).
+
+    Not psutil's ``create_time``, which moves by a second when the machine's clock is set right.
+
+    Raises:
+        OSError: there is no such process.
+
+    """
+    return int(Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
 
 
 def of_this_actor() -> Processes:
@@ -52,20 +65,23 @@ def of_this_actor() -> Processes:
     import ray
 
     own = psutil.Process()
-    members = tuple((process.pid, process.create_time()) for process in (own, *own.children(recursive=True)))
-    return Processes(ray.get_runtime_context().get_node_id(), members)
+    members = []
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(OSError):
+            members.append((process.pid, started(process.pid)))
+    return Processes(ray.get_runtime_context().get_node_id(), tuple(members))
 
 
-def kill(members: Sequence[tuple[int, float]]) -> list[int]:
+def kill(members: Sequence[tuple[int, int]]) -> list[int]:
     """Kill those of the processes of this machine that still run, and what they have started; returns their numbers.
 
     SIGKILL, which ends stopped processes too.
     """
     found: dict[int, psutil.Process] = {}
-    for number, started in members:
-        with contextlib.suppress(psutil.Error):
+    for number, moment in members:
+        with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(number)
-            if abs(process.create_time() - started) < 0.05:
+            if started(number) == moment:
                 found |= {each.pid: each for each in (process, *process.children(recursive=True))}
     killed = []
     for process in found.values():
