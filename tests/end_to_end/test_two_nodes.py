@@ -7,7 +7,6 @@ server, as `make submit` sends them.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from commands import ROOT, SMALL, Runs, wait_until
+from commands import ROOT, SMALL, Runs, wait_until, without_ray
 from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
 from safetensors.torch import load_file
 from two_hosts import ADDRESSES, NoNamespaces, on, two_hosts
@@ -110,9 +109,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     project = folder / "project"
     for name in ("actors", "conf", "launch", "pipelines"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = own | token | {"HF_HUB_OFFLINE": "1"}
+    environment = without_ray() | token | {"HF_HUB_OFFLINE": "1"}
     with ExitStack() as stack:
         try:
             first, second = stack.enter_context(two_hosts())

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
+from commands import without_ray
 
 from launch.entrypoint import entrypoint
 from launch.submit import (
@@ -256,8 +257,7 @@ def cluster() -> Iterator[Cluster]:
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     (project / "pipelines" / "run.py").write_text(PIPELINE)
     home.mkdir()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = clean | {"HOME": str(home), "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = without_ray() | {"HOME": str(home), "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     # What vLLM found out about models is no part of a home: without it every engine start takes seconds more.
     environment["VLLM_CACHE_ROOT"] = environment.get("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
     ray = str(Path(sys.executable).parent / "ray")

@@ -33,6 +33,15 @@ SMALL = (
 )
 
 
+def without_ray() -> dict[str, str]:
+    """This process's environment without what it says of Ray, but for what tests/conftest.py does."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RAY_") or name == "RAY_worker_niceness"
+    }
+
+
 class Runs:
     """Pipelines run as commands, with one output folder."""
 
