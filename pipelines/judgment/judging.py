@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -101,27 +102,27 @@ class Ballot:
         }
 
 
-class Mode(Generic[I, V, D]):
+class Mode(ABC, Generic[I, V, D]):
     """A way to ask a judge about items, read its votes, and decide by them."""
 
     judged: JudgeMode
     """Its row in the parser."""
 
+    @abstractmethod
     def name(self, item: I) -> str:
         """What messages call an item."""
-        raise NotImplementedError
 
+    @abstractmethod
     def showings(self, item: I, rule: JudgingRule, template: PromptTemplate) -> Iterable[Showing]:
         """Every prompt about an item; none where there is nothing to ask."""
-        raise NotImplementedError
 
+    @abstractmethod
     def vote(self, showing: Showing, verdict: Verdict | None, written: Mapping[str, Any]) -> V:
         """The vote that says what was read, or None; ``written`` are the fields of a :class:`Vote`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(self, votes: Sequence[V], model: str, weights: str) -> D:
         """What all votes on an item come to, given in the order of showings and numbers."""
-        raise NotImplementedError
 
 
 def asked(question: Any, response_a: Any, response_b: Any, place: str = "comparison") -> PreferencePair:
