@@ -42,6 +42,9 @@ _SERVE = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
+# The proxy and replicas refuse what is too much, at once. Where Ray Serve keeps requests back, its router offers them
+# to full replicas again and again, and long after a rush it still hands over no more than two at a time.
+_NO_LIMIT = 1_000_000
 _ANSWER_SECONDS = 30.0
 """What a healthy replica needs at most to answer a check, and an engine to end."""
 
@@ -148,14 +151,13 @@ def deploy(config: Config, served: Served, grace: float) -> None:
         },
         # The proxy is a child of the controller and has its environment.
         controller_options={
-            "runtime_env": {"env_vars": _SERVE | {proxy.VARIABLE: f"{proxy.__name__}.{proxy.middlewares.__name__}"}}
+            "runtime_env": {"env_vars": _SERVE | proxy.environment(section.replicas * section.max_in_flight)}
         },
     )
     deployment = serve.deployment(serve.ingress()(Replica)).options(
         name=_NAME,
         num_replicas=section.replicas,
-        # More than are answered: a refusal must not wait for an answer.
-        max_ongoing_requests=2 * section.max_in_flight + 8,
+        max_ongoing_requests=_NO_LIMIT,
         graceful_shutdown_timeout_s=grace,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=_CHECK_SECONDS,

@@ -1,19 +1,24 @@
-"""What Ray Serve's proxy answers for replicas that do not, in the application's own form: clients ask again.
+"""What Ray Serve's proxy answers for replicas, in the application's own form: too much is refused here, before it costs
+anything, and a request whose replica is lost is one to ask again.
 
-The proxy names nothing but the path of :func:`middlewares`, which it reads from :data:`VARIABLE`.
+The proxy knows nothing but the path of :func:`middlewares`; it and the number of slots are in its environment.
 """
 
 from __future__ import annotations
+
+import os
+from contextlib import ExitStack
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipelines.serving.limits import Refused
+from pipelines.serving.limits import Refused, Slots
 from pipelines.serving.refusals import error_object, error_response
 from pipelines.serving.streams import event
 
-VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+_SLOTS = "JUDGE_PROXY_SLOTS"
 _LOST = Refused(503, "replica_lost", "the replica that had this request has ended: ask again", retry_after=1)
 _BUSY = Refused(503, "no_replica", "no replica takes requests now: ask again", retry_after=5)
 _LATE = Refused(504, "deadline_exceeded", "no replica answered in time: ask again", retry_after=1)
@@ -21,9 +26,46 @@ _OWN = {408: _LATE, 429: _BUSY, 503: _BUSY}
 """Statuses that the proxy answers with text of its own."""
 
 
+def environment(in_flight: int) -> dict[str, str]:
+    """Variables of a proxy that passes on at most ``in_flight`` requests at once."""
+    return {_CALLBACK: f"{__name__}.{middlewares.__name__}", _SLOTS: str(in_flight)}
+
+
 def middlewares() -> list[Middleware]:
-    """Around the proxy's application."""
-    return [Middleware(Answering)]
+    """Around the proxy's application, the outer first."""
+    return [Middleware(Shedding, slots=Slots(int(os.environ[_SLOTS]))), Middleware(Answering)]
+
+
+class Shedding:
+    """ASGI middleware: what replicas have no room for is refused here.
+
+    Handing a request to a replica costs the proxy, one process, more than most machines have for a rush: it would be
+    late for those that are taken on.
+    """
+
+    def __init__(self, app: ASGIApp, slots: Slots) -> None:
+        self._app = app
+        self._slots = slots
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, or refuse it."""
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        with ExitStack() as held:
+
+            async def passed(message: Message) -> None:
+                # Before the client has all of it, which may ask the next then.
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    held.close()
+                await send(message)
+
+            try:
+                held.enter_context(self._slots.slot())
+            except Refused as refusal:
+                await error_response(refusal)(scope, receive, send)
+                return
+            await self._app(scope, receive, passed)
 
 
 class Answering:

@@ -1,4 +1,4 @@
-"""What stands around Ray Serve's proxy: a request whose replica is lost is one to ask again."""
+"""What stands around Ray Serve's proxy: too much is refused, what is lost is to be asked again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from served import listening
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from pipelines.serving.proxy import Answering
+from pipelines.serving.limits import Slots
+from pipelines.serving.proxy import Answering, Shedding, environment, middlewares
 
 
 def ask(application: Any, path: str = "/v1/compare") -> httpx.Response:
@@ -70,3 +71,45 @@ def test_answers_pass_as_they_are(response: Response, path: str) -> None:
     reply = ask(response, path)
     assert (reply.status_code, reply.content) == (response.status_code, response.body)
     assert reply.headers.get("retry-after") == response.headers.get("retry-after")
+
+
+def test_what_is_too_much_is_not_passed_on() -> None:
+    slots, passed = Slots(1), []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append(scope["path"])
+        await JSONResponse({"taken": slots.taken})(scope, receive, send)
+
+    with listening(Shedding(application, slots)) as address:
+        with httpx.Client() as http:
+            # As many at once as there are slots, one after the other, are never too many.
+            assert [http.post(f"{address}/v1/compare", json={}).json() for _ in range(50)] == [{"taken": 1}] * 50
+        with slots.slot():
+            reply = httpx.post(f"{address}/v1/compare", content=b"x" * 200_000)
+            assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+            assert reply.json()["error"]["code"] == "rate_limit_exceeded"
+            # What costs nothing is answered all the same.
+            for path in ("/health", "/metrics", "/v1/models"):
+                assert httpx.get(address + path).status_code == 200
+        assert httpx.post(f"{address}/v1/compare", json={}).status_code == 200
+    assert passed == [*["/v1/compare"] * 50, "/health", "/metrics", "/v1/models", "/v1/compare"]
+    assert slots.taken == 0
+
+
+def test_a_slot_is_free_again_when_a_request_fails() -> None:
+    slots = Slots(1)
+
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a defect")
+
+    with listening(Shedding(fails, slots)) as address:
+        assert [httpx.post(f"{address}/v1/compare").status_code for _ in range(2)] == [500, 500]
+    assert slots.taken == 0
+
+
+def test_the_proxy_is_told_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(24).items():
+        monkeypatch.setenv(name, value)
+    shedding, answering = middlewares()
+    assert shedding.kwargs["slots"].most == 24
+    assert (shedding.cls, answering.cls) == (Shedding, Answering)
