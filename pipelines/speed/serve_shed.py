@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import statistics
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from actors.processes import is_engine
 from pipelines.speed.demo_judge import body_of, client, demo_judge, in_flight, served
 
 TIMES, SECONDS, DEADLINE, VOTES, SLOTS = 10, 60.0, 10.0, 4, 64
@@ -18,8 +22,8 @@ TIMES, SECONDS, DEADLINE, VOTES, SLOTS = 10, 60.0, 10.0, 4, 64
 def serve_shed(run: Path) -> dict[str, float]:
     """The capacity is what 64 requests at a time are answered in a second; then requests come at ten times that rate
     for 60 s, whether others were answered or not. ``serve_shed``: of those not refused with status 429, the share
-    answered within the deadline of 10 s. Memory: that of all the server's processes after the minute over that after
-    10 s.
+    answered within the deadline of 10 s. Memory: that of the server's processes, engines left out, after the minute less
+    that after 10 s.
     """
     demo = demo_judge(run)
     bodies = [{**body_of(pair), "votes": VOTES, "temperature": 1.0} for pair in demo.pairs[:256]]
@@ -75,14 +79,9 @@ async def load(address: str, process: int, bodies: list[Any]) -> dict[str, float
 
 
 def _memory(process: int) -> int:
-    """Resident bytes of a process and all below it."""
-    import psutil
-
-    parent = psutil.Process(process)
+    """Resident bytes of a process and all below it but engines, which take their cache's memory as it is first used."""
     total = 0
-    for one in [parent, *parent.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
+    for one in [psutil.Process(process), *psutil.Process(process).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += 0 if is_engine(one) else one.memory_info().rss
     return total
