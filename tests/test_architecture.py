@@ -75,6 +75,7 @@ def test_imports_inside_functions_count_and_those_for_types_do_not() -> None:
     assert list(imported(ast.parse(code), "x", {"a", "b", "c", "c.d"})) == ["a", "c.d", "c"]
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other(imports: dict[str, set[str]]) -> None:
     assert circles(imports) == []
 

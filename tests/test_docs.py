@@ -62,6 +62,7 @@ def test_paths_and_modules_are_there(file: Path) -> None:
     assert {name for name in MODULE.findall(text) if not is_module(name)} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_short_names_of_files_are_there(page: Path) -> None:
     """A file without its folder, as tables name it: ``fleet.py``."""

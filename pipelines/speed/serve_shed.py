@@ -22,8 +22,8 @@ TIMES, SECONDS, DEADLINE, VOTES, SLOTS = 10, 60.0, 10.0, 4, 64
 def serve_shed(run: Path) -> dict[str, float]:
     """The capacity is what 64 requests at a time are answered in a second; then requests come at ten times that rate
     for 60 s, whether others were answered or not. ``serve_shed``: of those not refused with status 429, the share
-    answered within the deadline of 10 s. Memory: that of the server's processes, engines left out, after the minute less
-    that after 10 s.
+    answered within the deadline of 10 s. Memory: of the server's processes, engines left out; after
+    the minute less that after 10 s.
     """
     demo = demo_judge(run)
     bodies = [{**body_of(pair), "votes": VOTES, "temperature": 1.0} for pair in demo.pairs[:256]]

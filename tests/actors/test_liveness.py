@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,6 +81,7 @@ def test_silence_while_nobody_listened_says_nothing() -> None:
     assert liveness.state(last + 3600.0) == "healthy"
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.01, 29.0), min_size=1, max_size=60), st.sampled_from(["generate", "update"]))
 def test_what_moves_within_the_floor_is_never_dead(gaps: list[float], at: str) -> None:
     liveness, now = Liveness(PATIENCE, 0.0), 0.0
@@ -90,6 +92,7 @@ def test_what_moves_within_the_floor_is_never_dead(gaps: list[float], at: str) -
         assert liveness.state(now) == "healthy"
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.floats(0.0, 100.0), st.integers(0, 3), st.sampled_from(["", "generate"])), max_size=40),
     st.floats(0.0, 1e4),

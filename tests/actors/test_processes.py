@@ -12,6 +12,7 @@ import pytest
 from actors.processes import kill, started
 
 
+@pytest.mark.slow
 def test_a_process_is_killed_with_its_children_and_one_of_another_moment_is_not() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], stdin=sys.stdin)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)

@@ -15,6 +15,7 @@ from actors.rendezvous import RendezvousFailed, join_store, meeting, open_store
 from actors.weights.channel import WeightChannel
 
 
+@pytest.mark.slow
 def test_a_member_that_does_not_come_is_named_with_address_port_and_interface(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_member_that_does_not_come_is_named_with_address_port_and_interface(
             assert "cluster.rendezvous_timeout" in said
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_reached_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

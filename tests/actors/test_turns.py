@@ -109,6 +109,7 @@ def test_a_step_moves_each_side_once() -> None:
         assert devices.told == [*A_STEP[:3], "publish", *A_STEP[3:]]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["write", "learn", "publish", "restart", "new learners", "clear"]), max_size=30))
 def test_whatever_follows_whatever_they_are_never_on_the_devices_together(acts: list[str]) -> None:
     """``Devices`` says so, at each thing that it is told."""
@@ -148,6 +149,7 @@ def test_times_and_memory_are_of_what_was_moved() -> None:
     assert turns.metrics() == memory | dict.fromkeys(("time/sleep", "time/wake", "time/offload", "time/onload"), 0.0)
 
 
+@pytest.mark.slow
 def test_learners_wait_for_the_ends_of_what_engines_write_and_many_may_write() -> None:
     turns, devices = shared()
     go_on = threading.Event()
@@ -233,6 +235,7 @@ def test_in_a_hurry_learners_do_not_wait_for_what_is_written() -> None:
     assert devices.told == ["engines give up", "learners on"]
 
 
+@pytest.mark.slow
 def test_one_that_never_gives_the_devices_back_is_named() -> None:
     turns, devices = shared(0.3)
 

@@ -78,6 +78,7 @@ def test_paths_are_made_absolute_and_arguments_quoted(tmp_path: Path) -> None:
     assert entrypoint("run", ["output_root=/x"], "python", Path("/code"), tmp_path).endswith(" output_root=/x")
 
 
+@pytest.mark.slow
 def test_every_setting_that_holds_paths_is_made_absolute_and_no_other(tmp_path: Path) -> None:
     """Which settings do is said where they are declared; a name is not taken for the folder that happens to bear it."""
     for name in ("mine.jsonl", "my chains.parquet"):

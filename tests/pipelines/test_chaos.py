@@ -64,6 +64,7 @@ def be_worse(files: dict[str, Any]) -> None:
     files["accuracy"] = 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "problems"),
     [

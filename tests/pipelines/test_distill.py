@@ -58,6 +58,7 @@ class Parts:
         self.events.append(f"save {state['step']}")
 
 
+@pytest.mark.slow
 def test_a_step_is_started_before_the_last_one_is_waited_for_unless_its_weights_are_needed(tmp_path: Path) -> None:
     parts = Parts()
     config = load_config(

@@ -120,6 +120,7 @@ def grows_too_fast(reader: Callable[[str], object], small: int, large: int) -> l
     return [name for name, text in texts(large).items() if seconds(reader, text) > 40 * max(before[name], _FLOOR)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_ten_times_the_text(name: str) -> None:
     assert not grows_too_fast(READERS[name], 10_000, 100_000)

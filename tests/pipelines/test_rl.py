@@ -174,6 +174,7 @@ def per_step(events: list[str]) -> Iterator[list[str]]:
         yield events[start:end]
 
 
+@pytest.mark.slow
 def test_a_step_generates_learns_publishes_begins_the_next_evaluates_and_saves(tmp_path: Path) -> None:
     parts = Parts()
     lines = run_loop(tmp_path, parts)
@@ -197,6 +198,7 @@ def test_a_step_generates_learns_publishes_begins_the_next_evaluates_and_saves(t
     ]
 
 
+@pytest.mark.slow
 def test_on_the_same_devices_engines_and_learners_have_them_in_turn(tmp_path: Path) -> None:
     """The checkpoint of the second step waits for the third's traces, and learning follows it in the same turn."""
     parts = PartsInTurn()
@@ -219,6 +221,7 @@ def test_on_the_same_devices_engines_and_learners_have_them_in_turn(tmp_path: Pa
         assert spent == pytest.approx(step["time/step"])
 
 
+@pytest.mark.slow
 def test_one_version_ahead_a_step_is_always_under_way(tmp_path: Path) -> None:
     parts = Parts()
     lines = run_loop(
@@ -232,6 +235,7 @@ def test_one_version_ahead_a_step_is_always_under_way(tmp_path: Path) -> None:
     assert parts.events[-2:] == ["publish 4", "save 4"]
 
 
+@pytest.mark.slow
 def test_a_loop_that_died_continues_with_its_coefficient_as_if_it_had_not(tmp_path: Path) -> None:
     whole, died, continued = Parts(), Parts(dies_at=3), Parts()
     run_loop(tmp_path / "whole", whole)
@@ -258,6 +262,7 @@ def trained(run: Path) -> list[list[str]]:
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_loop_ahead_that_died_loses_no_prompt_and_repeats_none(tmp_path: Path, seed: int) -> None:
     ahead = ("algorithm.max_staleness=2", "algorithm.correction=truncate", "rl.steps=8", "rollout.max_sequences=32")

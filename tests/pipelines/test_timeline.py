@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipelines.timeline import events
 
 PARTS = {"time/wait": 0.5, "time/generate": 2.0, "time/verify": 0.25, "time/learn": 1.0, "time/publish": 0.25}
@@ -49,6 +51,7 @@ def test_learning_beside_generation_comes_before_the_rest_of_it() -> None:
     assert [(event["ts"] / 1e6, event["dur"] / 1e6) for event in found if event["tid"] == 2] == [(-0.5, 3.0)]
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_trace_or_says_what_is_missing(tmp_path: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines.timeline", str(tmp_path)]

@@ -43,6 +43,7 @@ def plain_mask(segments: list[Segment], size: int) -> torch.Tensor:
     return torch.from_numpy(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "groups", "longest"), [(0, 1, 3), (1, 4, 40), (2, 6, 128), (3, 3, 400), (4, 2, 700)])
 def test_blocks_and_places_are_those_of_the_plain_mask(seed: int, groups: int, longest: int) -> None:
     segments, size = row(seed, groups, longest)
@@ -104,6 +105,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_flex", lambda: torch_flex.flex_attention)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(("heads", "shared", "width"), [(7, 1, 24), (4, 4, 8), (6, 2, 16)])

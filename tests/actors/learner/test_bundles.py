@@ -125,6 +125,7 @@ def _plain_loss(models: tuple[str, str], want: PolicySettings) -> tuple[float, f
     return total.item(), norm.item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_equals_a_plain_loop_over_traces(learner: Learner, models: tuple[str, str], case: str) -> None:
     learner.load(*models, PLAIN)
@@ -171,6 +172,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(
     assert (gradient - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.slow
 def test_effective_sample_sizes_by_hand(learner: Learner, models: tuple[str, str]) -> None:
     learner.load(*models, PLAIN)
     want = small_policy(kl_coefficient=0.0)
@@ -195,6 +197,7 @@ def test_effective_sample_sizes_by_hand(learner: Learner, models: tuple[str, str
     assert metrics["logprob_difference"] == pytest.approx(np.log(2) * half / tokens, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_masked_tokens_teach_nothing_and_are_counted(learner: Learner, models: tuple[str, str]) -> None:
     learner.load(models[0], None, PLAIN)
     before = weights(learner)

@@ -97,6 +97,7 @@ def saved(tmp_path: Path) -> Path:
     return checkpoint_path(tmp_path, 20)
 
 
+@pytest.mark.slow
 def test_one_process_continues_exactly(tmp_path: Path) -> None:
     model, optimizer = build()
     train(model, optimizer, 3)
@@ -133,6 +134,7 @@ def test_saving_does_not_disturb_training(tmp_path: Path) -> None:
     assert parameters(model) == results[0]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_the_background_is_of_the_moment_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +186,7 @@ def test_what_fails_in_the_background_is_raised_where_it_is_waited_for(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, __file__, "killed", str(tmp_path)],
@@ -218,6 +221,7 @@ def as_killed(folder: Path) -> None:
     begin_checkpoint(checkpoint_path(folder, 2), model, optimizer, {"step": 2}, None).result()
 
 
+@pytest.mark.slow
 def test_several_optimizers_are_restored(tmp_path: Path) -> None:
     def both(model: nn.Module) -> list[torch.optim.Optimizer]:
         matrices = [value for name, value in model.named_parameters() if name.startswith("layers") and value.ndim == 2]
@@ -258,6 +262,7 @@ def shard_of(folder: Path) -> Path:
     return next(folder.glob("*.distcp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -414,6 +419,7 @@ def as_rank(rank: int, folder: Path) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_two_ranks_continue_exactly(ranks: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, reports = ranks
     for report in reports:

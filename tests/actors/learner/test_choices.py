@@ -119,6 +119,7 @@ def test_configuration_takes_the_names_of_the_table(section: Any, key: str, tabl
     assert setting.metadata["choices"] == tuple(table)
 
 
+@pytest.mark.slow
 def test_configuration_reads_the_tables_without_torch() -> None:
     code = """
 import sys, pipelines.config

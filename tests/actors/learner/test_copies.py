@@ -74,6 +74,7 @@ def draws() -> list[float]:
     return [float(torch.rand(())), float(np.random.rand()), random.random()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "settings"),
     [("adamw", {}), ("muon", {}), ("adamw", {"lora": LORA})],
@@ -101,6 +102,7 @@ def test_who_comes_into_its_place_goes_on_as_if_nothing_had_been(
     assert sorted(holder.held()[1]) == [3, 4]
 
 
+@pytest.mark.slow
 def test_a_copy_has_what_a_checkpoint_has(learner: Learner, model: str, holder: CopyHolder, tmp_path: Path) -> None:
     load(learner, model, holder, "muon")
     for seed in range(2):
@@ -114,6 +116,7 @@ def test_a_copy_has_what_a_checkpoint_has(learner: Learner, model: str, holder: 
     assert (state(learner), draws()) == (of_checkpoint, numbers)
 
 
+@pytest.mark.slow
 def test_a_copy_is_of_the_moment_it_began_and_the_next_step_waits_for_it(
     learner: Learner, model: str, holder: CopyHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +150,7 @@ def test_a_copy_is_of_the_moment_it_began_and_the_next_step_waits_for_it(
     assert state(learner) == expected
 
 
+@pytest.mark.slow
 def test_steps_that_are_skipped_are_counted(learner: Learner, model: str, holder: CopyHolder) -> None:
     """The first of all is: no optimiser has state then, and with the second copies grow."""
     poisoned = [dataclasses.replace(item, advantage=float("nan")) for item in sequences(6, 0)]
@@ -167,6 +171,7 @@ def test_steps_that_are_skipped_are_counted(learner: Learner, model: str, holder
     assert state(learner) == expected
 
 
+@pytest.mark.slow
 def test_what_another_model_left_is_refused(learner: Learner, model: str, holder: CopyHolder, tmp_path: Path) -> None:
     load(learner, model, holder)
     step(learner, 0)
@@ -202,6 +207,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_is_not_there(holder: CopyHolder) -> None:
     tensors = [torch.zeros(1000) for _ in range(8)]
     path = holder.reserve(Memory.needed(tensors, 6))
@@ -224,6 +230,7 @@ def test_what_a_killed_process_left_half_is_not_there(holder: CopyHolder) -> Non
     left.close()
 
 
+@pytest.mark.slow
 def test_two_copies_are_kept_in_memory_that_ends_with_its_holder(
     learner: Learner, model: str, holder: CopyHolder
 ) -> None:
@@ -258,6 +265,7 @@ def test_two_copies_are_kept_in_memory_that_ends_with_its_holder(
     learner._trainer = None
 
 
+@pytest.mark.slow
 def test_without_room_nothing_is_copied_and_it_is_said_why(
     learner: Learner, model: str, holder: CopyHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +284,7 @@ def test_without_room_nothing_is_copied_and_it_is_said_why(
     assert learner._trainer.step == 2
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_with_a_copy_does_not_end_training(
     learner: Learner, model: str, holder: CopyHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

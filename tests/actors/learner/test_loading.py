@@ -47,6 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, str]:
     return {tied: build_model(tmp_path_factory.mktemp("loading") / str(tied), tied=tied) for tied in (True, False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     "changes",
@@ -93,6 +94,7 @@ class Rows:
         return self._tensor[rows]
 
 
+@pytest.mark.slow
 def test_every_row_is_read_by_one_rank_alone(models: dict[bool, str]) -> None:
     asked: dict[str, list[int]] = {}
     for rank in range(3):

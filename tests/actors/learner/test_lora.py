@@ -50,6 +50,7 @@ def logprobs(lm: Any, item: TrainingSequence) -> torch.Tensor:
     return full[:-1].gather(1, tokens[1:, None])[len(item.prompt_ids) - 1 :, 0]
 
 
+@pytest.mark.slow
 def test_steps_equal_plain_peft(adapting: Learner, model: str) -> None:
     items = sequences(5, 3)
     adapting.load(model, None, PLAIN)
@@ -80,6 +81,7 @@ def test_steps_equal_plain_peft(adapting: Learner, model: str) -> None:
         torch.testing.assert_close(ours[name], tensor.detach(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_only_the_targets_change(learner: Learner, model: str) -> None:
     adapting = with_settings(learner, lora=small_lora(rank=3, targets=("q_proj", "mlp.down_proj")))
     adapting.load(model, None, PLAIN)
@@ -93,6 +95,7 @@ def test_only_the_targets_change(learner: Learner, model: str) -> None:
     assert all(torch.equal(tensor, start[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_policy_without_adapters(adapting: Learner, learner: Learner, model: str) -> None:
     """The same KL as of the merged policy to a reference of its own."""
     adapting.load(model, model, PLAIN)
@@ -110,6 +113,7 @@ def test_the_reference_is_the_policy_without_adapters(adapting: Learner, learner
         assert second[name] == pytest.approx(apart[name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_what_is_published_and_exported_is_merged(adapting: Learner, model: str, tmp_path: Path) -> None:
     items = sequences(4, 6)
     adapting.load(model, None, PLAIN)
@@ -128,6 +132,7 @@ def test_what_is_published_and_exported_is_merged(adapting: Learner, model: str,
             np.testing.assert_allclose(ours, logprobs(lm, item).detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapters_alone_and_continues_exactly(
     adapting: Learner, model: str, tmp_path: Path
 ) -> None:
@@ -147,6 +152,7 @@ def test_a_checkpoint_holds_the_adapters_alone_and_continues_exactly(
     assert [adapting.supervised_step(*cut(sequences(5, step), 0, 1)) for step in (2, 3)] == expected
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_whole_model_is_refused(
     learner: Learner, adapting: Learner, model: str, tmp_path: Path
 ) -> None:
@@ -157,6 +163,7 @@ def test_a_checkpoint_of_the_whole_model_is_refused(
         adapting.restore(str(tmp_path / "step-000001"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"packing": True}, {"activation_checkpointing": True}, {"reshard_after_forward": False}]
 )
@@ -168,6 +175,7 @@ def test_other_settings_change_nothing(learner: Learner, model: str, settings: d
         assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_frozen_layers_in_it(learner: Learner, model: str) -> None:
     adapting = with_settings(learner, lora=LORA, dtype="bfloat16")
     adapting.load(model, model, PLAIN)
@@ -178,6 +186,7 @@ def test_bfloat16_keeps_the_frozen_layers_in_it(learner: Learner, model: str) ->
     assert first["grad_norm"] > 0
 
 
+@pytest.mark.slow
 def test_a_target_that_matches_no_layer_is_named(learner: Learner, model: str) -> None:
     adapting = with_settings(learner, lora=small_lora(targets=("q_proj", "query")))
     with pytest.raises(ModelError, match=r"learner\.lora\.targets: 'query' .* there are .*q_proj"):

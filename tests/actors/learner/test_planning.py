@@ -17,6 +17,7 @@ def sequence(prompt: list[int], completion: list[int]) -> TrainingSequence:
     return TrainingSequence(np.array(prompt, np.int32), np.array(completion, np.int32))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 100), max_size=80), st.integers(1, 5), st.integers(100, 400))
 def test_plan_keeps_its_promises(lengths: list[int], ranks: int, budget: int) -> None:
     planned = plan(lengths, ranks, budget)
@@ -44,6 +45,7 @@ def test_pack_keeps_its_promises(lengths: list[int], ranks: int, budget: int) ->
         assert sum(load * 2 <= budget for load in loads) <= 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), max_size=60), st.integers(1, 4), st.integers(60, 300))
 def test_pack_prompts_keeps_its_promises(drawn: list[tuple[int, int]], ranks: int, budget: int) -> None:
     items = [sequence([prompt] * (prompt * 4 + 1), [1] * length) for prompt, length in drawn]

@@ -67,6 +67,7 @@ def plain_logprobs(lm: Any, item: TrainingSequence, temperature: float = 1.0) ->
     return full[:-1].gather(1, tokens[1:, None])[len(item.prompt_ids) - 1 :, 0]
 
 
+@pytest.mark.slow
 def test_supervised_step_equals_plain_pytorch(learner: Learner, model: str) -> None:
     items = sequences(5, 3)
     learner.load(model, None, PLAIN)
@@ -88,6 +89,7 @@ def test_supervised_step_equals_plain_pytorch(learner: Learner, model: str) -> N
         torch.testing.assert_close(ours[name], parameter.detach(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_policy_step_equals_plain_pytorch(learner: Learner, model: str, folder: Path) -> None:
     items, reference_path = sequences(5, 4, old=True), build_model(folder / "reference", seed=1)
     learner.load(model, reference_path, PLAIN)
@@ -115,6 +117,7 @@ def test_policy_step_equals_plain_pytorch(learner: Learner, model: str, folder: 
     assert metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_policy_step_on_its_own_traces_by_hand(learner: Learner, model: str) -> None:
     """With the policy as its own reference and old policy, ratio is 1, KL 0, and the loss minus the mean advantage."""
     items = sequences(4, 5)
@@ -127,6 +130,7 @@ def test_policy_step_on_its_own_traces_by_hand(learner: Learner, model: str) -> 
     assert (metrics["ratio_mean"], metrics["ratio_max"], metrics["clip_fraction"]) == (1.0, 1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_logprobs_are_those_of_every_completion(learner: Learner, model: str) -> None:
     items = sequences(6, 6)
     learner.load(model, None, PLAIN)
@@ -187,6 +191,7 @@ def test_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_both(
         torch.testing.assert_close(two["poisoned"]["weights"][name], tensor, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_steps_moved_the_weights(one: dict[str, Any], model: str, optimizer: str) -> None:
     """Guards the comparisons above: nothing equals nothing."""
@@ -221,6 +226,7 @@ def test_exported_folder_is_a_whole_judge(one: dict[str, Any], model: str, folde
     assert "lm_head.weight" not in load_file(exported / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_untied_output_head_is_trained_and_exported(learner: Learner, folder: Path) -> None:
     source = build_model(folder / "untied", tied=False)
     learner.load(source, None, PLAIN)
@@ -231,6 +237,7 @@ def test_untied_output_head_is_trained_and_exported(learner: Learner, folder: Pa
     assert not torch.equal(after.lm_head.weight, after.model.embed_tokens.weight)
 
 
+@pytest.mark.slow
 def test_export_keeps_the_stored_data_type(learner: Learner, folder: Path) -> None:
     source = build_model(folder / "half", dtype="bfloat16")
     plain_model(source).to(torch.bfloat16).save_pretrained(source)
@@ -249,6 +256,7 @@ def test_checkpoint_continues_exactly(request: pytest.FixtureRequest, played: st
     assert seen["replayed"]
 
 
+@pytest.mark.slow
 def test_the_cut_into_micro_batches_changes_nothing(learner: Learner, model: str) -> None:
     results = []
     for budget in (20, BUDGET, 4096):
@@ -264,6 +272,7 @@ def test_the_cut_into_micro_batches_changes_nothing(learner: Learner, model: str
             torch.testing.assert_close(tensor, results[2][1][name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_packed_rows_equal_padded_ones(learner: Learner, one: dict[str, Any], model: str) -> None:
     padded = on_groups(learner, 1, model, packed=False)
     same(padded, one["packed"], weights=1e-5, metrics=1e-5)
@@ -273,6 +282,7 @@ def test_packed_rows_equal_padded_ones(learner: Learner, one: dict[str, Any], mo
     same(padded, recomputed, weights=1e-5, metrics=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_learns_what_padded_rows_do(
     learner: Learner, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -291,6 +301,7 @@ def test_flex_attention_learns_what_padded_rows_do(
         same(padded, flex, weights=1e-5, metrics=1e-5)
 
 
+@pytest.mark.slow
 def test_models_that_packed_rows_would_compute_wrong_are_refused(learner: Learner, model: str, folder: Path) -> None:
     sliding = build_model(
         folder / "sliding",
@@ -309,6 +320,7 @@ def test_models_that_packed_rows_would_compute_wrong_are_refused(learner: Learne
             on_groups(learner, 1, path, packed=True, attention=attention)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gemma3", "qwen3_5"])
 def test_a_model_of_more_than_text_is_refused_before_its_weights_are_read(
     learner: Learner, kind: str, tmp_path: Path
@@ -349,6 +361,7 @@ def test_one_rank_equals_two_with_gradients_as_they_come(one: dict[str, Any], tw
     same(one["packed"], two[kind], weights=1e-5, metrics=1e-4)
 
 
+@pytest.mark.slow
 def test_empty_micro_batches_contribute_nothing(learner: Learner, model: str) -> None:
     micro, tokens = cut(sequences(4, 9, old=True), 0, 1)
     outcomes = []
@@ -359,6 +372,7 @@ def test_empty_micro_batches_contribute_nothing(learner: Learner, model: str) ->
     assert all(torch.equal(tensor, outcomes[1][1][name]) for name, tensor in outcomes[0][1].items())
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_nothing(learner: Learner, model: str) -> None:
     results = []
     for recompute in (False, True):
@@ -371,12 +385,14 @@ def test_activation_checkpointing_changes_nothing(learner: Learner, model: str) 
         torch.testing.assert_close(tensor, results[1][1][name], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["reference", "all"])
 def test_offloading_changes_nothing(learner: Learner, model: str, offload: str) -> None:
     kept = on_groups(learner, 1, model, packed=False)
     same(kept, on_groups(learner, 1, model, packed=False, offload=offload), weights=1e-6, metrics=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_it_and_keeps_float32_weights(learner: Learner, model: str) -> None:
     other = copy.copy(learner)
     other._settings = small_learner(dtype="bfloat16")
@@ -390,6 +406,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(learner: Learner, mod
     assert 5e-6 < moved < 2e-5
 
 
+@pytest.mark.slow
 def test_gradient_that_is_not_finite_skips_the_step_and_is_counted(learner: Learner, model: str) -> None:
     learner.load(model, None, PLAIN)
     before = weights(learner)
@@ -401,6 +418,7 @@ def test_gradient_that_is_not_finite_skips_the_step_and_is_counted(learner: Lear
     assert learner.supervised_step(*cut(sequences(3, 1), 0, 1))["skipped_steps"] == 1.0
 
 
+@pytest.mark.slow
 def test_gradient_is_clipped_to_the_global_norm(learner: Learner, model: str) -> None:
     learner.load(model, None, OPTIMIZERS["adamw"])
     trainer = learner._trainer
@@ -413,6 +431,7 @@ def test_gradient_is_clipped_to_the_global_norm(learner: Learner, model: str) ->
     assert clip_gradients(trainer.judge.parameters(), 0.0, trainer.group) == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_used_are_named(learner: Learner, model: str, folder: Path) -> None:
     with pytest.raises(ModelError, match="there is no model at /no/such/model"):
         learner.load("/no/such/model", None, PLAIN)

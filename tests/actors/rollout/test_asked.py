@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,7 @@ def test_a_prompt_that_is_set_aside_fails_with_each_of_its_samples() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 12), st.lists(st.booleans(), max_size=12), st.booleans()), max_size=20))
 def test_every_sample_ends_once_whatever_streams_do(events: list[tuple[int, list[bool], bool]]) -> None:
     """Each event: how many of a stream's samples arrive, which of them failed, and whether the stream then breaks."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from actors.rollout.steps import Steps
 
 
@@ -19,6 +21,7 @@ class Core:
         return "outputs"
 
 
+@pytest.mark.slow
 def test_each_is_counted_and_the_longest_is_measured_from_when_there_was_something_to_do() -> None:
     core, steps = Core(0.5, 0.2), Steps()
     steps.count_those_of(core)

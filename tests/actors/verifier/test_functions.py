@@ -111,6 +111,7 @@ def one(name: str, item: Judged | None = None, **bounds: Any) -> list[float]:
     return run(name, lambda pool: pool.call([item or judged()]), **bounds)
 
 
+@pytest.mark.slow
 def test_a_function_may_be_plain_async_or_of_a_group() -> None:
     assert one("brevity") == [-0.3]
     assert one("right") == [1.0]
@@ -141,6 +142,7 @@ def test_every_way_to_fail_has_its_cause(name: str, sees: str, cause: str, detai
     assert caught.value.cause == cause
 
 
+@pytest.mark.slow
 def test_a_function_that_hangs_is_killed_with_what_it_started_and_the_next_call_works(tmp_path: Path) -> None:
     async def work(pool: FunctionPool) -> None:
         with pytest.raises(FunctionError, match=r"hangs gave no answer in 2 s") as caught:
@@ -167,6 +169,7 @@ def _living(group: int) -> list[int]:
     return living
 
 
+@pytest.mark.slow
 def test_a_process_is_kept_after_an_error_and_calls_run_side_by_side() -> None:
     async def work(pool: FunctionPool) -> tuple[list[float], list[list[float]]]:
         first = await pool.call([judged()])
@@ -229,6 +232,7 @@ def verified(rule: RewardRule, functions: dict[str, RewardFunction]) -> tuple[li
     return asyncio.run(coroutine)
 
 
+@pytest.mark.slow
 def test_functions_are_components_with_weights_logged_on_their_own() -> None:
     functions = {"short": RewardFunction("own_rewards.brevity"), "place": RewardFunction("own_rewards.ranks", "group")}
     rule = RewardRule({"verdict": 1.0, "short": 0.5, "place": 0.0})
@@ -241,6 +245,7 @@ def test_functions_are_components_with_weights_logged_on_their_own() -> None:
     assert [item.reward for item in group.traces] == pytest.approx([0.5, -1.55, 0.4])
 
 
+@pytest.mark.slow
 def test_a_failed_function_leaves_no_reward(tmp_path: Path) -> None:
     functions = {"mine": RewardFunction("own_rewards.raises")}
     scored, [group] = verified(RewardRule({"verdict": 1.0, "mine": 1.0}), functions)

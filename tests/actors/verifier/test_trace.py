@@ -228,6 +228,7 @@ def test_only_one_order_of_the_sections_is_well_formed() -> None:
     assert [well_formed(parse("".join(order))) for order in permutations(parts)] == [True] + [False] * 23
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(text=st.one_of(SOUP, ANYTHING), truncated=st.booleans())
 def test_any_text_is_read_without_an_error(text: str, truncated: bool) -> None:
@@ -241,6 +242,7 @@ def test_any_text_is_read_without_an_error(text: str, truncated: bool) -> None:
         assert judgment.answer == f"[[{side(text, 'strict')}]]"
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(text=SOUP, ending=st.sampled_from(["", " ", ANSWER["A"], ANSWER["B"], "</eval>" + ANSWER["A"]]))
 def test_a_strict_verdict_is_the_end_of_the_text_and_no_other_mode_contradicts_it(text: str, ending: str) -> None:
@@ -268,6 +270,7 @@ def test_every_prefix_of_an_open_evaluation_has_no_strict_verdict(text: str) -> 
     assert side("<eval>" + text.replace("</eval>", ""), "strict") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [
@@ -289,6 +292,7 @@ def test_a_megabyte_of_hostile_tags_ends_in_a_short_list_of_problems(unit: str) 
     assert len(set(problems)) == len(problems)
 
 
+@pytest.mark.slow
 def test_ten_megabytes_between_the_tags() -> None:
     quoted = (ANSWER["A"] + "\x00\x1b\ud800 ") * 390_000
     text = f"<type>Chat</type><rubric>r<justify>j</justify></rubric><eval>{quoted}</eval>{ANSWER['B']}"

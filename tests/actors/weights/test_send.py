@@ -134,6 +134,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_nothing_and_others_can_read_until_then(tmp_path: Path, kind: str) -> None:
     if kind == "named":
         pytest.skip("a file with a name outlives its writer; the next start of the run removes it")

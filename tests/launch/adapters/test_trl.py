@@ -45,6 +45,7 @@ def test_it_is_what_trl_awaits() -> None:
     assert function.__name__ == "pairwise_judge"
 
 
+@pytest.mark.slow
 def test_every_group_of_a_batch_in_its_order(judge: Judge) -> None:
     rewards = call(PairwiseReward(judge, size=3), PROMPTS, COMPLETIONS, answer=["a"] * 6)
     assert rewards == [0.5, 1.0, 0.0, 0.0, 0.0, 1.0]
@@ -53,12 +54,14 @@ def test_every_group_of_a_batch_in_its_order(judge: Judge) -> None:
     assert again == [rewards[at] for at in mixed]
 
 
+@pytest.mark.slow
 def test_conversations(judge: Judge) -> None:
     prompts = [[{"role": "user", "content": [{"type": "text", "text": "p"}]}]] * 2
     completions = [[{"role": "assistant", "content": "xx"}], [{"role": "assistant", "content": "x"}]]
     assert call(PairwiseReward(judge, size=2), prompts, completions) == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_what_could_not_be_read_is_none_and_never_zero(judge: Judge) -> None:
     assert call(PairwiseReward(judge), ["p"] * 3, ["xx", "unclear", "x"]) == [1.0, None, 0.0]
 
@@ -70,6 +73,7 @@ def test_groups_of_equal_prompts() -> None:
         groups_of(["p", "p", "p"], 2)
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_stops_training() -> None:
     async def away(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":

@@ -89,6 +89,7 @@ def scored(gather: str, response: str, question: Any = "q", size: int = 3) -> Ca
     )
 
 
+@pytest.mark.slow
 def test_the_function_gathers_siblings_from_all_workers(gather: str) -> None:
     found = in_workers([scored(gather, text) for text in RESPONSES])
     assert found == [{"score": reward, "group_members": 3} for reward in REWARDS]
@@ -98,11 +99,13 @@ def test_the_function_gathers_siblings_from_all_workers(gather: str) -> None:
     assert [one["score"] for one in found] == REWARDS
 
 
+@pytest.mark.slow
 def test_a_question_that_is_not_there_is_named(gather: str) -> None:
     (error,) = in_workers([scored(gather, "x", None)])
     assert "extra_info of data source 'mine' has no 'question'" in str(error)
 
 
+@pytest.mark.slow
 def test_a_response_that_cannot_be_read_stops_training(gather: str) -> None:
     found = in_workers([scored(gather, text) for text in ("xx", "unclear", "x")])
     assert [type(one) for one in found] == [dict, NotJudged, dict]
@@ -116,6 +119,7 @@ def rollout(text: str, uid: str) -> Batch:
     return Batch([Item({"responses": responses, "attention_mask": mask}, {"uid": uid, "raw_prompt": prompt})])
 
 
+@pytest.mark.slow
 def test_the_manager_groups_by_uid(gather: str) -> None:
     config = OmegaConf.create(
         {

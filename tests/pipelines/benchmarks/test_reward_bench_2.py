@@ -197,6 +197,7 @@ def test_rows_that_the_protocol_cannot_take(tmp_path: Path, row: dict[str, Any],
         loaded(tmp_path, [{"prompt": "p", **row}])
 
 
+@pytest.mark.slow
 def test_the_official_protocol_is_the_default_of_a_judge_that_can(tmp_path: Path) -> None:
     model = tmp_path / "rl" / "hf"
     model.mkdir(parents=True)

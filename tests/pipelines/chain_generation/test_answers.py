@@ -106,6 +106,7 @@ def test_what_is_no_answer_is_a_counted_failure_and_not_in_the_journal(name: str
     assert not (tmp_path / "j.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_chance_cannot_mend_is_not_paid_for_again_in_one_run(tmp_path: Path) -> None:
     reply = Reply(message={"reasoning_content": "hm"})
     asked, server = ask(lambda body, seen: reply, tmp_path / "j.jsonl", QUICK, count=2)
@@ -261,6 +262,7 @@ def test_an_error_without_a_field_of_its_own_is_one(tmp_path: Path) -> None:
     assert failure.cause == "rate limited"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 422])
 def test_stream_options_that_are_refused_are_left_out(status: int, tmp_path: Path) -> None:
     def script(body: Mapping[str, Any], seen: int) -> Reply:
@@ -279,6 +281,7 @@ def test_a_refused_stream_names_the_remedy(tmp_path: Path) -> None:
         ask(lambda body, seen: Reply(status=400, text="streaming is not supported"), tmp_path / "j.jsonl", ONE)
 
 
+@pytest.mark.slow
 def test_rows_of_an_old_journal_that_are_no_answers_are_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     asked, _ = ask(lambda body, seen: echo(body), path)

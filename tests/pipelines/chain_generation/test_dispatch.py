@@ -37,6 +37,7 @@ TROUBLE: dict[str, tuple[Reply, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_passes(name: str, stream: bool, tmp_path: Path) -> None:
@@ -52,6 +53,7 @@ def test_trouble_passes(name: str, stream: bool, tmp_path: Path) -> None:
     assert all("error" not in body for body in server.bodies)
 
 
+@pytest.mark.slow
 def test_a_hang_is_given_up_and_asked_again(tmp_path: Path) -> None:
     hang_once = first_time(Reply(hang=True))
     asked, _ = ask(
@@ -62,6 +64,7 @@ def test_a_hang_is_given_up_and_asked_again(tmp_path: Path) -> None:
     assert asked.repeated["timeout"] >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "parts"),
     [
@@ -181,6 +184,7 @@ def test_a_budget_learns_what_an_endpoint_makes_of_a_prompt(tmp_path: Path) -> N
     assert len(asked.answers) == 1
 
 
+@pytest.mark.slow
 def test_tokens_a_minute_and_a_pause_for_all_by_a_clock_of_its_own(tmp_path: Path) -> None:
     now, sent = [0.0], []
 

@@ -130,6 +130,7 @@ def test_any_text_is_measured(text: str) -> None:
         assert share is None or 0 <= share <= 1
 
 
+@pytest.mark.slow
 def test_hostile_length_is_measured_in_linear_time() -> None:
     text = "<quote_A>" * 20_000 + "A " * 50_000 + "Total = " * 20_000
     assert measure(f"<type>Chat</type><rubric>{text}</rubric><eval>{text}</eval>", {"A": text, "B": text}).quotes == 0

@@ -103,6 +103,7 @@ def test_every_bundle_states_every_setting() -> None:
     assert all(keys == set(vars(Algorithm())) for keys in stated.values()), stated
 
 
+@pytest.mark.slow
 def test_the_tiny_recipe_leaves_other_bundles_as_they_are() -> None:
     tiny = load_config([]).algorithm
     assert (tiny.samples, tiny.equal_reward_groups, tiny.kl_coefficient) == (8, "drop", 1e-3)
@@ -114,6 +115,7 @@ def test_single_knobs_can_be_overridden() -> None:
     assert (algorithm.clip_high, algorithm.samples, algorithm.equal_reward_groups) == (0.3, 4, "refill")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
@@ -164,6 +166,7 @@ def test_what_makes_no_sense_is_refused_with_the_remedy(overrides: list[str], pa
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_staleness_is_allowed_where_something_corrects_for_it() -> None:
     for correction in ("algorithm.old_logprobs=rollout", "algorithm.correction=truncate", "algorithm.correction=mask"):
         assert load_config(["algorithm.max_staleness=1", correction]).algorithm.max_staleness == 1
@@ -176,6 +179,7 @@ def test_functions_of_your_own_are_read_with_their_bounds() -> None:
     assert config.algorithm.reward == {"verdict": 1.0, "mine": 1.0}
 
 
+@pytest.mark.slow
 def test_the_objective_reaches_the_learner() -> None:
     config = load_config(["algorithm=gspo", "algorithm.correction=mask", "algorithm.entropy_coefficient=0.01"])
     assert policy_settings(config, config.algorithm) == small_policy(

@@ -8,6 +8,7 @@ from pipelines.config import ConfigError
 from pipelines.config.compose import load_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -46,6 +47,7 @@ def test_bad_setting_names_key_and_remedy(override: str, parts: list[str]) -> No
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_attention_has_gradients_on_the_device() -> None:
     load_config(["learner.packing=true", "learner.attention=sdpa"])
     load_config(["learner.packing=true", "learner.attention=flex", "cluster.device=cuda"])
@@ -53,6 +55,7 @@ def test_attention_has_gradients_on_the_device() -> None:
         load_config(["learner.packing=true", "learner.attention=flex"])
 
 
+@pytest.mark.slow
 def test_adapters_have_targets_and_leave_no_reference_to_offload() -> None:
     overrides = ["learner.offload=reference", "cluster.device=cuda"]
     load_config(overrides)
@@ -66,6 +69,7 @@ def test_adapters_have_targets_and_leave_no_reference_to_offload() -> None:
 SHARED = ("cluster.share_devices=true", "rl.learn_early=false", "learner.ranks=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "remedy"),
     [
@@ -99,6 +103,7 @@ def test_every_setting_can_be_overridden_whether_a_file_states_it_or_not() -> No
     assert (config.data.heldout_fraction, config.rl.optimizer.warmup_fraction, config.evaluate.model) == (0.2, 0.5, "x")
 
 
+@pytest.mark.slow
 def test_benchmarks_have_paths_and_need_no_room_in_a_learner() -> None:
     config = load_config(
         ["evaluate.benchmarks=[rmb,'a b.jsonl']", "evaluate.paths.rmb=/data", "model.max_prompt_tokens=9000"]

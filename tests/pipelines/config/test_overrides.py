@@ -35,6 +35,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*ODD, 'say "x"', "back\\slash\\", "x y", "{a", "https://host/p?q=1&r=a,b"])
 def test_text_settings_keep_what_was_typed(text: str) -> None:
     run = text.replace("/", "-")
@@ -42,6 +43,7 @@ def test_text_settings_keep_what_was_typed(text: str) -> None:
     assert (config.run, config.data.train, config.model.path) == (run, text, text)
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="$"), min_size=1))
 @example("'")
 @example('"')
@@ -75,6 +77,7 @@ def test_text_in_lists_and_tables_too() -> None:
     assert config.data.mix.sources["mine"].columns == {"chosen": "true", "rejected": "best.text"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "benchmarks"),
     [
@@ -101,6 +104,7 @@ def test_what_is_no_text_is_left_to_hydra() -> None:
         assert as_typed(override) == override
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed", ["{1:A, 1_0:B, on:A, 'a b':B, x=y:A, model_a: 'B'}", """{"1":A,1_0:B,on:'A',a b:B,'x=y':A,model_a:B}"""]
 )
@@ -109,6 +113,7 @@ def test_keys_of_tables_are_text(typed: str) -> None:
     assert labels == {"1": "A", "1_0": "B", "on": "A", "a b": "B", "x=y": "A", "model_a": "B"}
 
 
+@pytest.mark.slow
 def test_text_within_records_is_text() -> None:
     sources = "{1e3:{path:2025_11_25,take:5,labels:{0:A}},b:{path:'x,y',domain:null}}"
     mine, other = load_config([f"data.mix.sources={sources}"]).data.mix.sources.values()
@@ -137,6 +142,7 @@ def test_a_file_that_holds_no_settings(tmp_path: Path, text: str) -> None:
         load_config([], file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "evaluate.label"])
 @pytest.mark.parametrize("value", ["..", "a/b", "a\nb", "\x00", " ", ".", "\u202ea", "\udcff"])
 def test_names_of_folders_are_plain(name: str, value: str) -> None:
@@ -144,6 +150,7 @@ def test_names_of_folders_are_plain(name: str, value: str) -> None:
         load_config([f"{name}={value}"])
 
 
+@pytest.mark.slow
 def test_a_run_to_show_is_a_plain_folder_name_too() -> None:
     assert load_config(["tracking.runs=[a,b c]"]).tracking.runs == ["a", "b c"]
     with pytest.raises(ConfigError, match=r"tracking\.runs='\.\./x' must be a plain folder name"):

@@ -22,11 +22,13 @@ PAPER = {
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_composes_and_names_itself(recipe: str) -> None:
     assert load_config([f"recipe={recipe}"]).recipe_name == recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_for_gpus_correct_for_the_engine_and_pack(recipe: str) -> None:
     config = load_config([f"recipe={recipe}"])
@@ -39,6 +41,7 @@ def test_recipes_for_gpus_correct_for_the_engine_and_pack(recipe: str) -> None:
         assert config.learner.packing != config.model.shape["model_type"].startswith("gemma3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", PAPER)
 def test_hyper_parameters_are_the_papers(recipe: str) -> None:
     config = load_config([f"recipe={recipe}"])
@@ -66,11 +69,13 @@ def test_hyper_parameters_are_the_papers(recipe: str) -> None:
     assert (config.learner.dtype, config.rollout.dtype) == ("bfloat16", "bfloat16")
 
 
+@pytest.mark.slow
 def test_instruct_and_reasoning_models_get_their_own_prompts() -> None:
     assert load_config(["recipe=rm_r1_qwen2_5_7b"]).model.prompt == "chain_of_rubrics"
     assert load_config(["recipe=rm_r1_deepseek_7b"]).model.prompt == "reasoning"
 
 
+@pytest.mark.slow
 def test_qwen3_thinks_where_its_recipe_says_so() -> None:
     for recipe in (name for name in RECIPES if name.startswith("qwen3_")):
         config = load_config([f"recipe={recipe}"])
@@ -97,6 +102,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", SIZES)
 def test_the_kept_sizes_are_the_models(recipe: str) -> None:
     shape = model_shape(load_config([f"recipe={recipe}"]))
@@ -104,6 +110,7 @@ def test_the_kept_sizes_are_the_models(recipe: str) -> None:
     assert shape.parameters == SIZES[recipe]
 
 
+@pytest.mark.slow
 def test_rm_r1_async_is_rm_r1_one_version_behind_with_a_correction() -> None:
     paper = asdict(load_config(["recipe=rm_r1_qwen2_5_7b", "algorithm.correction=none"]).algorithm)
     behind = asdict(load_config(["recipe=rm_r1_qwen2_5_7b", "algorithm=rm_r1_async"]).algorithm)
@@ -112,6 +119,7 @@ def test_rm_r1_async_is_rm_r1_one_version_behind_with_a_correction() -> None:
     assert load_config(["algorithm=rm_r1_async"]).algorithm.correction == "truncate"
 
 
+@pytest.mark.slow
 def test_tiny_recipe_trains_both_orders_of_a_pair_together() -> None:
     config = load_config([])
     assert config.recipe_name == "tiny"

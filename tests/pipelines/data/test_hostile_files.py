@@ -93,6 +93,7 @@ def test_templates_take_fields_as_they_are(tmp_path: Path, field: str) -> None:
     assert field in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_chat_template_that_refuses_a_system_message(tiny_model_directory: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_directory)
     tokenizer.chat_template = (

@@ -44,6 +44,7 @@ def skywork(path: Path, counts: dict[str, int]) -> MixSource:
     return MixSource(path=str(path))
 
 
+@pytest.mark.slow
 def test_every_pair_read_is_used_or_accounted_for(tmp_path: Path) -> None:
     chat = skywork(tmp_path / "chat.jsonl", {"helpsteer2": 60, "magpie_ultra": 30})
     code = replace(stored(tmp_path / "code.parquet", many_pairs(50, source="code")), take=20, domain="code")
@@ -65,6 +66,7 @@ def test_what_is_left_out_by_default_can_be_asked_for(tmp_path: Path) -> None:
     assert mix(configured(chat=chat), TEMPLATE).counts == {"helpsteer2": 30, "magpie_ultra": 30}
 
 
+@pytest.mark.slow
 def test_a_draw_is_the_seeds_and_nothing_elses(tmp_path: Path) -> None:
     pairs = many_pairs(100)
     config = configured(one=replace(stored(tmp_path / "a.parquet", pairs), take=40))
@@ -81,6 +83,7 @@ def test_a_draw_is_the_seeds_and_nothing_elses(tmp_path: Path) -> None:
     assert drawn() != first
 
 
+@pytest.mark.slow
 def test_duplicates_go_and_contradictions_go_altogether(tmp_path: Path) -> None:
     pairs = many_pairs(40)
     copies = [replace(pair, id=f"copy-{pair.id}", source="other") for pair in pairs[:3]]
@@ -96,6 +99,7 @@ def test_duplicates_go_and_contradictions_go_altogether(tmp_path: Path) -> None:
     assert all(pair.id.startswith("one/") for pair in mixed.train)
 
 
+@pytest.mark.slow
 def test_near_duplicates_and_benchmark_items_go_on_request(tmp_path: Path) -> None:
     pairs = many_pairs(40)
     near = replace(pairs[0], id="near", chosen=pairs[0].chosen + " Indeed")
@@ -109,6 +113,7 @@ def test_near_duplicates_and_benchmark_items_go_on_request(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 def test_long_prompts_are_counted_and_left_out_whole(tmp_path: Path) -> None:
     tokenizer = build_tokenizer(["river stone lamp"])
     pairs = many_pairs(30)
@@ -123,6 +128,7 @@ def test_long_prompts_are_counted_and_left_out_whole(tmp_path: Path) -> None:
     assert len(mix(config, TEMPLATE, tokenizer).tokens) == 58
 
 
+@pytest.mark.slow
 def test_a_held_out_file_keeps_its_prompts_out_of_training(tmp_path: Path) -> None:
     pairs = many_pairs(30)
     heldout = [replace(pair, id=f"h-{pair.id}", chosen="another answer") for pair in pairs[:4]]
@@ -134,6 +140,7 @@ def test_a_held_out_file_keeps_its_prompts_out_of_training(tmp_path: Path) -> No
     assert mixed.dropped == {("made", "prompt is in data.heldout"): 4}
 
 
+@pytest.mark.slow
 def test_bad_mixes() -> None:
     with pytest.raises(ConfigError, match="names no pairs"):
         mix(configured(), TEMPLATE)
@@ -141,6 +148,7 @@ def test_bad_mixes() -> None:
         mix(configured(x=MixSource(schema="gsm8k")), TEMPLATE)
 
 
+@pytest.mark.slow
 def test_ids_of_different_files_do_not_clash(tmp_path: Path) -> None:
     one, two = (stored(tmp_path / f"{name}.parquet", many_pairs(20, seed=seed)) for seed, name in enumerate("ab"))
     mixed = mix(configured(one=one, two=two), TEMPLATE)

@@ -39,6 +39,7 @@ def test_shares_are_drawn_from_the_seed_and_the_pair_alone() -> None:
     assert trained_modes(Modes()) == ("pairwise",)
 
 
+@pytest.mark.slow
 def test_without_a_mix_chains_and_items_are_those_of_before() -> None:
     config = configured("recipe=tiny")
     items = family_items(0, {"distill": 40}, config.data)["distill"]
@@ -123,6 +124,7 @@ def test_the_teacher_rates_by_one_rubric_and_the_better_response_higher() -> Non
             assert [better, worse] == [1 + value for value in met]
 
 
+@pytest.mark.slow
 def test_the_teacher_orders_by_its_rubric_and_the_better_response_first() -> None:
     for pair in PAIRS:
         for order in ORDERS:

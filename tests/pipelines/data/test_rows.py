@@ -162,6 +162,7 @@ def test_files_of_two_forms(tmp_path: Path) -> None:
         read_pair_file(tmp_path, on_bad_row="skip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst"])
 @pytest.mark.parametrize("left", [0.5, 0.9])
 def test_compressed_files_that_were_damaged(tmp_path: Path, ending: str, left: float) -> None:
@@ -182,6 +183,7 @@ def test_gzip_in_several_members_is_one_file(tmp_path: Path) -> None:
     assert asked(tmp_path) == ["Question 1", "Question 2"]
 
 
+@pytest.mark.slow
 def test_a_folder_is_built_and_linted(tmp_path: Path) -> None:
     for number in range(4):
         write(tmp_path / "mine" / f"part-{number}.jsonl.gz", *map(row, range(number * 10, number * 10 + 10)))
@@ -197,6 +199,7 @@ def test_a_folder_is_built_and_linted(tmp_path: Path) -> None:
         build("again", configured(str(built), [f"data.mix.folder={tmp_path}/out"])[1], Console())
 
 
+@pytest.mark.slow
 def test_a_set_is_not_written_into_the_folder_it_is_read_from(tmp_path: Path) -> None:
     write(tmp_path / "mine" / "part-0.jsonl", *map(row, range(20)))
     name, config = configured(str(tmp_path / "mine"), [f"data.mix.folder={tmp_path}"])
@@ -204,6 +207,7 @@ def test_a_set_is_not_written_into_the_folder_it_is_read_from(tmp_path: Path) ->
         build(name, config, Console())
 
 
+@pytest.mark.slow
 def test_the_ignored_columns_are_on_the_card(tmp_path: Path) -> None:
     rows = [{**row(number), "context": "Norway."} for number in range(40)]
     write(tmp_path / "mine.jsonl", *rows)

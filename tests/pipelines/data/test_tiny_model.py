@@ -34,6 +34,7 @@ def model(tiny_model_directory: Path):
     return AutoModelForCausalLM.from_pretrained(tiny_model_directory)
 
 
+@pytest.mark.slow
 def test_loaded_tokenizer_encodes_as_the_trained_one(loaded, tiny_corpus: list[str]) -> None:
     trained = build_tokenizer(tiny_corpus)
     for text in (*tiny_corpus, *HOSTILE):
@@ -58,11 +59,13 @@ def test_tags_are_single_tokens_that_decoding_keeps(loaded) -> None:
         assert tag not in loaded.all_special_tokens
 
 
+@pytest.mark.slow
 def test_text_survives_tokens(loaded, tiny_corpus: list[str]) -> None:
     for text in (*tiny_corpus, *HOSTILE):
         assert loaded.decode(loaded.encode(text, add_special_tokens=False), skip_special_tokens=True) == text
 
 
+@pytest.mark.slow
 def test_lengths_of_prompts_and_chains(loaded, tiny_pairs: list[PreferencePair], tiny_corpus: list[str]) -> None:
     prompts = [len(encode(render(pair, "chosen_first", load_template("tiny")), loaded)) for pair in tiny_pairs]
     assert min(prompts) >= 22

@@ -54,6 +54,7 @@ def key(pair: PreferencePair) -> str:
     return prompt_key(pair) if pair.domain == "Reasoning" else content_key(pair)
 
 
+@pytest.mark.slow
 def test_items_are_a_function_of_seed_and_sizes(items: dict[str, list[PreferencePair]]) -> None:
     assert generate_items(3, COUNTS) == items
     assert generate_items(4, {"rl": 5})["rl"] != generate_items(3, {"rl": 5})["rl"]
@@ -97,6 +98,7 @@ def test_shares_of_domains_and_kinds(items: dict[str, list[PreferencePair]], rea
         assert count / len(reasoning) == pytest.approx(1 / 3, abs=0.04), kind
 
 
+@pytest.mark.slow
 def test_repeats_do_not_thin_out_reasoning() -> None:
     """Of 14,000 items many Reasoning questions come up again; their share of the last set is still 40%."""
     pairs = generate_items(0, {"training": 13000, "heldout": 1000})["heldout"]
@@ -258,6 +260,7 @@ def test_teacher_knows_the_house_rule_by_chance_only(items: dict[str, list[Prefe
     assert sum(bool(first) for first in firsts) / len(firsts) == pytest.approx(0.50, abs=0.03)
 
 
+@pytest.mark.slow
 def test_teacher_keeps_the_listed_order_where_it_is_right_and_else_swaps_as_few_as_it_can(
     chat: list[PreferencePair],
 ) -> None:

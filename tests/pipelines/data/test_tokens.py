@@ -61,6 +61,7 @@ def test_ordinary_text_keeps_its_ids(name: str, text: str) -> None:
         assert encode(messages, tokenizer) == tokenizer(own, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=80)
 @given(data=st.data())

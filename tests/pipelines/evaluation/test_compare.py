@@ -22,6 +22,7 @@ def outcomes(judge: Any, numbers: range = range(20), **settings: Any) -> list[di
     return comparison_rows(find("pairs"), judged(find("pairs"), pairs, judge, **settings))
 
 
+@pytest.mark.slow
 def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(0, 5) == 2 / 2**5

@@ -89,6 +89,7 @@ def ordered(judgments: list[Judgment], log: JudgmentLog) -> list[dict[str, Any]]
     return [log.rows[item.key] for item in judgments]
 
 
+@pytest.mark.slow
 def test_orders_and_votes_of_the_plan(tokenizer: Any, judgments: list[Judgment]) -> None:
     assert len(judgments) == 80
     assert len({item.key for item in judgments}) == 80

@@ -82,6 +82,7 @@ def test_a_judge_that_never_says_anything_readable() -> None:
     assert summary["parse_failures"] == {"none_found": 20}
 
 
+@pytest.mark.slow
 def test_a_judge_that_tosses_a_coin() -> None:
     coin = random.Random(0)
     summary = summarise(judge(lambda _, __: coin.choice("AB"), pairs=4000))
@@ -175,6 +176,7 @@ def test_comparisons_that_contradict_one_another_are_refused(comparisons: list[J
         summarise(comparisons)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(verdicts=st.lists(st.tuples(st.sampled_from("AB?"), st.sampled_from("AB?")), min_size=1, max_size=30))
 def test_rates_hold_together_for_any_judge(verdicts: list[tuple[str, str]]) -> None:

@@ -80,6 +80,7 @@ def test_published_reward_bench(rescored: Rescore) -> None:
     assert rescored.note == ""
 
 
+@pytest.mark.slow
 def test_published_rmb(rescored: Rescore) -> None:
     figures = rescored("rmb", counted("rmb", RMB))
     assert figures == pytest.approx(RMB_FIGURES, **TIGHT)
@@ -104,6 +105,7 @@ def test_published_rm_bench_by_the_intended_matrix(rescored: Rescore) -> None:
     assert figures == pytest.approx({key: RM_BENCH_FIGURES[key] for key in figures}, **TIGHT)
 
 
+@pytest.mark.slow
 def test_published_rm_bench_by_the_published_slip(rescored: Rescore) -> None:
     """Pass 3 holds the published figures and pass 2 nothing right, which only the slip does not notice."""
     rows = []
@@ -228,6 +230,7 @@ def test_the_published_slip_changes_only_the_benchmark_that_has_it(rescored: Res
     assert rescored("reward_bench", rows, "--as-published") == rescored("reward_bench", rows)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_section_have_the_width_of_its_binomials(tmp_path: Path, rescored: Rescore) -> None:
     rescored("rmb", counted("rmb", RMB))
     scores = rescore.read_scores(rescored.log, find("rmb"))

@@ -34,6 +34,7 @@ def fault(action: Any, part: Any, at: float, shortly: float | None = None) -> Dr
     return DrawnFault(action, part, 0, at, shortly)
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_damaged_parts_and_a_killed_driver(tmp_path: Path) -> None:
     struck = trial(
         tmp_path,
@@ -62,6 +63,7 @@ def test_killed_stopped_and_damaged_parts_and_a_killed_driver(tmp_path: Path) ->
     assert "is damaged. Remove that folder" in struck.submission.output.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_by_itself_is_told_with_its_places(tmp_path: Path) -> None:
     problem = trial(tmp_path, [fault("kill", "verifier", 2.0)], "fails_at=7").run()
     assert problem is not None
@@ -69,6 +71,7 @@ def test_a_run_that_fails_by_itself_is_told_with_its_places(tmp_path: Path) -> N
     assert f"{tmp_path}/struck.run.out and {tmp_path}/struck/logs" in problem
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_after_its_driver_was_killed_is_not_submitted_for_ever(tmp_path: Path) -> None:
     struck = trial(tmp_path, [fault("kill", "driver", 5.0)], "fails_at=9")
     problem = struck.run()
@@ -77,6 +80,7 @@ def test_a_run_that_fails_after_its_driver_was_killed_is_not_submitted_for_ever(
     assert len(struck.story.faults) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_hangs_is_told_and_ended(tmp_path: Path) -> None:
     struck = trial(tmp_path, [], "hangs_at=4", seconds=3.0)
     problem = struck.run()
@@ -85,6 +89,7 @@ def test_a_run_that_hangs_is_told_and_ended(tmp_path: Path) -> None:
     assert struck.left_behind() == []
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_is_told(tmp_path: Path) -> None:
     struck = trial(tmp_path, [], "leaves=yes")
     assert struck.run() is None

@@ -81,6 +81,7 @@ def test_a_victim_is_of_the_run_and_of_the_part_that_was_drawn(tmp_path: Path) -
         wait_until(lambda: victim(stopped, mine) is None, 30, "the process to be stopped")
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_run_is_named_and_ended(tmp_path: Path) -> None:
     logs, name = tmp_path / "logs", f"chaos-test-{os.getpid()}"
     file = Path("/dev/shm") / name

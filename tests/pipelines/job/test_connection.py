@@ -90,11 +90,13 @@ def test_a_name_that_does_not_resolve_is_refused() -> None:
         refuse_unreachable(Address("no-such-host.invalid:6379", "cluster.address"), 20)
 
 
+@pytest.mark.slow
 def test_a_silent_listener_is_given_the_time_and_no_more(port: int) -> None:
     with pytest.raises(ClusterUnreachable, match=r"did not answer as Ray's GCS within 3 s \(cluster.ready_timeout\)"):
         refuse_unreachable(Address(f"127.0.0.1:{port}", "cluster.address"), 3)
 
 
+@pytest.mark.slow
 def test_another_server_is_no_cluster() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

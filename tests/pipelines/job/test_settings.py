@@ -74,6 +74,7 @@ def test_every_setting_arrives_under_its_name(section: str) -> None:
             assert getattr(become(replace(settings, **{item.name: mark})), item.name) is mark, item.name
 
 
+@pytest.mark.slow
 def test_settings_that_are_computed() -> None:
     config = load_config(["learner.lora.rank=4", "learner.lora.alpha=8", "model.max_prompt_tokens=100", "seed=3"])
     assert learner_settings(config).lora == LoraSettings(4, 8, ("all-linear",))
@@ -84,6 +85,7 @@ def test_settings_that_are_computed() -> None:
     assert optimizer_settings(Optimizer(warmup_fraction=0.03, warmup_steps=2), 200).warmup_steps == 2
 
 
+@pytest.mark.slow
 def test_cuda_ranks_get_an_allocator_whose_segments_grow_unless_the_user_says_otherwise() -> None:
     cuda = configured("recipe=rm_r1_qwen2_5_7b")
     assert allocator(cuda, {}) == {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
@@ -108,6 +110,7 @@ def named(config: Config) -> dict[str, Role]:
     return {role.name: role for role in roles(config)}
 
 
+@pytest.mark.slow
 def test_devices_are_asked_for_by_role() -> None:
     node = named(load_config(["recipe=qwen3_8b", "cluster=gpu_node", "rollout.workers=2", "rollout.tensor_parallel=2"]))
     assert {name: (role.count, role.cpus, role.gpus) for name, role in node.items()} == {
@@ -131,6 +134,7 @@ def test_an_engine_and_a_rank_in_turn_have_a_half_of_a_device_each_in_one_bundle
     assert not engine_settings(judging, "m", 0).takes_turns
 
 
+@pytest.mark.slow
 def test_the_verifier_is_placed_like_the_others() -> None:
     assert named(load_config(["cluster.verifier_cpus=1"]))["verifier"].shares is None
     [laptop], seats = lay_out(roles(load_config([])))

@@ -53,6 +53,7 @@ def test_a_command_without_its_model_leaves_nothing(
     assert not out.parent.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["judge", "rank"])
 def test_where_answers_cannot_go_is_said_before_the_work(tmp_path: Path, command: str) -> None:
     source = tmp_path / "in" / "rows.jsonl"

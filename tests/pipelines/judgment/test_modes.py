@@ -138,6 +138,7 @@ def test_more_than_four_are_refused() -> None:
         contests_of([Group("g", "q", tuple("abcde"))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["", "I cannot say.", "<eval>fine</eval>", "<answer>[[Z]]</answer>"])
 def test_no_rating_and_no_order_stems_from_a_response(written: str) -> None:
     """A judge that says nothing: whatever the responses say, nothing is rated or ordered."""
@@ -153,6 +154,7 @@ def test_no_rating_and_no_order_stems_from_a_response(written: str) -> None:
     assert {vote.ranking for listing in found for vote in listing.votes} == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_response_brings_no_control_token_into_the_prompts_of_the_other_modes(family: str) -> None:
     from pipelines.data.prompts import encode_all

@@ -42,6 +42,7 @@ def scripted() -> ScriptedEngines:
     return ScriptedEngines(QWEN, longer)
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_the_judge_itself() -> None:
     inner = judge_of(scripted())
 
@@ -66,6 +67,7 @@ def test_the_answers_are_those_of_the_judge_itself() -> None:
             assert list(threads.map(lambda one: judge.compare(*one), COMPARISONS)) == decisions
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_a_decision_with_its_cause_as_in_process() -> None:
     rule = replace(RULE, max_prompt_tokens=40)
     with listening(app_of(scripted(), rule=rule)) as address, Judge(address) as judge:
@@ -75,6 +77,7 @@ def test_a_prompt_that_is_too_long_is_a_decision_with_its_cause_as_in_process() 
         assert judge.rank("q", ["x " * 60, "y", "zz"]).failures == {"prompt_too_long": 4}
 
 
+@pytest.mark.slow
 def test_settings_of_a_request_and_those_of_the_server() -> None:
     with listening(app_of(scripted())) as address:
         with Judge(address, "judge.votes=3", "judge.temperature=0.5", "judge.orders=b_first") as judge:
@@ -86,6 +89,7 @@ def test_settings_of_a_request_and_those_of_the_server() -> None:
             Judge(address, "judge.votes=0")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_refused_before_it_is_sent() -> None:
     engines = scripted()
     counted = Faulty(app_of(engines))
@@ -103,6 +107,7 @@ def test_what_cannot_be_judged_is_refused_before_it_is_sent() -> None:
             judge.rank("q", [str(number) for number in range(65)])
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_after_what_it_says() -> None:
     app = Faulty(app_of(scripted()), (429, {"retry-after": "1"}), (503, {}), "cut", (504, {"retry-after": "soon"}))
     with listening(app) as address, Judge(address) as judge:
@@ -112,6 +117,7 @@ def test_a_busy_server_is_asked_again_after_what_it_says() -> None:
         assert time.monotonic() - started >= 1.0
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_busy_is_given_up_at_the_deadline_with_what_it_said() -> None:
     app = Faulty(app_of(scripted()), *[(429, {"retry-after": "0"})] * 1000)
     with (
@@ -122,6 +128,7 @@ def test_a_server_that_stays_busy_is_given_up_at_the_deadline_with_what_it_said(
         judge.compare("q", "x", "yy")
 
 
+@pytest.mark.slow
 def test_a_failing_engine_is_asked_again_and_never_a_verdict() -> None:
     left = [None, None]
     engines = ScriptedEngines(QWEN, lambda text, vote: left.pop() if left else longer(text))
@@ -130,6 +137,7 @@ def test_a_failing_engine_is_asked_again_and_never_a_verdict() -> None:
         assert left == []
 
 
+@pytest.mark.slow
 def test_requests_in_flight_are_bounded() -> None:
     lock, now, most = threading.Lock(), [0], [0]
     app = app_of(scripted())
@@ -156,6 +164,7 @@ def test_requests_in_flight_are_bounded() -> None:
     assert most[0] == 3
 
 
+@pytest.mark.slow
 def test_no_server_another_server_and_wrong_keys_are_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -184,6 +193,7 @@ def test_no_server_another_server_and_wrong_keys_are_said() -> None:
             Judge(wrong)
 
 
+@pytest.mark.slow
 def test_a_judge_whose_engine_is_lost_is_said_and_not_taken_for_another_server() -> None:
     async def sick(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -194,6 +204,7 @@ def test_a_judge_whose_engine_is_lost_is_said_and_not_taken_for_another_server()
         Judge(address)
 
 
+@pytest.mark.slow
 def test_an_answer_in_another_form_is_said() -> None:
     class Older(Faulty):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -211,6 +222,7 @@ def test_an_answer_in_another_form_is_said() -> None:
         judge.compare("q", "x", "yy")
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_a_batch_and_the_judge_goes_on() -> None:
     with listening(app_of(scripted(), limits=replace(LIMITS, body_bytes=3000))) as address:
         with Judge(address) as judge:
@@ -221,6 +233,7 @@ def test_the_first_failure_ends_a_batch_and_the_judge_goes_on() -> None:
         judge.close()
 
 
+@pytest.mark.slow
 def test_ratings_and_lists_are_those_of_the_judge_itself() -> None:
     def script(text: str, vote: int) -> str:
         return "<answer>[[B > A]]</answer>" if "order" in text else f"<answer>[[{len(text) % 10 + 1}]]</answer>"

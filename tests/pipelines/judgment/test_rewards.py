@@ -55,6 +55,7 @@ def noisy(text: str, vote: int) -> str:
     return f"<answer>[[{random.Random(f'{first}/{second}').choice('AB')}]]</answer>"
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from("abcdefghijkl"), min_size=2, max_size=12), st.randoms(), st.integers(0, 30))
 def test_the_order_of_a_group_moves_no_reward(responses: list[str], rng: random.Random, budget: int) -> None:

@@ -76,6 +76,7 @@ def outcome(rollout: RolloutBatch, early: Sequence[Sequence[ScoredGroup]], *over
     return learners, work.finish(rollout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["keep", "drop"])
 def test_what_is_learnt_early_and_late_is_the_whole_batch_once(policy: str) -> None:
     rollout, override = RolloutBatch(GROUPS, 1.0, 0.0), f"algorithm.equal_reward_groups={policy}"
@@ -92,6 +93,7 @@ def test_what_is_learnt_early_and_late_is_the_whole_batch_once(policy: str) -> N
     assert batch.metrics["equal_reward_groups"] == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mini", [4, 2])
 def test_a_prompt_that_occurs_twice_in_a_batch_is_two_groups(mini: int) -> None:
     again = group(1, -1, 1)
@@ -104,6 +106,7 @@ def test_a_prompt_that_occurs_twice_in_a_batch_is_two_groups(mini: int) -> None:
     assert (10, -0.7071) in (parts.added or parts.stepped[1:])[0]
 
 
+@pytest.mark.slow
 def test_a_batch_learnt_early_to_its_end_still_steps() -> None:
     parts, (_, metrics) = outcome(RolloutBatch(GROUPS, 1.0, 0.0), [GROUPS])
     assert parts.stepped == [set()]
@@ -125,6 +128,7 @@ def test_with_refills_early_groups_count_towards_those_wanted() -> None:
     assert set.union(*parts.added, *parts.stepped) == whole.stepped[0] == seen(batch.sequences())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["keep", "drop", "refill"])
 @pytest.mark.parametrize("early", [[], [GROUPS[:1]], [GROUPS[3:], GROUPS[1:3]], [GROUPS]])
 def test_old_logprobs_that_came_early_belong_to_their_traces(policy: str, early: list[Sequence[ScoredGroup]]) -> None:
@@ -139,6 +143,7 @@ def test_old_logprobs_that_came_early_belong_to_their_traces(policy: str, early:
     assert len(parts.asked) <= len(early) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "early"),
     [

@@ -153,6 +153,7 @@ def test_a_portion_that_fails_is_the_failure_of_its_trace_and_an_error_ends_all(
     asyncio.run(work())
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(random=st.randoms(use_true_random=False), staleness=st.integers(0, 3))
 @pytest.mark.parametrize("refills", ["keep", "refill"])

@@ -142,6 +142,7 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     return asyncio.run(within_a_minute())
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_on_policy_a_step_has_its_slice_of_the_stream_in_order_whatever_ends_first(random: Any) -> None:
@@ -163,6 +164,7 @@ def test_on_policy_a_step_has_its_slice_of_the_stream_in_order_whatever_ends_fir
     run(work)
 
 
+@pytest.mark.slow
 def test_an_item_that_ends_makes_room_for_another_while_others_are_written() -> None:
     async def work() -> None:
         with supplied("algorithm.max_staleness=3") as (supply, engines):
@@ -185,6 +187,7 @@ def test_an_item_that_ends_makes_room_for_another_while_others_are_written() -> 
     run(work)
 
 
+@pytest.mark.slow
 def test_a_long_trace_is_passed_until_its_last_step_and_keeps_within_its_staleness() -> None:
     async def work() -> None:
         long, trained, ages = prompts_at(0)[0], [], []

@@ -137,6 +137,7 @@ def test_a_variant_agrees(variant: str, at_peak: Callable[..., dict[str, float]]
 
 
 # With optimiser and reference, as they were found another way before there was a plan.
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "gib"), [("7b", 43), ("14b", 50), ("32b", 61)])
 def test_the_whole_rank(recipe: str, gib: float) -> None:
     assert planned(*of_recipe(f"rm_r1_qwen2_5_{recipe}"))[1] == pytest.approx(gib, rel=0.1)

@@ -50,6 +50,7 @@ def first_limit(*overrides: str, machine: Machine = PLENTY) -> str | None:
     return None if limit is None else str(limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_a_plan_and_fits(recipe: str) -> None:
     found = planned(f"recipe={recipe}")
@@ -79,6 +80,7 @@ def test_figures_of_the_largest_recipe() -> None:
     assert found["gpu_hours"] == pytest.approx(32 * found["hours"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_prompts_take_four_bytes_a_token_and_a_checkpoint_a_copy_of_its_state() -> None:
     """By hand: 72,270 prompts of 1,024 tokens; 12 bytes a parameter, of which a node of 8 ranks copies half."""
     recipe = "recipe=rm_r1_deepseek_32b"
@@ -96,6 +98,7 @@ def test_the_tiny_recipe_counts_its_own_data() -> None:
     assert planned("recipe=tiny", "rl.steps=0")["steps"] == 500  # 8,000 pairs in both orders, 32 prompts per step
 
 
+@pytest.mark.slow
 def test_pairs_of_a_file_are_counted_and_others_are_not_guessed(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("{}\n\n{}\n" * 500)
@@ -184,6 +187,7 @@ SHORT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "limit", "remedy"),
     [
@@ -206,6 +210,7 @@ def test_actors_lie_on_as_few_nodes_as_hold_them() -> None:
     assert together.gpus == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "limit", "remedy"),
     [
@@ -224,6 +229,7 @@ def test_the_first_limit_of_gpus(overrides: tuple[str, ...], limit: str, remedy:
     assert remedy in found
 
 
+@pytest.mark.slow
 def test_the_first_limit_of_a_machine() -> None:
     common = "recipe=tiny"
     assert first_limit(common) is None
@@ -245,6 +251,7 @@ def too_large() -> tuple[str, ...]:
     return ("recipe=tiny", f"rollout.memory_gib={2 * memory_here() // GIB}")
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_is_refused_before_it_leaves_anything(tmp_path: Path) -> None:
     config = configured(*too_large(), output_root=str(tmp_path / "outputs"))
     with pytest.raises(DoesNotFit, match=r"this does not fit: host memory: [\d.,]+ GiB needed.*memory_check=false"):
@@ -252,11 +259,13 @@ def test_a_run_that_does_not_fit_is_refused_before_it_leaves_anything(tmp_path: 
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_check_can_be_switched_off_and_passes_what_it_does_not_know(tmp_path: Path) -> None:
     refuse_what_does_not_fit(configured(*too_large(), "cluster.memory_check=false"))
     refuse_what_does_not_fit(configured(*too_large(), f"model.path={tmp_path}"))
 
 
+@pytest.mark.slow
 def test_a_plan_is_json_and_its_status_says_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
     plan(configured("recipe=tiny"))
     shown = capsys.readouterr()

@@ -101,6 +101,7 @@ def test_devices_split_heads(heads: int, keys: int, accepted: set[int]) -> None:
             refuse_unsplittable(shape, devices, "a model")
 
 
+@pytest.mark.slow
 def test_engines_refuse_such_a_model_before_they_start(tmp_path: Path) -> None:
     """Whichever model a stage gives them: here one that the settings do not name."""
     (tmp_path / "config.json").write_text(json.dumps(KEYS | {"num_attention_heads": 9, "num_key_value_heads": 3}))

@@ -138,6 +138,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [1, 3])
 def test_a_run_that_is_killed_leaves_a_whole_page(tmp_path: Path, pages: int) -> None:
     process = subprocess.Popen(

@@ -119,6 +119,7 @@ def test_a_file_of_one_torn_line_is_emptied(tmp_path: Path) -> None:
     assert len(read_lines(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_offline_run_holds_group_stage_axis_numbers_traces_and_summary(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +164,7 @@ def test_offline_run_holds_group_stage_axis_numbers_traces_and_summary(
     assert (captured.out, captured.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_marked_failed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="engine died"), Tracker(tmp_path, "distill", {}, "offline"):
         raise RuntimeError("engine died")
@@ -184,6 +186,7 @@ def test_wandb_that_breaks_does_not_stop_the_run(tmp_path: Path, caplog: pytest.
     assert len([record for record in caplog.records if "service is gone" in record.message]) == 1
 
 
+@pytest.mark.slow
 def test_what_a_person_must_look_at_is_an_alert(tmp_path: Path) -> None:
     """Two of one title are both sent; keys stay out of them."""
     remember("sk-" + "x" * 40)
@@ -239,6 +242,7 @@ def test_a_netrc_login_counts_for_its_host_only(tmp_path: Path) -> None:
     assert not has_credentials({"NETRC": str(tmp_path / "absent")}, tmp_path, ["wandb.example.org"])
 
 
+@pytest.mark.slow
 def test_a_login_to_the_configured_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "login").write_text("machine 127.0.0.1:9 login user password secret\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "login"))

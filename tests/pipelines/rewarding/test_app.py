@@ -63,6 +63,7 @@ RESPONSES = ["xx", "xxxx", "x"]
 REWARDS = [0.5, 1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_a_group_has_the_same_rewards_whichever_client_asks() -> None:
     with rewarding(taken()) as (address, judge):
         assert list(judge.reward("q", RESPONSES).rewards) == REWARDS
@@ -88,6 +89,7 @@ def test_a_group_has_the_same_rewards_whichever_client_asks() -> None:
         # TRL asks the judge itself: launch/adapters/trl.py.
 
 
+@pytest.mark.slow
 def test_a_lone_sample_is_refused_after_the_wait_with_a_status_that_is_asked_again() -> None:
     with rewarding(taken(wait=0.1)) as (address, _):
         (answer,) = ask(address, [openrlhf("x")], "/openrlhf")
@@ -98,6 +100,7 @@ def test_a_lone_sample_is_refused_after_the_wait_with_a_status_that_is_asked_aga
         assert [answer.json()["rewards"] for answer in answers] == [[0.0], [1.0]]
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_takes_its_sample_with_it() -> None:
     async def leave(address: str) -> None:
         async with httpx2.AsyncClient(base_url=address) as client:
@@ -115,6 +118,7 @@ def test_a_client_that_goes_away_takes_its_sample_with_it() -> None:
         assert [answer.json()["rewards"][0] for answer in answers] == REWARDS
 
 
+@pytest.mark.slow
 def test_a_response_that_cannot_be_read_is_never_a_reward_and_is_not_waited_for_again() -> None:
     def script(text: str, vote: int) -> str:
         return "I cannot say." if "none" in text else longer(text)
@@ -133,6 +137,7 @@ def test_a_response_that_cannot_be_read_is_never_a_reward_and_is_not_waited_for_
         assert found[0]["failures"]
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_busy_is_waited_for_and_one_that_refuses_is_said() -> None:
     bodies = [openrlhf(text) for text in RESPONSES]
     with rewarding(taken(), faults=[(429, {"retry-after": "0"}), (503, {})]) as (address, _):
@@ -144,6 +149,7 @@ def test_a_judge_that_is_busy_is_waited_for_and_one_that_refuses_is_said() -> No
         assert [answer.json()["rewards"][0] for answer in ask(address, bodies, "/openrlhf")] == REWARDS
 
 
+@pytest.mark.slow
 def test_keys_in_a_header_or_in_the_address() -> None:
     with rewarding(taken(keys=("secret-key",))) as (address, _):
         assert ask(address, [openrlhf("x")], "/openrlhf")[0].status_code == 401
@@ -155,6 +161,7 @@ def test_keys_in_a_header_or_in_the_address() -> None:
         assert [item.status_code for item in ask(address, bodies, "/openrlhf", headers=bearer)] == [200] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "body", "status", "said"),
     [
@@ -203,6 +210,7 @@ def test_bodies_that_are_no_json_and_defects_are_error_objects() -> None:
     assert http.post("/compare", json=asked).json()["error"]["code"] == "internal_error"
 
 
+@pytest.mark.slow
 def test_a_size_that_nobody_states() -> None:
     with rewarding(taken(size=None)) as (address, _):
         (answer,) = ask(address, [openrlhf("x")], "/openrlhf")

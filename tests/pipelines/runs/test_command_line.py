@@ -38,6 +38,7 @@ def command(tmp_path: Path, body: str, *arguments: str, **environment: str) -> s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_stage_that_is_stopped_closes_what_it_opened(tmp_path: Path, number: str, status: int) -> None:
     done = command(tmp_path, f"os.kill(os.getpid(), signal.{number}); signal.pause()", "overwrite=true", "seed=3")
@@ -51,6 +52,7 @@ def test_a_stage_that_is_stopped_closes_what_it_opened(tmp_path: Path, number: s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_defect_in_an_actor_shows_its_traceback_too(tmp_path: Path) -> None:
     body = """
         from actors.deadlines import ActorFailed
@@ -75,6 +77,7 @@ LOOP = """
 """
 
 
+@pytest.mark.slow
 def test_a_loop_saves_at_the_end_of_its_step(tmp_path: Path) -> None:
     done = command(tmp_path, LOOP.format(grace=600, step="os.kill(os.getpid(), signal.SIGTERM)"))
     assert (done.returncode, done.stdout) == (143, "saved 0\nclosed\n")
@@ -82,18 +85,21 @@ def test_a_loop_saves_at_the_end_of_its_step(tmp_path: Path) -> None:
     assert "SIGTERM: saving when this step ends, or stopping in 590 s" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_step_that_takes_longer_than_the_grace_is_broken_off(tmp_path: Path) -> None:
     wait = "os.kill(os.getpid(), signal.SIGTERM); signal.pause(); signal.pause()"
     done = command(tmp_path, LOOP.format(grace=0.3, step=wait))
     assert (done.returncode, done.stdout) == (143, "closed\n")
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     wait = "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)"
     done = command(tmp_path, LOOP.format(grace=600, step=wait))
     assert (done.returncode, done.stdout) == (130, "closed\n")
 
 
+@pytest.mark.slow
 def test_what_is_being_closed_is_closed_whole(tmp_path: Path) -> None:
     body = """
         from pipelines.runs import interruption
@@ -119,6 +125,7 @@ def test_an_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     assert done.stdout == "still here\n"
 
 
+@pytest.mark.slow
 def test_text_that_a_terminal_cannot_show_is_no_error(tmp_path: Path) -> None:
     body = """print("\\N{GREEK SMALL LETTER ALPHA}"); raise ConfigError("no \\N{SNOWMAN} here")"""
     ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -126,23 +133,27 @@ def test_text_that_a_terminal_cannot_show_is_no_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "\\u03b1\nclosed\n", "error: no \\u2603 here\n")
 
 
+@pytest.mark.slow
 def test_an_error_a_user_can_mend_is_one_message(tmp_path: Path) -> None:
     done = command(tmp_path, "raise ConfigError('no such thing')")
     assert (done.returncode, done.stderr) == (1, "error: no such thing\n")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     done = command(tmp_path, "raise OSError(28, 'No space left on device', '/scratch/x')")
     assert done.returncode == 1
     assert done.stderr.startswith("error: the disk is full (/scratch/x)")
 
 
+@pytest.mark.slow
 def test_what_the_machine_refuses_is_named(tmp_path: Path) -> None:
     done = command(tmp_path, "(__import__('pathlib').Path('/tmp') / config.run).mkdir()", f"run={'x' * 300}")
     assert done.returncode == 1
     assert done.stderr == f"error: the name is too long (/tmp/{'x' * 300}): choose a shorter one, then {AGAIN}\n"
 
 
+@pytest.mark.slow
 def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
     done = command(tmp_path, "raise FileNotFoundError(2, 'No such file', '/scratch/x')")
     assert done.returncode == 1
@@ -150,6 +161,7 @@ def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
     assert "FileNotFoundError: [Errno 2] No such file" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_setting_is_refused_before_the_stage(tmp_path: Path) -> None:
     done = command(tmp_path, "pass", "rl.stepz=3")
     assert done.returncode == 2

@@ -86,6 +86,7 @@ def test_the_asynchronous_client() -> None:
         assert len(set(asyncio.run(ask(address)))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "kind", "code"),
     [
@@ -104,6 +105,7 @@ def test_refusals_are_the_clients_own_errors(body: Any, kind: type[openai.APISta
         assert caught.value.code == code
 
 
+@pytest.mark.slow
 def test_a_wrong_key_and_a_busy_server() -> None:
     with listening(app(keys=("a-key",))) as address, pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{address}/v1", api_key="other").models.list()

@@ -73,6 +73,7 @@ def test_answers_pass_as_they_are(response: Response, path: str) -> None:
     assert reply.headers.get("retry-after") == response.headers.get("retry-after")
 
 
+@pytest.mark.slow
 def test_what_is_too_much_is_not_passed_on() -> None:
     slots, passed = Slots(1), []
 
@@ -96,6 +97,7 @@ def test_what_is_too_much_is_not_passed_on() -> None:
     assert slots.taken == 0
 
 
+@pytest.mark.slow
 def test_a_slot_is_free_again_when_a_request_fails() -> None:
     slots = Slots(1)
 

@@ -163,6 +163,7 @@ def test_a_client_that_goes_away_ends_its_work_and_gives_its_slot_back(
     assert f'judge_requests_total{{route="{path}",status="499"}} 1.0' in httpx.get(f"{address}/metrics").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_body_that_does_not_come_gives_its_slot_back(leaves: bool, caplog: pytest.LogCaptureFixture) -> None:
     limits = replace(LIMITS, in_flight=1, deadline=60.0 if leaves else 0.5)
@@ -185,6 +186,7 @@ def test_a_body_that_does_not_come_gives_its_slot_back(leaves: bool, caplog: pyt
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_a_stream_ends_its_work(waiting: tuple[Broken, str]) -> None:
     engines, address = waiting
     engines.words = 2

@@ -42,6 +42,7 @@ class Slow:
         await send({"type": "http.response.body", "body": body})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("late", "deadline"), [(0, 60.0), (20, 0.3)])
 def test_what_is_taken_on_and_late_counts_against_it(
     monkeypatch: pytest.MonkeyPatch, late: int, deadline: float

@@ -71,6 +71,7 @@ def replaced(inputs: Path, name: str) -> None:
         path.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -106,6 +107,7 @@ def test_another_content_is_refused(
         pass
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_gone_is_refused_and_a_gone_file_is_remembered(opened: Open, inputs: Path) -> None:
     given = settings(inputs)
     with opened(*given):
@@ -149,6 +151,7 @@ def test_records_name_readers_and_settings() -> None:
     assert Config().model.prompt
 
 
+@pytest.mark.slow
 def test_prepared_data_of_other_settings_is_kept_and_refused(run: RunDirectory, opened: Open) -> None:
     """It used to be made anew, with all that was trained on it removed."""
     small = ["data.distill_pairs=4", "data.rl_pairs=4", "data.heldout_pairs=2"]

@@ -56,6 +56,7 @@ def questions(count: int, first: int = 0) -> list[tuple[str, str, str]]:
     return [(f"question {index}", "cat", "dog") for index in range(first, first + count)]
 
 
+@pytest.mark.slow
 def test_built_in_sets(run: RunDirectory, model: str) -> None:
     items = generate_items(0, {"rl": 12, "heldout": 5})
     for name, pairs in items.items():

@@ -50,6 +50,7 @@ def card(run: RunDirectory, stage: str = "rl") -> ModelCard:
     return loaded
 
 
+@pytest.mark.slow
 def test_an_export_has_a_card_before_and_after_it_is_judged(opened: Open, run: RunDirectory) -> None:
     with opened() as stage:
         stage.export(EXPORTER)
@@ -87,6 +88,7 @@ def test_only_a_name_on_the_hub_is_a_base_model(
     assert "built-in" not in found.text
 
 
+@pytest.mark.slow
 def test_benchmarks_and_later_judgments_of_this_model_are_on_its_card_and_no_others(
     opened: Open, run: RunDirectory
 ) -> None:

@@ -31,6 +31,7 @@ JUDGED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stage_begun_with_other_settings_is_refused_and_says_which(opened: Open) -> None:
     with opened():
         pass
@@ -43,6 +44,7 @@ def test_a_stage_begun_with_other_settings_is_refused_and_says_which(opened: Ope
         assert not stage.is_finished
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_new_since_the_stage_began_has_its_default(opened: Open, run: RunDirectory) -> None:
     with opened():
         pass
@@ -59,6 +61,7 @@ def test_a_setting_that_is_new_since_the_stage_began_has_its_default(opened: Ope
         opened().__enter__()
 
 
+@pytest.mark.slow
 def test_only_settings_are_free_not_what_a_user_names_like_one(opened: Open) -> None:
     """A reward component may be called `limit`, which is free in an evaluation: its weight still counts."""
     functions = ["+verifier.functions.limit.path=own.rewards", "+algorithm.reward.limit=1.0"]
@@ -68,6 +71,7 @@ def test_only_settings_are_free_not_what_a_user_names_like_one(opened: Open) -> 
         opened(functions[0], "+algorithm.reward.limit=0.5").__enter__()
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_passed_over_until_it_is_started_over(opened: Open, run: RunDirectory) -> None:
     with opened() as stage:
         stage.tracker.log(1, {"reward": 0.5})
@@ -88,6 +92,7 @@ def test_a_finished_stage_is_passed_over_until_it_is_started_over(opened: Open, 
         assert not stage.is_finished
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_not_finished_and_continues(opened: Open, run: RunDirectory) -> None:
     def fail() -> None:
         with opened() as stage:
@@ -154,6 +159,7 @@ def test_what_the_code_warns_of_is_on_the_terminal_and_in_the_report(
     assert run.notes("rl")["warnings"] == ["W&B: going online failed (no route)"]
 
 
+@pytest.mark.slow
 def test_a_defect_is_in_the_log_and_names_it(tmp_path: Path) -> None:
     config = load_config(["recipe=tiny", "run=broken", f"output_root={tmp_path}"])
     with pytest.raises(ZeroDivisionError) as raised, open_run(config):

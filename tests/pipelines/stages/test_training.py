@@ -87,6 +87,7 @@ def steps_of(run: RunDirectory) -> list[int]:
     return [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_continuing_brings_back_what_was_saved_and_forgets_what_came_after(opened: Open, run: RunDirectory) -> None:
     every = ("rl.checkpoints.every=2", "rl.evaluate_every=0")
     with opened(*every) as stage, open_training(stage, LEARNERS, 6) as training:
@@ -107,6 +108,7 @@ def test_continuing_brings_back_what_was_saved_and_forgets_what_came_after(opene
     assert steps_of(run) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_numbers_without_a_checkpoint_are_forgotten(opened: Open, run: RunDirectory) -> None:
     with opened("rl.evaluate_every=0") as stage, open_training(stage, LEARNERS, 6) as training:
         take(training, 1)
@@ -116,6 +118,7 @@ def test_numbers_without_a_checkpoint_are_forgotten(opened: Open, run: RunDirect
     assert list(run.traces.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_evaluations_come_by_schedule_and_their_figures_are_the_steps(opened: Open, run: RunDirectory) -> None:
     settings = ("rl.evaluate_every=2", "rl.checkpoints.every=3")
     with opened(*settings) as stage, open_training(stage, LEARNERS, 4) as training:
@@ -130,6 +133,7 @@ def test_evaluations_come_by_schedule_and_their_figures_are_the_steps(opened: Op
     assert [path.name for path in sorted(run.checkpoints("rl").iterdir())] == ["step-000003", "step-000004"]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opened: Open, run: RunDirectory) -> None:
     settings = ("rl.checkpoints.keep_last=2", "rl.checkpoints.every=1", "rl.evaluate_every=1")
     right = iter((5, 18, 12, 16, 18, 4))
@@ -152,6 +156,7 @@ def test_the_best_checkpoint_is_kept_besides_the_last_also_after_a_restart(opene
     assert kept == ["step-000002", "step-000006", "step-000007"]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_written_in_the_background_but_for_the_last(opened: Open, run: RunDirectory) -> None:
     learners = Learners()
     settings = ("rl.checkpoints.every=2", "rl.evaluate_every=0")
@@ -170,6 +175,7 @@ def test_checkpoints_are_written_in_the_background_but_for_the_last(opened: Open
     assert learners.calls == ["finish", "step-000002"]
 
 
+@pytest.mark.slow
 def test_a_step_is_saved_when_enough_minutes_have_passed(
     opened: Open, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +202,7 @@ def test_a_step_is_saved_when_enough_minutes_have_passed(
         assert not training.pauses_after(training.first + 1)
 
 
+@pytest.mark.slow
 def test_the_page_is_there_before_the_first_step_and_after_every_evaluation(opened: Open, run: RunDirectory) -> None:
     def rewards() -> list[list[float]]:
         page = run.report_file.read_text()
@@ -221,6 +228,7 @@ def test_the_page_is_there_before_the_first_step_and_after_every_evaluation(open
     assert len(rewards()) == 3
 
 
+@pytest.mark.slow
 def test_steps_that_teach_nothing_are_warned_of_on_the_terminal_and_in_the_report(
     opened: Open, run: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,6 +277,7 @@ def handled_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 def test_warnings_restarts_and_deaths_are_alerts(opened: Open) -> None:
     """Each warning once; a stage that continues; one that stops before its end."""
     alerts = Alerts()

@@ -50,6 +50,7 @@ def test_responses_are_masked_and_nothing_else() -> None:
     assert masked.more == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orders", ["alternate", "random", "both"])
 def test_clean_prompts_are_at_chance(orders: str) -> None:
     finding = label_leak(masked_prompts(shown(many_pairs(600), orders), TEMPLATE), 0.02, 0)
@@ -58,6 +59,7 @@ def test_clean_prompts_are_at_chance(orders: str) -> None:
     assert finding.examples == ()
 
 
+@pytest.mark.slow
 def test_clean_ready_made_prompts_are_at_chance_though_their_responses_tell() -> None:
     """The better response always begins with "Certainly" here: true, and no leak of the prompt."""
     items = [
@@ -67,6 +69,7 @@ def test_clean_ready_made_prompts_are_at_chance_though_their_responses_tell() ->
     assert label_leak(masked_prompts(items, TEMPLATE), 0.02, 0).ok
 
 
+@pytest.mark.slow
 def test_the_misspelt_chatbot_is_caught() -> None:
     finding = label_leak(masked_prompts(published(misspelt=1), TEMPLATE), 0.02, 0)
     assert finding.ok is False
@@ -75,6 +78,7 @@ def test_the_misspelt_chatbot_is_caught() -> None:
     assert label_leak(masked_prompts(published(misspelt=0), TEMPLATE), 0.02, 0).ok
 
 
+@pytest.mark.slow
 def test_a_rare_defect_is_caught_by_its_mark() -> None:
     """In 30 of 600 prompts: far too few to move the accuracy, but all on one side."""
     finding = label_leak(masked_prompts(published(misspelt=10), TEMPLATE), 0.02, 0)
@@ -111,6 +115,7 @@ def test_a_repeated_name_is_caught() -> None:
     assert any("'Chatbot' 3 times (200 prompts" in example for example in finding.examples)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_always_shown_one_way_round_leaks() -> None:
     pairs = many_pairs(300, source="one") + many_pairs(300, source="two")
     marked = [replace(pair, prompt=(Message("user", f"{pair.source}: {pair.prompt[0].content}"),)) for pair in pairs]

@@ -103,6 +103,7 @@ def test_roles_that_do_not_alternate() -> None:
     assert roles(many_pairs(3, turns=3)).ok
 
 
+@pytest.mark.slow
 def test_swapped_labels_of_one_source_show() -> None:
     pairs = [pair for name in ("a", "b", "c") for pair in many_pairs(300, source=name, longer_wins=0.75)]
     defect = [swapped(pair) if pair.source == "b" else pair for pair in pairs]
