@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from pipelines.data.schema import DataError, normalised
-from pipelines.data.text import beside_text
+from pipelines.data.text import beside_text, role_of, text_of_parts
 
 Turn = dict[str, Any]
 """A message as a file states it, with ``role`` and ``content``."""
@@ -40,7 +40,6 @@ _SUSPECT = re.compile(
 _MEDIUM = re.compile(f"({'|'.join(_MEDIA)}).*")
 _NOTHING = ("", "[]", "{}", "null", "None", "nan")
 """What tables write where a row has no value."""
-_ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def response_of(value: Any, where: str) -> Any:
@@ -58,13 +57,13 @@ def response_of(value: Any, where: str) -> Any:
 
 
 def as_turn(message: Any) -> Turn:
-    """A message with ``role`` and ``content``, also from ShareGPT's ``from`` and ``value``."""
+    """A message with ``role`` and ``content``, also from ShareGPT's ``from`` and ``value`` or in OpenAI's parts."""
     if not isinstance(message, Mapping):
         return {"role": None, "content": message}
     role, content = message.get("role") or message.get("from"), message.get("content")
     value = message.get("value") if content is None else content
     # What else a message holds is kept for the schema, which refuses calls of tools and images.
-    return {**message, "role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": value}
+    return {**message, "role": role_of(role), "content": text_of_parts(value)}
 
 
 def question_of(row: Mapping[str, Any], place: str) -> list[Turn]:

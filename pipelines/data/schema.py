@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from actors.errors import UserError
 from actors.files import atomic_path
 from actors.messages import Side
-from pipelines.data.text import beside_text, first_fault, unicode_fault
+from pipelines.data.text import beside_text, first_fault, part_beside_text, role_of, text_of_parts, unicode_fault
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
@@ -202,16 +202,17 @@ def messages_of(value: Any, place: str, field: str = "prompt") -> tuple[Message,
         raise DataError(f"{where}: must be a list of {{role, content}} messages")
     messages = []
     for index, message in enumerate(value):
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+        content = text_of_parts(message.get("content")) if isinstance(message, Mapping) else None
+        if isinstance(content, list | tuple) and (other := next(filter(None, map(part_beside_text, content)), None)):
+            raise DataError(f"{where}, message {index + 1}: {other!r} cannot be shown to a judge: remove the row")
+        if not isinstance(content, str):
             raise DataError(f"{where}, message {index + 1}: needs text fields 'role' and 'content'")
-        if message.get("role") not in ROLES:
-            raise DataError(
-                f"{where}, message {index + 1}: role {message.get('role')!r} is not one of {', '.join(ROLES)}"
-            )
+        if (role := role_of(message.get("role"))) not in ROLES:
+            raise DataError(f"{where}, message {index + 1}: role {role!r} is not one of {', '.join(ROLES)}")
         if hidden := beside_text(message):
             raise DataError(f"{where}, message {index + 1}: {hidden!r} cannot be shown to a judge: remove the row")
-        _check_text(message["content"], f"{where}, message {index + 1}")
-        messages.append(Message(cast(Role, message["role"]), message["content"]))
+        _check_text(content, f"{where}, message {index + 1}")
+        messages.append(Message(cast(Role, role), content))
     if messages[-1].role != "user":
         raise DataError(f"{where}: the last message must be the user's, not the {messages[-1].role}'s")
     if not messages[-1].content.strip():

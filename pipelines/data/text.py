@@ -9,12 +9,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_ROLES = {"developer": "system", "human": "user", "gpt": "assistant"}
+"""What OpenAI and ShareGPT call the three roles."""
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""What OpenAI's two APIs call a part of text."""
+_BESIDE_PART = ("cache_control", "annotations", "citations", "logprobs")
+"""What a part of a message may say that is not for its reader."""
 _NOT_SHOWN = ("tool_calls", "function_call", "image", "images", "audio", "video")
 
 
 def beside_text(message: Mapping[str, Any]) -> str | None:
     """The field in which a message says something beside its text, or None."""
     return next((name for name in _NOT_SHOWN if message.get(name)), None)
+
+
+def role_of(name: Any) -> Any:
+    """A message's role by any of its names; what is none as it is."""
+    return _ROLES.get(name, name) if isinstance(name, str) else name
+
+
+def text_of_parts(content: Any) -> Any:
+    """The text of a message whose content is a list of text parts, as OpenAI's clients write it; else as it is."""
+    if not isinstance(content, list | tuple) or not content or any(part_beside_text(part) for part in content):
+        return content
+    return "".join(part["text"] for part in content)
+
+
+def part_beside_text(part: Any) -> str | None:
+    """What a part of a message is, where it is not text alone, such as ``image_url``; or None."""
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        return "no part with a type"
+    if part["type"] not in _TEXT_PARTS or not isinstance(part.get("text"), str):
+        return str(part["type"])
+    # A table states every kind's columns in each part, without a value.
+    return next((name for name in part if name not in ("type", "text", *_BESIDE_PART) and part[name]), None)
 
 
 def unicode_fault(text: str) -> str | None:

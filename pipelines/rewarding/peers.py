@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.data.schema import DataError
+from pipelines.data.text import part_beside_text, role_of, text_of_parts
 from pipelines.judgment.votes import hash_of
 
 _PLACE = "{the question of a user}"
-_SYSTEM = ("developer", "system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,11 @@ def gym_messages(given: Any) -> list[dict[str, str]]:
         role = item.get("role") if isinstance(item, Mapping) else None
         if not isinstance(role, str):
             raise DataError(f"input, item {number}: no message: a judge reads conversations of text alone")
-        messages.append({"role": "system" if role in _SYSTEM else role, "content": _content(item.get("content"))})
+        content = text_of_parts(item.get("content"))
+        if not isinstance(content, str):
+            other = next(filter(None, map(part_beside_text, content or [None])), None)
+            raise DataError(f"input, item {number}: {other!r} cannot be shown to a judge, which reads text alone")
+        messages.append({"role": role_of(role), "content": content})
     return messages
 
 
@@ -151,11 +155,11 @@ def gym_text(response: Any) -> str:
     if not isinstance(output, list):
         raise DataError("response: no `output`, so there is nothing to judge")
     messages = [item for item in output if isinstance(item, Mapping) and item.get("type", "message") == "message"]
-    return "".join(_content(item.get("content")) for item in messages)
+    return "".join(_written(item.get("content")) for item in messages)
 
 
-def _content(content: Any) -> str:
+def _written(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else ()
-    return "".join(str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
+    return "".join(str(part.get("text") or part.get("refusal") or "") for part in parts if isinstance(part, Mapping))

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.data.text import role_of, text_of_parts
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class TextPart(BaseModel):
+    """A part of a message; other kinds than text are not read."""
+
+    type: Literal["text"]
+    text: str
+
+
 class Turn(_Body):
     """A message of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates take it."""
+        parts = self.content if isinstance(self.content, str) else [part.model_dump() for part in self.content]
+        return {"role": role_of(self.role), "content": text_of_parts(parts)}
 
 
 class _Asked(_Body):
@@ -38,7 +52,7 @@ class _Asked(_Body):
 
     def conversation(self) -> Any:
         """The question as the judging core takes it."""
-        return self.question if self.messages is None else [turn.model_dump() for turn in self.messages]
+        return self.question if self.messages is None else [turn.plain() for turn in self.messages]
 
 
 class CompareRequest(_Asked):
@@ -75,26 +89,13 @@ class RewardRequest(_Body):
 
     def conversation(self) -> Any:
         """The prompt as the judging core takes it."""
-        return self.prompt if isinstance(self.prompt, str) else [turn.model_dump() for turn in self.prompt]
+        return self.prompt if isinstance(self.prompt, str) else [turn.plain() for turn in self.prompt]
 
 
-class TextPart(BaseModel):
-    """A part of a message; other kinds than text are not read."""
+class ChatTurn(Turn):
+    """A message as OpenAI's clients write it, whatever else it says."""
 
-    type: Literal["text"]
-    text: str
-
-
-class ChatTurn(BaseModel):
-    """A message as OpenAI's clients write it."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def plain(self) -> dict[str, str]:
-        """As chat templates take it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    model_config = ConfigDict(extra="ignore", strict=False)
 
 
 class StreamOptions(BaseModel):

@@ -101,6 +101,17 @@ def test_ultrafeedback_repeats_the_chosen_list(tmp_path: Path) -> None:
         ),
         ({"prompt": "Norway: VAT?", "question": "VAT?", "instruction": "norway:  vat?", **TEXTS}, ["u: Norway: VAT?"]),
         ({"prompt": "VAT?", "context": None, "images": [], "messages": 2, "model": "m", **TEXTS}, ["u: VAT?"]),
+        (
+            {
+                "messages": [
+                    {"role": "developer", "content": [{"type": "text", "text": "Adviser."}]},
+                    {"role": "user", "content": [{"type": "text", "text": "VA"}, {"type": "text", "text": "T?"}]},
+                ],
+                "chosen": {"role": "assistant", "content": [{"type": "text", "text": CHOSEN}]},
+                "rejected": {"role": "assistant", "content": [{"type": "text", "text": REJECTED}]},
+            },
+            ["s: Adviser.", "u: VAT?"],
+        ),
     ],
 )
 def test_columns_of_known_forms(tmp_path: Path, row: dict[str, Any], prompt: list[str]) -> None:

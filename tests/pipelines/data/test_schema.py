@@ -56,6 +56,19 @@ def test_full_row() -> None:
     assert pair.metadata == {"level": 3}
 
 
+def test_roles_and_parts_as_openais_clients_write_them() -> None:
+    parts = [
+        {"type": "text", "text": "Which", "cache_control": {"type": "ephemeral"}},
+        {"type": "text", "text": " is?"},
+    ]
+    # A table states the columns of all kinds in each part.
+    wide = [{"type": "text", "text": "Be brief.", "image_url": None}]
+    pair = validate(
+        changed(prompt=[{"role": "developer", "content": wide}, {"role": "user", "content": parts}]), place=""
+    )
+    assert [(turn.role, turn.content) for turn in pair.prompt] == [("system", "Be brief."), ("user", "Which is?")]
+
+
 def test_defaults_of_what_may_be_left_out() -> None:
     pair = validate({"prompt": "Name a prime.", "chosen": "7", "rejected": "9"}, place="f, row 12", number=12)
     assert pair == PreferencePair("row-12", "user", "all", (Message("user", "Name a prime."),), "7", "9", {})
@@ -91,7 +104,13 @@ def test_columns_without_a_value_do_not_count() -> None:
         (changed(prompt=["hi"]), ["'prompt', message 1", "needs text fields 'role' and 'content'"]),
         (changed(prompt=[{"role": "user"}]), ["'prompt', message 1", "needs text fields"]),
         (changed(prompt=[{"role": "user", "content": 5}]), ["'prompt', message 1", "needs text fields"]),
-        (changed(prompt=[{"role": "human", "content": "a"}]), ["message 1", "'human'", "system, user, assistant"]),
+        (changed(prompt=[{"role": "tool", "content": "a"}]), ["message 1", "'tool'", "system, user, assistant"]),
+        (
+            changed(prompt=[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]),
+            ["message 1", "'image_url' cannot be shown to a judge"],
+        ),
+        (changed(prompt=[{"role": "user", "content": [{"text": "a"}]}]), ["message 1", "'no part with a type'"]),
+        (changed(prompt=[{"role": "user", "content": []}]), ["message 1", "needs text fields"]),
         (changed(prompt=[{"role": [], "content": "a"}]), ["message 1", "role []", "system, user, assistant"]),
         (
             changed(prompt=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),

@@ -118,6 +118,12 @@ def test_what_holds_no_text_for_a_judge() -> None:
         gym_messages([{"type": "function_call_output", "output": "x"}])
     with pytest.raises(DataError, match="item 1: no message"):
         gym_messages([{"role": {"name": "user"}, "content": "x"}])
+    image = {"type": "input_image", "image_url": "data:,x"}
+    for content, said in (([image], "'input_image'"), (None, "'no part with a type'"), ([], "'no part with a type'")):
+        with pytest.raises(DataError, match=f"item 1: {said} cannot be shown to a judge"):
+            gym_messages([{"role": "user", "content": content}])
+    refusal = {"type": "message", "content": [{"type": "refusal", "refusal": "I will not."}]}
+    assert gym_text({"output": [refusal]}) == "I will not."
     for given in (None, 5, {"role": "user"}):
         with pytest.raises(DataError, match="a text or a list of messages"):
             gym_messages(given)

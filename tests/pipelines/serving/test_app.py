@@ -131,10 +131,15 @@ def test_json_that_is_not_said_to_be_json_is_answered_with_the_header(kind: str 
 
 
 def test_a_field_of_several_types_is_named_by_its_place() -> None:
-    parts = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
-    response = client().post("/v1/reward", json={"prompt": parts, "responses": ["x", "y"]})
-    assert "prompt.0.content: Input should be a valid string" in refused(response, 422, "invalid_request")
-    assert response.json()["error"]["param"] == "prompt.0.content"
+    image = [{"type": "image_url", "image_url": {"url": "x"}}]
+    for content, place, said in (
+        (5, "prompt.0.content", "Input should be a valid string"),
+        (image, "prompt.0.content.0.type", "Input should be 'text'"),
+    ):
+        turns = [{"role": "user", "content": content}]
+        response = client().post("/v1/reward", json={"prompt": turns, "responses": ["x", "y"]})
+        assert f"{place}: {said}" in refused(response, 422, "invalid_request")
+        assert response.json()["error"]["param"] == place
 
 
 @pytest.mark.parametrize("method", ["circular", "swiss"])
@@ -409,3 +414,15 @@ def test_two_responses_are_compared_by_a_rubric() -> None:
 )
 def test_what_cannot_be_rated_or_listed_is_refused(route: str, body: Any, said: str) -> None:
     assert said in refused(moded(lambda text, vote: "").post(f"/v1/{route}", json=body), 422, "invalid_request")
+
+
+def test_a_conversation_as_openais_clients_write_it() -> None:
+    parts = [{"type": "text", "text": "which "}, {"type": "text", "text": "one?"}]
+    plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "which one?"}]
+    same = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
+    asked = {"response_a": "x", "response_b": "y"}
+    first, second = (client().post("/v1/compare", json={**asked, "messages": turns}) for turns in (plain, same))
+    assert (first.status_code, first.json()) == (200, second.json())
+    image = [{"role": "user", "content": [*parts, {"type": "image_url", "image_url": {"url": "x"}}]}]
+    for content in (image, [{"role": "user", "content": []}], [{"role": "user", "content": "q", "name": "x"}]):
+        refused(client().post("/v1/compare", json={**asked, "messages": content}), 422, "invalid_request")
