@@ -89,7 +89,15 @@ def connect(setting: str | None, seconds: float) -> None:
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # A cluster of our own, for this process alone: no dashboard, no port that others could reach.
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:
+            # Ray has no class of its own for a node that did not start within its fixed half minute.
+            raise ClusterUnreachable(
+                f"a Ray cluster of this run's own did not start: {one_line(str(error))} Its logs are in "
+                f"{os.environ.get('RAY_TMPDIR') or '/tmp'}/ray/session_latest/logs. Run the same command again when "
+                "the machine is less busy, or name a cluster that stands (cluster.address)"
+            ) from error
         return
     found = running_here(address) if address.text == "auto" else address.text
     address = Address(found, address.origin)

@@ -123,3 +123,15 @@ def test_a_folder_too_long_for_a_socket_is_refused() -> None:
     refuse_long("/" + "t" * 35, "x" * 70, "TMPDIR")
     with pytest.raises(ClusterUnreachable, match=r"too long a path for sockets \(37 bytes, at most 36\): set TMPDIR"):
         refuse_long("/" + "t" * 36, "x" * 70, "TMPDIR")
+
+
+def test_a_cluster_of_its_own_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup. The GCS may have become overloaded.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(ClusterUnreachable, match=r"own did not start: The current node timed out .* less busy"):
+        connect(None, 1.0)
