@@ -29,6 +29,8 @@ _CUDA_HOST = 2.0 * GIB
 _RESERVE = 3.0 * GIB
 # What a rank gathers at a time to publish it, as a copy of its own and as what it received.
 _GATHERED = 2 * 0.5 * GIB
+# Of the training state of each rank: the older is kept until the newer is whole.
+_COPIES = 2
 # Tokens of a prompt and of a chain; tokens, log-probabilities, versions and text of a trace.
 _PROMPT_TOKEN, _TRACE_TOKEN, _CHAIN_TOKEN = 4, 24, 4
 
@@ -61,6 +63,8 @@ class Budget:
     driver: float
     node: float
     """The machine's memory on the node that takes most."""
+    copies: float
+    """Of the learners' state, on the node that has most of them; none are made where there is no room."""
     publish: float
     checkpoint: float
     disk: float
@@ -101,7 +105,10 @@ def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None =
         for index, node in enumerate(nodes)
     ]
     turns = _turns(learner, engine, parked) if shared else {}
-    return Budget(learner, engine, driver, max(taken), publish, checkpoint, disk, nodes, turns)
+    copies = 0.0
+    if training and config.learner.peer_copy and not shares_devices(config):
+        copies = _COPIES * checkpoint * max(node.count("learner") for node in nodes) / config.learner.ranks
+    return Budget(learner, engine, driver, max(taken), copies, publish, checkpoint, disk, nodes, turns)
 
 
 def _turns(learner: LearnerMemory, engine: EngineMemory, kept: float) -> dict[str, float]:

@@ -91,6 +91,18 @@ def test_prompts_take_four_bytes_a_token_and_a_checkpoint_a_copy_of_its_state() 
     assert copied == pytest.approx(12 * 32_763_876_352 / 2 / GIB, rel=1e-3)
 
 
+@pytest.mark.slow
+def test_two_copies_of_the_learners_state_are_told_and_no_limit() -> None:
+    """By hand: 12 bytes a parameter, of which a node of 8 of 16 ranks copies half, twice."""
+    recipe = "recipe=rm_r1_deepseek_32b"
+    found = planned(recipe)
+    assert found["copies_gib"] == pytest.approx(12 * 32_763_876_352 / GIB, rel=1e-3)
+    without = planned(recipe, "learner.peer_copy=false")
+    assert without["copies_gib"] == 0
+    assert without["node_gib"] == found["node_gib"]
+    assert planned("recipe=qwen2_5_1_5b")["copies_gib"] == 0
+
+
 def test_the_tiny_recipe_counts_its_own_data() -> None:
     found = planned("recipe=tiny")
     assert (found["steps"], found["stages"]["distill"]["steps"]) == (100, 2188)
