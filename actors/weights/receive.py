@@ -119,7 +119,7 @@ class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
             arrived[name] = TensorEntry(name, dtype, shape, tensor_checksum(tensor))
             got, sent = arrived[name].checksum, expected[name].checksum
             if got != sent:
-                raise WeightMismatch(f"tensor {name!r} has checksum {got:#010x}, the learner sent {sent:#010x}")
+                raise WeightMismatch(f"tensor {name!r} has checksum {got:#018x}, the learner sent {sent:#018x}")
             if name.endswith(_BY_VOCABULARY) and len(tensor) != rows:
                 raise WeightMismatch(
                     f"tensor {name!r} is for a vocabulary of {len(tensor):,}, the engine was started with one of "

@@ -24,12 +24,14 @@ from actors.weights.nameless import open_nameless, path_of, write_safetensors
 
 def gathered(tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> tuple[WeightUpdate, dict[str, torch.Tensor]]:
     """Full tensors in Hugging Face naming, held on the CPU, and what there is to say about them."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors}
-    entries = tuple(
-        TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor_checksum(tensor))
-        for name, tensor in held.items()
-    )
-    return WeightUpdate(version, None, entries, combined_checksum(entries)), held
+    held: dict[str, torch.Tensor] = {}
+    entries = []
+    for name, tensor in tensors:
+        # Where it was gathered, before it leaves the device.
+        dtype, checksum = str(tensor.dtype).removeprefix("torch."), tensor_checksum(tensor)
+        entries.append(TensorEntry(name, dtype, tuple(tensor.shape), checksum))
+        held[name] = tensor.detach().cpu().contiguous()
+    return WeightUpdate(version, None, tuple(entries), combined_checksum(entries)), held
 
 
 def refuse_if_full(folder: Path, needed: int, free: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
+import itertools
+import struct
 
 import pytest
 import torch
 
 from actors.messages import TensorEntry
+from actors.weights import checksums
 from actors.weights.checksums import combined_checksum, tensor_checksum
 
 ENTRIES = (
@@ -17,10 +19,63 @@ ENTRIES = (
 )
 
 
-def test_checksum_is_the_crc_of_the_bytes() -> None:
-    tensor = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
-    assert tensor_checksum(tensor) == zlib.crc32(tensor.numpy().tobytes())
-    assert tensor_checksum(torch.tensor([1, 2, 3], dtype=torch.uint8)) == zlib.crc32(b"\x01\x02\x03")
+def by_hand(data: bytes) -> int:
+    """The definition in plain integers."""
+    mask, base, value = 2**64 - 1, 0x9E3779B97F4A7C15, 0
+
+    def weight(place: int) -> int:
+        bits = (place + 1) * base & mask
+        bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 & mask
+        bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB & mask
+        return (bits ^ (bits >> 31)) | 1
+
+    weights = [weight(place) for place in range(min(2**18, len(data) // 4))]
+    whole = len(data) // 4 * 4
+    words = struct.unpack(f"<{whole // 4}i", data[:whole])
+    for start in range(0, len(words), 2**18):
+        digit = sum(word * weights[place] for place, word in enumerate(words[start : start + 2**18]))
+        value = value * base + digit & mask
+    return value * base + int.from_bytes(data[whole:], "little") & mask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows_on_device", [None, 2])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 1001, 4 * 2**18, 12 * 2**18 + 7])
+def test_the_checksum_is_its_definition(
+    count: int, rows_on_device: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = torch.randint(0, 256, (count,), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+    if rows_on_device is not None:
+        # As a device takes it, several sums at a time.
+        monkeypatch.setattr(checksums, "_WORDS_AT_ONCE", {"cpu": rows_on_device * 2**18})
+    assert tensor_checksum(data) == by_hand(data.numpy().tobytes())
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_a_piece_that_begins_between_two_words(offset: int) -> None:
+    data = torch.arange(40, dtype=torch.uint8)
+    assert tensor_checksum(data[offset : offset + 30]) == tensor_checksum(data[offset : offset + 30].clone())
+    halves = torch.randn(41).bfloat16()
+    assert tensor_checksum(halves[offset:]) == tensor_checksum(halves[offset:].clone())
+
+
+def test_what_changes_places_is_seen() -> None:
+    """Also powers of two, whose bits are mostly zero, and rows of a vocabulary."""
+    seen = set()
+    for tensor in (
+        torch.tensor([1.0, 2.0, 4.0, 0.0]),
+        torch.tensor([0, 2**30, -(2**30), 2**31 - 1], dtype=torch.int32),
+    ):
+        orders = {tensor_checksum(tensor[list(order)]) for order in itertools.permutations(range(4))}
+        assert len(orders) == 24
+        seen |= orders
+    assert len(seen) == 48
+    rows = torch.zeros(2**11, 512)
+    rows[3] = 1.0
+    rows[2**10] = 2.0
+    swapped = rows.clone()
+    swapped[[3, 2**10]] = rows[[2**10, 3]]
+    assert tensor_checksum(rows) != tensor_checksum(swapped)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
