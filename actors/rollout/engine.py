@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -104,7 +104,7 @@ class Engine:
 
     def generate(
         self, prompts: Iterable[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None = None
-    ) -> AsyncIterator[list[Trace | GenerationFailure]]:
+    ) -> AsyncGenerator[list[Trace | GenerationFailure], None]:
         """Yield traces as they finish, all that are ready at once. A trace that fails arrives as a failure.
 
         Each sample is a request of its own, so a finished trace never waits for the rest of its group; the group's
@@ -119,13 +119,13 @@ class Engine:
 
     def watch(
         self, prompts: Iterable[Prompt], sampling: Sampling
-    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+    ) -> AsyncGenerator[list[Added | Trace | GenerationFailure], None]:
         """As :meth:`generate`, and what is written of each trace until it is finished, as it grows."""
         return self._stream(prompts, sampling, None, watched=True)
 
     async def _stream(
         self, prompts: Iterable[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None, watched: bool
-    ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
+    ) -> AsyncGenerator[list[Added | Trace | GenerationFailure], None]:
         finished: asyncio.Queue[Added | Trace | GenerationFailure | EngineDied] = asyncio.Queue()
         asked = list(prompts)
         tasks = [

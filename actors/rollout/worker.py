@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 from actors.interfaces import use_nodes_interface
 from actors.liveness import Beat
@@ -42,15 +43,18 @@ class RolloutWorker:
 
         ``samples`` are the numbers of those wanted of each prompt; None: all.
         """
-        async for finished in self._engine.generate(prompts, sampling, samples):
-            yield finished
+        # Closed at once when its caller goes away, not when the garbage collector comes to it.
+        async with aclosing(self._engine.generate(prompts, sampling, samples)) as stream:
+            async for finished in stream:
+                yield finished
 
     async def watch(
         self, prompts: Sequence[Prompt], sampling: Sampling
     ) -> AsyncIterator[list[Added | Trace | GenerationFailure]]:
         """As :meth:`generate`, and what is written of each trace until it is finished."""
-        async for news in self._engine.watch(prompts, sampling):
-            yield news
+        async with aclosing(self._engine.watch(prompts, sampling)) as stream:
+            async for news in stream:
+                yield news
 
     async def join_channel(self, terms: ChannelTerms, first_rank: int) -> None:
         """Join a weight channel with every process of the engine, as its members from ``first_rank`` on."""
