@@ -7,6 +7,7 @@ the parser are those of training. A response is text in a prompt and nothing els
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from abc import ABC, abstractmethod
@@ -27,6 +28,9 @@ TOO_LONG = "prompt_too_long"
 I = TypeVar("I")  # noqa: E741
 V = TypeVar("V", bound=Vote)
 D = TypeVar("D")
+R = TypeVar("R")
+_LONG = 50_000
+"""Characters that take some hundredths of a second to become tokens."""
 
 
 class Engines(Protocol):
@@ -138,6 +142,12 @@ def asked(question: Any, response_a: Any, response_b: Any, place: str = "compari
     return validate(row, place=place)
 
 
+async def without_blocking(length: int, work: Callable[[], R]) -> R:
+    """What ``work`` on texts of so many characters returns. Long ones are worked on in a thread: a server has others to
+    answer meanwhile."""
+    return await asyncio.to_thread(work) if length > _LONG else work()
+
+
 def encoded(
     ordered: Iterable[tuple[PreferencePair, Order]], template: PromptTemplate, tokenizer: Any | None
 ) -> Iterator[tuple[tuple[int, ...], str]]:
@@ -196,7 +206,7 @@ class EngineJudge:
     def keys(self, mode: Mode[I, V, D], items: Sequence[I]) -> list[str]:
         """What each item's decision depends on, as one hash: mode, prompts, rule and weights."""
         ballots: list[list[str]] = [[] for _ in items]
-        for ballot in self._ballots(mode, items):
+        for ballot in self._ballots(self._showings(mode, items)):
             ballots[ballot.item].append(f"{ballot.showing.placed}/{ballot.uid}")
         # Journals of pairs are older than the other modes, and their keys hold.
         named = () if mode.judged == "pairwise" else (mode.judged,)
@@ -218,7 +228,9 @@ class EngineJudge:
         cast: list[list[tuple[Ballot, V]]] = [[] for _ in items]
         wanted = [0] * len(items)
         waiting: dict[str, list[Ballot]] = {}
-        for ballot in self._ballots(mode, items):
+        shown = self._showings(mode, items)
+        length = sum(len(message["content"]) for _, showing in shown for message in showing.messages)
+        for ballot in await without_blocking(length, lambda: list(self._ballots(shown))):
             wanted[ballot.item] += 1
             if len(ballot.token_ids) > rule.max_prompt_tokens:
                 cast[ballot.item].append((ballot, mode.vote(ballot.showing, None, ballot.written(TOO_LONG))))
@@ -237,11 +249,14 @@ class EngineJudge:
                     if len(votes) == wanted[ballot.item]:
                         yield ballot.item, self._decide(mode, votes)
 
-    def _ballots(self, mode: Mode[I, V, D], items: Sequence[I]) -> Iterator[Ballot]:
+    def _showings(self, mode: Mode[I, V, D], items: Sequence[I]) -> list[tuple[int, Showing]]:
+        """With the index of its item."""
         template = self.template_for(mode.judged)
-        asked = [
-            (index, showing) for index, item in enumerate(items) for showing in mode.showings(item, self.rule, template)
+        return [
+            (index, shown) for index, item in enumerate(items) for shown in mode.showings(item, self.rule, template)
         ]
+
+    def _ballots(self, asked: Sequence[tuple[int, Showing]]) -> Iterator[Ballot]:
         prompts = encoded_messages((showing.messages for _, showing in asked), self.tokenizer)
         for (index, showing), (token_ids, digest) in zip(asked, prompts, strict=True):
             for number in range(self.rule.votes):

@@ -13,7 +13,7 @@ from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.data.prompts import encode
 from pipelines.data.schema import check_unicode
 from pipelines.judgment.decision import PAIRWISE, SHOWN
-from pipelines.judgment.judging import TOO_LONG, EngineJudge, asked, in_order
+from pipelines.judgment.judging import TOO_LONG, EngineJudge, asked, in_order, without_blocking
 from pipelines.judgment.listing import LISTWISE, rank_listwise
 from pipelines.judgment.outputs import quoted_passages
 from pipelines.judgment.ranking import Group, rank_groups
@@ -129,7 +129,8 @@ class Service:
             raise Refused(404, "model_not_found", f"the model here is {self.model!r}, not {request.model!r}")
         messages = [turn.plain() for turn in request.messages]
         check_unicode({"messages": messages}, "request")
-        token_ids = tuple(encode(messages, self._judge.tokenizer))
+        length = sum(len(message["content"]) for message in messages)
+        token_ids = tuple(await without_blocking(length, lambda: encode(messages, self._judge.tokenizer)))
         if len(token_ids) > self._judge.rule.max_prompt_tokens:
             _refuse_failed({TOO_LONG: 1})
         longest = request.max_completion_tokens or request.max_tokens or self._judge.rule.max_tokens

@@ -17,6 +17,7 @@ from scripted_engines import RULE, TEMPLATE, ScriptedEngines, longer
 
 from actors.deadlines import ActorFailed
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
+from pipelines.data.tokens import ChatTokenizer
 from pipelines.judgment.judging import EngineJudge
 from pipelines.judgment.modes import mode_templates
 from pipelines.serving.app import build_app
@@ -426,3 +427,35 @@ def test_a_conversation_as_openais_clients_write_it() -> None:
     image = [{"role": "user", "content": [*parts, {"type": "image_url", "image_url": {"url": "x"}}]}]
     for content in (image, [{"role": "user", "content": []}], [{"role": "user", "content": "q", "name": "x"}]):
         refused(client().post("/v1/compare", json={**asked, "messages": content}), 422, "invalid_request")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/compare", {"question": "word " * 200_000, "response_a": "x", "response_b": "y"}),
+        ("/v1/chat/completions", {"model": "judge", "messages": [{"role": "user", "content": "word " * 200_000}]}),
+    ],
+)
+def test_a_long_text_does_not_keep_others_waiting(path: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's loop goes on while a million characters become tokens."""
+    inside = threading.Event()
+    threads = set()
+    encode = ChatTokenizer.ids
+
+    def slow(self: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts[0]) > 500_000:
+            threads.add(threading.current_thread())
+            inside.set()
+            assert answered.wait(60), "another request is answered meanwhile"
+        return encode(self, texts)
+
+    answered = threading.Event()
+    monkeypatch.setattr(ChatTokenizer, "ids", slow)
+    with client(limits=replace(LIMITS, body_bytes=2**22)) as http, ThreadPoolExecutor(1) as others:
+        long = others.submit(http.post, path, json=body)
+        assert inside.wait(60)
+        assert http.post("/v1/compare", json=PAIR).status_code == 200
+        answered.set()
+        refused(long.result(timeout=60), 422, "prompt_too_long")
+    assert len(threads) == 1
