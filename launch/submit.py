@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 
 from actors.errors import UserError
+from actors.redaction import redact
 from launch.entrypoint import entrypoint
 from pipelines.config.overrides import arguments_of
 from pipelines.runs.catalogue import STAGES
@@ -254,7 +255,7 @@ def _submitted(client: JobSubmissionClient, command: str, seconds: float = 60.0)
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{redact(text)}\n")
     sys.stderr.flush()
 
 
@@ -270,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return submit(options.pipeline, options.address, arguments_of(options.overrides), options.python)
     except KeyboardInterrupt:
         return 130
-    except (UserError, OSError) as error:
+    except Exception as error:
         return tell(error)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -73,7 +74,7 @@ def clear_errors(begun: bool = False) -> Iterator[None]:
             name, point, status = interruption.described(error)
             _show(f"\ninterrupted by {name}. Run the same command again to continue {point}:\n  {same_command()}")
         sys.exit(status)
-    except (UserError, OSError) as error:
+    except Exception as error:
         status = tell(error)
         sys.exit(1 if begun else status)
 
@@ -92,14 +93,16 @@ def same_command() -> str:
     return shlex.join([*given[:start], *kept])
 
 
-def tell(error: UserError | OSError) -> int:
-    """Show an error a user can mend as one message; its exit status. What is a defect of ours is raised again."""
-    mendable = error if isinstance(error, UserError) else machine_fault(error)
-    if mendable is None or mendable.is_defect:
-        raise error
+def tell(error: Exception) -> int:
+    """Show an error; its exit status. One that a user can mend is one message; a defect of ours has its traceback, in
+    which keys are hidden as well."""
+    found = machine_fault(error) if isinstance(error, OSError) and not isinstance(error, UserError) else error
+    if not isinstance(found, UserError) or found.is_defect:
+        _show("".join(traceback.format_exception(error)).rstrip())
+        return 1
     logging.getLogger(__name__).debug("ended by", exc_info=True)
-    _show(f"error: {mendable}")
-    return mendable.exit_status
+    _show(f"error: {found}")
+    return found.exit_status
 
 
 def _show(message: str) -> None:

@@ -162,6 +162,16 @@ def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_defects_traceback_shows_no_key(tmp_path: Path) -> None:
+    body = "raise RuntimeError('GET http://me:secret-word@host/?token=key-number-7 with ' + os.environ['MY_API_KEY'])"
+    done = command(tmp_path, body, MY_API_KEY="sk-3141592653")
+    assert done.returncode == 1
+    assert "RuntimeError: GET http://***@host/?token=*** with ***" in done.stderr
+    for secret in ("secret-word", "key-number-7", "sk-3141592653"):
+        assert secret not in done.stderr + done.stdout
+
+
+@pytest.mark.slow
 def test_an_unknown_setting_is_refused_before_the_stage(tmp_path: Path) -> None:
     done = command(tmp_path, "pass", "rl.stepz=3")
     assert done.returncode == 2
