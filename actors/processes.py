@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +95,24 @@ def kill(members: Sequence[tuple[int, int]]) -> list[int]:
             process.kill()
             killed.append(process.pid)
     return killed
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """From now on this process, which another has started by multiprocessing, ends when that one has; others do not.
+
+    Ray ends what a dead actor had started, but not where Ray itself has ended, as after the death of a driver with a
+    cluster of its own: an engine that stayed would hold its device's memory for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="end-with-parent", daemon=True).start()
 
 
 def kill_if_here(processes: Processes) -> bool:

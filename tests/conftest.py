@@ -47,8 +47,10 @@ def cluster() -> None:
     """A Ray cluster, the same for all files of a test worker: two cores, and eight devices that are only counted."""
     import ray
 
+    from pipelines.job.connection import start_own
+
     if not ray.is_initialized():
-        ray.init(address="local", num_cpus=2, num_gpus=8, include_dashboard=False, log_to_driver=False)
+        start_own(600.0, num_cpus=2, num_gpus=8)
 
 
 def pytest_sessionfinish() -> None:

@@ -25,6 +25,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from actors import memory
 from actors.logs import answer_with_stacks
 from actors.messages import ChannelTerms, TensorEntry, WeightUpdate
+from actors.processes import end_with_parent
 from actors.rendezvous import join_store
 from actors.weights.channel import WeightChannel
 from actors.weights.checksums import combined_checksum, tensor_checksum
@@ -166,7 +167,9 @@ class WeightReplacement:
 
 
 def register() -> None:
-    """Make the backend known to vLLM; called in every engine process, harmless when called again."""
+    """Make the backend known to vLLM, and the process end with its actor; called in every process of vLLM's, in some
+    more than once."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, VerifiedWeightEngine)
     answer_with_stacks()
+    end_with_parent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -12,15 +13,20 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import psutil
 
 from actors.causes import one_line
 from actors.errors import UserError
 
+log = logging.getLogger(__name__)
 # A unix socket's path has 108 bytes, of which the last is 0.
 _LONGEST_SOCKET = 107
 # What Ray and vLLM add to their folder of temporary files, at its longest.
 _RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 _ENGINE_SOCKET = "00000000-0000-0000-0000-000000000000"
+_SLOW = "timed out during startup"
 _PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 
 
@@ -88,16 +94,7 @@ def connect(setting: str | None, seconds: float) -> None:
     address = address_of(setting, os.environ)
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # A cluster of our own, for this process alone: no dashboard, no port that others could reach.
-        try:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            # Ray has no class of its own for a node that did not start within its fixed half minute.
-            raise ClusterUnreachable(
-                f"a Ray cluster of this run's own did not start: {one_line(str(error))} Its logs are in "
-                f"{os.environ.get('RAY_TMPDIR') or '/tmp'}/ray/session_latest/logs. Run the same command again when "
-                "the machine is less busy, or name a cluster that stands (cluster.address)"
-            ) from error
+        start_own(seconds)
         return
     found = running_here(address) if address.text == "auto" else address.text
     address = Address(found, address.origin)
@@ -106,6 +103,40 @@ def connect(setting: str | None, seconds: float) -> None:
         ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise address.unusable(one_line(str(error))) from error
+
+
+def start_own(seconds: float, **options: Any) -> None:
+    """Start a cluster for this process alone: no dashboard, no port that others could reach.
+
+    On a busy machine a node needs longer than the half minute that Ray gives it, and then another is begun, as long as
+    ``seconds`` are not over.
+
+    Raises:
+        ClusterUnreachable: it does not start.
+
+    """
+    import ray
+
+    deadline = time.monotonic() + seconds
+    settings: Any = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR, **options}
+    while True:
+        there = set(psutil.Process().children(recursive=True))
+        try:
+            ray.init(address="local", **settings)
+            return
+        except Exception as error:
+            # Ray has no class of its own for this, and leaves the processes of the half node.
+            for process in set(psutil.Process().children(recursive=True)) - there:
+                with contextlib.suppress(psutil.Error):
+                    if "/ray/" in " ".join(process.cmdline()):
+                        process.kill()
+            if _SLOW not in str(error) or time.monotonic() > deadline:
+                raise ClusterUnreachable(
+                    f"a Ray cluster of this run's own did not start: {one_line(str(error))} Its logs are in "
+                    f"{os.environ.get('RAY_TMPDIR') or '/tmp'}/ray/session_latest/logs. Run the same command again "
+                    "when the machine is less busy, or name a cluster that stands (cluster.address)"
+                ) from error
+            log.warning("Ray's node did not start within its half minute, for the machine is busy: another is started")
 
 
 def refuse_long(folder: str, adds: str, variable: str) -> None:

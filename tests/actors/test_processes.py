@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from actors.processes import kill, started
+from actors.processes import end_with_parent, kill, started
 
 
 @pytest.mark.slow
@@ -31,3 +35,38 @@ def test_a_process_is_killed_with_its_children_and_one_of_another_moment_is_not(
     with pytest.raises(OSError, match=str(parent.pid)):
         started(parent.pid)
     assert kill([(parent.pid, moment)]) == []
+
+
+def wait_for_ever(started: str) -> None:
+    end_with_parent()
+    Path(started).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def start_one(started: str) -> None:
+    multiprocessing.get_context("spawn").Process(target=wait_for_ever, args=(started,)).start()
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_what_a_process_has_started_ends_with_it(tmp_path: Path) -> None:
+    """Nobody tells it: its parent is killed, as an actor whose Ray has ended."""
+    file = tmp_path / "started"
+    parent = multiprocessing.get_context("spawn").Process(target=start_one, args=(str(file),))
+    parent.start()
+    try:
+        while not (file.exists() and file.read_text()):
+            assert parent.is_alive()
+            time.sleep(0.05)
+        child = psutil.Process(int(file.read_text()))
+        assert child.ppid() == parent.pid
+        parent.kill()
+        parent.join()
+        assert psutil.wait_procs([child], timeout=30)[1] == []
+    finally:
+        parent.kill()
+
+
+def test_a_process_that_was_not_started_by_another_ends_with_nobody() -> None:
+    end_with_parent()
+    assert "end-with-parent" not in {thread.name for thread in threading.enumerate()}

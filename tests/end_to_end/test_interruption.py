@@ -19,6 +19,7 @@ import pytest
 from commands import SMALL, Runs, wait_until
 from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
 
+from actors.processes import is_engine
 from pipelines.data.order import batch_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
@@ -43,8 +44,13 @@ def test_killed_run_continues_and_no_prompt_is_missing_or_twice(runs: Runs) -> N
         "the third RL step",
     )
     assert process.poll() is None, process.communicate()
+    started = psutil.Process(process.pid).children(recursive=True)
+    engines = [each for each in started if is_engine(each)]
+    assert engines
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
+    # Also what Ray, whose processes ended with the driver, did not end.
+    assert left_behind(started) == []
     before = list(run.glob("checkpoints/rl/step-*"))
     assert before, "a checkpoint was written before the kill"
     # Of weights: they have no name in shared memory.

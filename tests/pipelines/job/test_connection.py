@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import ray
 
 from pipelines.job.connection import (
     Address,
@@ -125,13 +128,45 @@ def test_a_folder_too_long_for_a_socket_is_refused() -> None:
         refuse_long("/" + "t" * 36, "x" * 70, "TMPDIR")
 
 
-def test_a_cluster_of_its_own_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
+SLOW = "The current node timed out during startup. The GCS may have become overloaded."
 
-    def slow(**_: object) -> None:
-        raise Exception("The current node timed out during startup. The GCS may have become overloaded.")
 
+class Starting:
+    """Ray's ``init``, which leaves a process each time that it fails."""
+
+    def __init__(self, *errors: str) -> None:
+        self.errors = list(errors)
+        self.left: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, **_: object) -> None:
+        if self.errors:
+            code = "import time; time.sleep(600)"
+            self.left.append(subprocess.Popen([sys.executable, "-c", code, "site-packages/ray/raylet"]))
+            raise Exception(self.errors.pop(0))
+
+    def ended(self) -> list[int]:
+        return [process.wait(timeout=30) for process in self.left]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "errors"), [(0.0, [SLOW]), (600.0, ["No space left."])])
+def test_a_cluster_of_its_own_that_does_not_start_is_said(
+    seconds: float, errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = Starting(*errors)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "init", slow)
-    with pytest.raises(ClusterUnreachable, match=r"own did not start: The current node timed out .* less busy"):
-        connect(None, 1.0)
+    monkeypatch.setattr(ray, "init", starting)
+    with pytest.raises(ClusterUnreachable, match=rf"own did not start: {errors[0][:20]}.* less busy"):
+        connect(None, seconds)
+    assert starting.ended() == [-9]
+
+
+def test_a_node_that_is_slow_to_start_has_another_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    starting = Starting(SLOW, SLOW)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", starting)
+    connect(None, 600.0)
+    assert starting.ended() == [-9, -9]
+    assert caplog.text.count("another is started") == 2
