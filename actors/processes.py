@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,11 @@ import psutil
 
 _KILL_SECONDS = 20.0
 """For a node to kill processes; one that does not answer has lost them, or will be found lost."""
+
+
+def titled(title: str) -> Callable[[psutil.Process], bool]:
+    """Whether a process has this in its command line, as those that Ray gives its actors."""
+    return lambda process: title in " ".join(process.cmdline())
 
 
 def is_engine(process: psutil.Process) -> bool:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from actors.processes import is_engine_core
+from actors.processes import is_engine_core, titled
 from pipelines.faults.draws import DrawnFault
-
-
-def _titled(title: str) -> Callable[[psutil.Process], bool]:
-    return lambda process: title in " ".join(process.cmdline())
-
 
 # Part -> the log that its process writes to, and whether a process is it.
 _FOUND_BY = {
     "engine core": ("rollout-{}.log", is_engine_core),
-    "rollout worker": ("rollout-{}.log", _titled("ray::RolloutWorker")),
-    "verifier": ("verifier.log", _titled("ray::RewardVerifier")),
-    "learner rank": ("learner-{}.log", _titled("ray::Learner")),
+    "rollout worker": ("rollout-{}.log", titled("ray::RolloutWorker")),
+    "verifier": ("verifier.log", titled("ray::RewardVerifier")),
+    "learner rank": ("learner-{}.log", titled("ray::Learner")),
 }
 _SHARED_MEMORY = Path("/dev/shm")
 _ENDING_SECONDS = 30.0

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import SMALL, Runs, wait_until
 
-from actors.processes import is_engine_core
+from actors.processes import is_engine_core, titled
 from pipelines.data.order import batch_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
@@ -29,10 +29,6 @@ def trained_prompts(run: Path) -> dict[int, Counter[str]]:
         for row in pq.read_table(file).to_pylist():
             history.setdefault(row["step"], Counter())[f"{row['pair_id']}/{row['order']}"] += 1
     return history
-
-
-def titled(title: str) -> Callable[[psutil.Process], bool]:
-    return lambda process: title in " ".join(process.cmdline())
 
 
 def find(process: subprocess.Popen[str], is_it: Callable[[psutil.Process], bool]) -> psutil.Process:

@@ -28,7 +28,7 @@ import pytest
 from commands import Runs, wait_until
 from replicas import health, unfinished
 
-from actors.processes import is_engine_core
+from actors.processes import is_engine_core, titled
 from pipelines.data.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -42,8 +42,7 @@ AT_ONCE = 6
 """Requests in flight while something is killed."""
 
 
-def is_replica(process: psutil.Process) -> bool:
-    return "ServeReplica:judge" in " ".join(process.cmdline())
+is_replica = titled("ServeReplica:judge")
 
 
 @dataclass
