@@ -15,12 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.config import OPEN, Config, ConfigError, known_keys, nearest, typed
+from pipelines.config.arithmetic import cpu_dtype
 from pipelines.config.overrides import as_typed, quoted
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # In YAML: ${folder_or:models/here,owner/name} is the folder where it is there, and otherwise the name on the hub.
 OmegaConf.register_new_resolver("folder_or", lambda folder, name: folder if Path(folder).is_dir() else name)
+# ${cpu_dtype:bfloat16} is bfloat16 where this machine's processor computes in it, and otherwise float32.
+OmegaConf.register_new_resolver("cpu_dtype", cpu_dtype)
 
 
 def load_config(overrides: list[str], data_file: Path | None = None) -> Config:

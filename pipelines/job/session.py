@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import shutil
 import signal
 import threading
@@ -29,6 +30,7 @@ from actors.verifier.actor import RewardVerifier
 from actors.verifier.revived import RevivedVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
+from pipelines.config.arithmetic import slow_dtype
 from pipelines.job.belonging import environment, reserved
 from pipelines.job.connection import connect
 from pipelines.job.learners import LearnerRanks
@@ -42,6 +44,8 @@ from pipelines.job.watch import Watch
 from pipelines.planning.shape import refuse_unsplittable, shape_if_known
 from pipelines.runs import interruption
 from pipelines.runs.folder import RunDirectory
+
+log = logging.getLogger(__name__)
 
 # For engines to end their processes when the session ends; those that do not are killed.
 _STOP_SECONDS = 10.0
@@ -117,7 +121,15 @@ class Session:
         if self._placement is None:
             self.connect()
             self._placement = reserved(self.config, self.run)
+            self._warn_of_slow_types()
         return self._placement
+
+    def _warn_of_slow_types(self) -> None:
+        if self.config.cluster.device != "cpu":
+            return
+        for key, part in (("rollout.dtype", self.config.rollout), ("learner.dtype", self.config.learner)):
+            if said := slow_dtype(key, part):
+                log.warning(said)
 
     def _start(
         self, kind: type, role: str, member: int, name: str, *arguments: Any, log: str, threads: int = 0, calls: int = 0

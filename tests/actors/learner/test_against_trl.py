@@ -142,6 +142,8 @@ def test_the_same_objective_is_the_same_number(learner: Learner, models: tuple[s
     ]
     ours = policy(learner, items, policy_settings(config, config.algorithm))
     loss, norm = their_loss(models, items, kind, arguments)
-    assert ours["loss"] == pytest.approx(loss, rel=1e-6, abs=1e-6)
-    assert ours["grad_norm"] == pytest.approx(norm, rel=1e-5, abs=1e-6)
+    # In float32, and of rows that the two pad differently: kernels add up in orders that differ by processor, and old
+    # policies far from the new make factors of their differences. 1e-5 was seen on one with AVX2.
+    assert ours["loss"] == pytest.approx(loss, rel=5e-5, abs=1e-6)
+    assert ours["grad_norm"] == pytest.approx(norm, rel=5e-5, abs=1e-6)
     assert 0 < ours["clip_fraction"] < 1

@@ -14,6 +14,7 @@ from commands import wait_until
 from rollout_actors import UPDATE, RankWithoutModel, StreamingWorker, workers
 
 from actors.deadlines import ActorFailed, NamedActor, get
+from pipelines.config import arithmetic
 from pipelines.config.compose import load_config
 from pipelines.job import learners
 from pipelines.job import session as module
@@ -53,6 +54,19 @@ def has_ended(actor: NamedActor) -> bool:
     except GetTimeoutError:
         return False
     raise AssertionError
+
+
+def test_a_type_that_the_processor_lacks_is_warned_of_once(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(arithmetic, "computes_in", lambda dtype: dtype == "float32")
+    session.config.rollout.dtype = "bfloat16"
+    with session:
+        session.rollouts("model")
+        session.learners()
+    warned = [record.getMessage() for record in caplog.records if record.name == module.__name__]
+    assert len(warned) == 1
+    assert "set rollout.dtype=float32" in warned[0]
 
 
 def test_parts_start_when_they_are_asked_for_and_once(session: Session) -> None:
