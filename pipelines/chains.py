@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import write_text
-from pipelines.chain_generation.betrayal import BetrayalLint
+from pipelines.chain_generation.betrayal import RATED_ALONE, BetrayalLint
 from pipelines.chain_generation.card import card_data
 from pipelines.chain_generation.collection import Collection, Round, chain_row, refused_row
 from pipelines.chain_generation.dispatch import Asked, Dispatcher
@@ -31,6 +31,7 @@ from pipelines.chain_generation.requests import FIRST_PASS, Answer, Request, bui
 from pipelines.chain_generation.selection import examine, flawed_attempt
 from pipelines.chain_generation.teachers import NamedTeacher, TeacherClient, teachers_of
 from pipelines.config import Config
+from pipelines.data.modes import trained_modes
 from pipelines.data.schema import DataError
 from pipelines.reporting.cards import render_card
 from pipelines.reporting.console import Console, percent
@@ -55,14 +56,21 @@ class ChainWriter:
         self.journal = journal
         self.budget = Budget(config.chains.budget_tokens, config.chains.budget_cost, journal.tokens, journal.cost)
         self.teachers = teachers_of(config)
-        self.hint = load_hint(config.chains.hint)
-        lint = BetrayalLint(self.hint, config.chains.hint_words, config.chains.betrayals)
+        self.hints = {mode: load_hint(config.chains.hint, mode) for mode in trained_modes(config.data.modes)}
+        lints = {
+            mode: BetrayalLint(
+                hint,
+                config.chains.hint_words,
+                [*config.chains.betrayals, *(RATED_ALONE if mode == "pointwise" else ())],
+            )
+            for mode, hint in self.hints.items()
+        }
         questions = questions_of(config, run)
         console.note(questions.describe())
         self._opened = AsyncExitStack()
         self._client: tuple[NamedTeacher, TeacherClient] | None = None
         self.collection = Collection(
-            questions, lambda question, answer: examine(question, answer, config.chains.filters, lint)
+            questions, lambda question, answer: examine(question, answer, config.chains.filters, lints[question.mode])
         )
 
     async def write(self) -> None:
@@ -95,8 +103,8 @@ class ChainWriter:
         """What is asked about a question in a round: the question itself, or what went wrong with a hint."""
         messages = question.messages
         if number != FIRST_PASS:
-            attempt = flawed_attempt(self.collection.candidates[question.uid])
-            messages = self.hint.messages(messages, attempt, question.label)
+            attempt = flawed_attempt(self.collection.examined(question))
+            messages = self.hints[question.mode].messages(messages, attempt, self.collection.told(question))
         return [
             build_request(teacher.settings, messages, question.uid, number, sample, self.config.seed)
             for sample in range(self.config.chains.samples)

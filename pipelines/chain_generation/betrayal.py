@@ -45,6 +45,12 @@ PHRASES: tuple[str, ...] = (
 "we are told that the train leaves at five" and "the flawed reasoning of Chatbot A" are how judges write. Words in a
 group, such as "notes", betray nothing where the judged texts speak of them too."""
 
+RATED_ALONE: tuple[str, ...] = (
+    r"the other (?:answer|response|reply|chatbot|one)\b",
+    r"(?:compared (?:to|with)|better than|worse than) (?:the other|another)\b",
+)
+"""Besides those, where one response is rated, and only the hint spoke of another."""
+
 
 class BetrayalLint:
     """Finds what a chain of the second pass gives away. Built once for a template and a list of phrases."""

@@ -31,7 +31,7 @@ _MEASURES: tuple[tuple[str, Callable[[TraceQuality], float | bool | None]], ...]
 def card_data(config: Config, collection: Collection, journal: Journal, folder: Path) -> dict[str, Any]:
     """Everything the card shows."""
     chains = collection.chains()
-    candidates = [(item, one) for item in collection.questions.items for one in collection.candidates[item.uid]]
+    candidates = [(item, one) for item in collection.questions.items for one in collection.examined(item)]
     first = [(item, one) for item, one in candidates if one.answer.round == FIRST_PASS]
     refused = [one for _, one in candidates if not one.kept]
     revised = {item.uid for item, one in candidates if one.answer.round != FIRST_PASS}
@@ -46,7 +46,7 @@ def card_data(config: Config, collection: Collection, journal: Journal, folder: 
         "questions": len(collection.questions.items),
         "unanswered": len(collection.unanswered),
         "kept": len(chains),
-        "first_pass_accuracy": _mean(one.verdict == item.label for item, one in first),
+        "first_pass_accuracy": _mean(collection.right(item, one) for item, one in first),
         "first_pass_kept": sum(one.answer.round == FIRST_PASS for one in kept),
         "revised": len(revised),
         "recovered": sum(one.answer.round != FIRST_PASS for one in kept),
@@ -64,8 +64,13 @@ def card_data(config: Config, collection: Collection, journal: Journal, folder: 
         "summary": summary,
         "rounds": [_round_row(round_, candidates, collection) for round_ in collection.rounds],
         "by": {
-            name: _groups(first, kept_uids={item.uid for item, _ in chains}, key=key)
-            for name, key in (("domain", lambda item: item.pair.domain), ("source", lambda item: item.pair.source))
+            name: _groups(first, {item.uid for item, _ in chains}, key, collection)
+            for name, key in (
+                ("domain", lambda item: item.pair.domain),
+                ("source", lambda item: item.pair.source),
+                ("mode", lambda item: item.mode),
+            )
+            if name != "mode" or len({key(item) for item in collection.questions.items}) > 1
         },
         "refused": _refused_rows(refused),
         "quality": [
@@ -101,7 +106,7 @@ def _round_row(round_: Any, candidates: Sequence[tuple[Any, Candidate]], collect
         "temperature": settings.temperature,
         "requests": round_.requests,
         "answers": len(answers),
-        "right": _mean(one.verdict == item.label for item, one in examined),
+        "right": _mean(collection.right(item, one) for item, one in examined),
         "kept": _mean(one.kept for _, one in examined),
         "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
         "completion_tokens": sum(answer.completion_tokens for answer in answers),
@@ -114,12 +119,12 @@ def _round_row(round_: Any, candidates: Sequence[tuple[Any, Candidate]], collect
 
 
 def _groups(
-    first: Sequence[tuple[Any, Candidate]], kept_uids: set[str], key: Callable[[Any], str]
+    first: Sequence[tuple[Any, Candidate]], kept_uids: set[str], key: Callable[[Any], str], collection: Collection
 ) -> list[dict[str, Any]]:
     rows = []
     for name in sorted({key(item) for item, _ in first}):
         asked = {item.uid for item, _ in first if key(item) == name}
-        right = _mean(one.verdict == item.label for item, one in first if key(item) == name)
+        right = _mean(collection.right(item, one) for item, one in first if key(item) == name)
         rows.append(
             {"name": name, "questions": len(asked), "right": right, "kept": len(asked & kept_uids) / len(asked)}
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from actors.messages import Side
+from actors.messages import JudgeMode, Side
 from actors.verifier.trace import Judgment, parse, read_verdict
 from pipelines.evaluation.quotes import quotes
 
@@ -70,18 +70,28 @@ class TraceQuality:
         return sum(values) / len(values) if values else 1.0
 
 
-def measure(text: str, judged: Mapping[Side, str]) -> TraceQuality:
-    """Measure a trace. ``judged`` is what a quote of either side may stem from: the response, or more of the prompt."""
-    judgment = parse(text)
+def measure(
+    text: str, quoted_from: Mapping[Side, str], *, judged: JudgeMode = "pairwise", responses: int = 2
+) -> TraceQuality:
+    """Measure a trace.
+
+    Args:
+        text: the trace.
+        quoted_from: what a quote of each side may stem from: the response, or more of the prompt.
+        judged: the mode it was asked in.
+        responses: how many were to be judged.
+
+    """
+    judgment = parse(text, judged, responses)
     evaluation = judgment.evaluation or ""
-    quoted = [(side, quote) for side in judged for quote in quotes(text, side)]
+    quoted = [(side, quote) for side in quoted_from for quote in quotes(text, side)]
     # A quote that is repeated is looked for once.
-    there = {(side, quote): quote_found(quote, judged[side]) for side, quote in dict.fromkeys(quoted)}
+    there = {(side, quote): quote_found(quote, quoted_from[side]) for side, quote in dict.fromkeys(quoted)}
     found = [there[item] for item in quoted]
     weights = weights_sum(judgment)
     names = criteria(judgment)
     # "Total cost: A says 12, B says 15" in the check of a solution is no tally of the judge's.
-    tally = None if judgment.rubric is None else tallied(evaluation)
+    tally = None if judgment.rubric is None or judged != "pairwise" else tallied(evaluation)
     verdict = read_verdict(text, "strict").side
     return TraceQuality(
         well_formed=not judgment.problems,

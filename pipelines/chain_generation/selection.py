@@ -13,6 +13,9 @@ from pipelines.chain_generation.questions import Question
 from pipelines.chain_generation.requests import FIRST_PASS, Answer
 from pipelines.config import ChainFilters
 
+RATED_WRONG = "rated against the label"
+"""Why both ratings of a pair are refused: the better response has not the higher one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -20,10 +23,12 @@ class Candidate:
 
     answer: Answer
     verdict: Side | None
+    """Which response it puts first; None where it rates one."""
     quality: TraceQuality
     cause: str | None
     """Why it is refused, short and countable; None: it may be kept."""
     detail: str = ""
+    rating: int | None = None
 
     @property
     def kept(self) -> bool:
@@ -32,16 +37,20 @@ class Candidate:
 
 
 def examine(question: Question, answer: Answer, filters: ChainFilters, lint: BetrayalLint) -> Candidate:
-    """Read an answer, measure it, and find the first reason to refuse it."""
+    """Read an answer, measure it, and find the first reason to refuse it.
+
+    A rating is right or wrong only beside that of the pair's other response, which the collection compares.
+    """
     text = answer.chain
-    verdict = read_verdict(text, "strict", truncated=answer.finish_reason == "length")
-    quality = measure(text, question.judged)
+    cut = answer.finish_reason == "length"
+    verdict = read_verdict(text, "strict", truncated=cut, judged=question.mode, responses=question.responses)
+    quality = measure(text, question.judged, judged=question.mode, responses=question.responses)
     cause, detail = None, ""
-    if answer.finish_reason == "length":
+    if cut:
         cause = "cut at the token limit"
-    elif verdict.side is None:
-        cause, detail = "no verdict", (verdict.cause or "").replace("_", " ")
-    elif verdict.side != question.label:
+    elif verdict.cause is not None:
+        cause, detail = "no verdict", verdict.cause.replace("_", " ")
+    elif question.mode != "pointwise" and verdict.side != question.label:
         cause = "wrong verdict"
     elif filters.well_formed and not quality.well_formed:
         cause, detail = "not well formed", "; ".join(quality.problems)
@@ -49,7 +58,7 @@ def examine(question: Question, answer: Answer, filters: ChainFilters, lint: Bet
         cause, detail = "betrays the hint", found
     else:
         cause, detail = _filtered(quality, filters)
-    return Candidate(answer, verdict.side, quality, cause, detail)
+    return Candidate(answer, verdict.side, quality, cause, detail, verdict.rating)
 
 
 def _filtered(quality: TraceQuality, filters: ChainFilters) -> tuple[str | None, str]:
@@ -84,7 +93,7 @@ def flawed_attempt(candidates: Sequence[Candidate]) -> str:
     One that argues for the wrong side says most, one that was cut least, and of equals the latest. One that betrays the
     hint is never shown, because it would invite another.
     """
-    rank = {"wrong verdict": 0, "cut at the token limit": 2}
+    rank = {"wrong verdict": 0, RATED_WRONG: 0, "cut at the token limit": 2}
     usable = [item for item in candidates if item.cause != "betrays the hint" and item.answer.text.strip()]
     if not usable:
         return "(nothing)"
