@@ -19,20 +19,20 @@ from actors.files import write_text
 from pipelines.chain_generation.betrayal import RATED_ALONE, BetrayalLint
 from pipelines.chain_generation.card import card_data
 from pipelines.chain_generation.collection import Collection, Round, chain_row, refused_row
-from pipelines.chain_generation.dispatch import Asked, Dispatcher
-from pipelines.chain_generation.endpoint import Endpoint
-from pipelines.chain_generation.failures import Failure
 from pipelines.chain_generation.hints import load_hint
-from pipelines.chain_generation.journal import Journal, set_aside
-from pipelines.chain_generation.limits import Budget
 from pipelines.chain_generation.local import LocalTeacher
 from pipelines.chain_generation.questions import Question, questions_of
-from pipelines.chain_generation.requests import FIRST_PASS, Answer, Request, build_request
 from pipelines.chain_generation.selection import examine, flawed_attempt
-from pipelines.chain_generation.teachers import NamedTeacher, TeacherClient, teachers_of
 from pipelines.config import Config
 from pipelines.data.modes import trained_modes
 from pipelines.data.schema import DataError
+from pipelines.endpoints.dispatch import Asked, Dispatcher
+from pipelines.endpoints.endpoint import Endpoint
+from pipelines.endpoints.failures import Failure
+from pipelines.endpoints.journal import Journal, set_aside
+from pipelines.endpoints.limits import Budget
+from pipelines.endpoints.requests import FIRST_PASS, Answer, Request, build_request
+from pipelines.endpoints.teachers import NamedTeacher, TeacherClient, teachers_of
 from pipelines.reporting.cards import render_card
 from pipelines.reporting.console import Console, percent
 from pipelines.runs.command_line import main

@@ -11,11 +11,11 @@ from typing import Any
 
 from actors.files import sha256_file
 from pipelines.chain_generation.collection import Collection
-from pipelines.chain_generation.journal import Journal
 from pipelines.chain_generation.quality import TraceQuality
-from pipelines.chain_generation.requests import FIRST_PASS
 from pipelines.chain_generation.selection import Candidate
 from pipelines.config import Config
+from pipelines.endpoints.journal import Journal
+from pipelines.endpoints.requests import FIRST_PASS
 from pipelines.reporting.cards import histogram
 
 _MEASURES: tuple[tuple[str, Callable[[TraceQuality], float | bool | None]], ...] = (

@@ -13,11 +13,11 @@ from itertools import product
 from typing import Any
 
 from actors.verifier.trace import HIGHEST, LOWEST
-from pipelines.chain_generation.dispatch import Asked
 from pipelines.chain_generation.questions import Question, Questions
-from pipelines.chain_generation.requests import Answer, Request
 from pipelines.chain_generation.selection import RATED_WRONG, Candidate, best
-from pipelines.chain_generation.teachers import NamedTeacher
+from pipelines.endpoints.dispatch import Asked
+from pipelines.endpoints.requests import Answer, Request
+from pipelines.endpoints.teachers import NamedTeacher
 
 
 @dataclass(frozen=True, slots=True)

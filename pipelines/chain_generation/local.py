@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Self
 
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
-from pipelines.chain_generation.answers import Completion
-from pipelines.chain_generation.failures import AttemptFailed
-from pipelines.chain_generation.requests import Request
-from pipelines.chain_generation.teachers import NamedTeacher
 from pipelines.config import Config
 from pipelines.data.prompts import encode
+from pipelines.endpoints.answers import Completion
+from pipelines.endpoints.failures import AttemptFailed
+from pipelines.endpoints.requests import Request
+from pipelines.endpoints.teachers import NamedTeacher
 from pipelines.job.session import Session
 from pipelines.runs.folder import RunDirectory
 from pipelines.stages.inputs import load_tokenizer

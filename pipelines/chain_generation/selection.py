@@ -10,8 +10,8 @@ from actors.verifier.trace import read_verdict
 from pipelines.chain_generation.betrayal import BetrayalLint
 from pipelines.chain_generation.quality import TraceQuality, measure
 from pipelines.chain_generation.questions import Question
-from pipelines.chain_generation.requests import FIRST_PASS, Answer
 from pipelines.config import ChainFilters
+from pipelines.endpoints.requests import FIRST_PASS, Answer
 
 RATED_WRONG = "rated against the label"
 """Why both ratings of a pair are refused: the better response has not the higher one."""

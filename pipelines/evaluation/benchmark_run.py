@@ -23,11 +23,11 @@ from actors.files import write_text
 from actors.messages import JudgeMode, Sampling
 from actors.verifier.trace import VerdictMode
 from pipelines.benchmarks.benchmark import Benchmark, Comparison, find, names
-from pipelines.chain_generation.journal import Journal, set_aside
 from pipelines.config import Config
 from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
+from pipelines.endpoints.journal import Journal, set_aside
 from pipelines.evaluation.endpoint_judge import endpoint_facts, endpoint_of, is_endpoint, judge_by_endpoint
 from pipelines.evaluation.judging import Judgment, judge, pending, plan, plan_modes
 from pipelines.evaluation.log import JudgmentLog

@@ -1,6 +1,6 @@
 """Judging through an OpenAI-compatible endpoint: the judgments that engines would write, asked for as chains are.
 
-Limits, repeated attempts, the budget and the journal are those of :mod:`pipelines.chain_generation`. What an endpoint
+Limits, repeated attempts, the budget and the journal are those of :mod:`pipelines.endpoints`. What an endpoint
 answered is in ``journal.jsonl`` before it is read, so an interrupted evaluation never pays twice.
 """
 
@@ -15,15 +15,15 @@ from typing import Any
 from actors.messages import JudgeMode
 from actors.redaction import redact
 from actors.verifier.trace import VerdictMode
-from pipelines.chain_generation.dispatch import Asked, Dispatcher
-from pipelines.chain_generation.endpoint import Endpoint
-from pipelines.chain_generation.failures import Failure
-from pipelines.chain_generation.journal import Journal
-from pipelines.chain_generation.limits import Budget
-from pipelines.chain_generation.requests import FIRST_PASS, Answer, Request, build_request
-from pipelines.chain_generation.teachers import NamedTeacher
 from pipelines.config import Config
 from pipelines.data.prompts import PromptTemplate
+from pipelines.endpoints.dispatch import Asked, Dispatcher
+from pipelines.endpoints.endpoint import Endpoint
+from pipelines.endpoints.failures import Failure
+from pipelines.endpoints.journal import Journal
+from pipelines.endpoints.limits import Budget
+from pipelines.endpoints.requests import FIRST_PASS, Answer, Request, build_request
+from pipelines.endpoints.teachers import NamedTeacher
 from pipelines.evaluation.judging import Judgment, not_judged, read
 from pipelines.evaluation.log import JudgmentLog
 from pipelines.loop.rollouts import EvaluationFailed

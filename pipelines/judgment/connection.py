@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from actors.errors import UserError
 from actors.redaction import KeyRefused, redact, remember
-from pipelines.chain_generation.endpoint import why_not_opened
 from pipelines.config import ConfigError
 from pipelines.data.schema import DataError
+from pipelines.endpoints.endpoint import why_not_opened
 from pipelines.judgment.modes import ModeUnsupported
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import Any
 
 from teacher_server import MODEL, Reply, Script, TeacherServer, sent_text
 
-from pipelines.chain_generation.dispatch import Asked, Dispatcher
-from pipelines.chain_generation.endpoint import Endpoint
-from pipelines.chain_generation.journal import Journal
-from pipelines.chain_generation.limits import Budget
-from pipelines.chain_generation.requests import Request, build_request
-from pipelines.chain_generation.teachers import NamedTeacher
 from pipelines.config import Teacher
+from pipelines.endpoints.dispatch import Asked, Dispatcher
+from pipelines.endpoints.endpoint import Endpoint
+from pipelines.endpoints.journal import Journal
+from pipelines.endpoints.limits import Budget
+from pipelines.endpoints.requests import Request, build_request
+from pipelines.endpoints.teachers import NamedTeacher
 
 # A second for a whole answer: long on a busy machine, short in a test that waits for it once.
 QUICK = Teacher(model=MODEL, max_tokens=100, backoff=0.001, timeout=1.0, concurrency=3, attempts=6, give_up_after=4)

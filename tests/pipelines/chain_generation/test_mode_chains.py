@@ -15,12 +15,9 @@ from actors.messages import Order
 from actors.verifier.trace import read_verdict
 from pipelines.chain_generation.betrayal import RATED_ALONE, BetrayalLint
 from pipelines.chain_generation.collection import Collection, Round
-from pipelines.chain_generation.dispatch import Asked
 from pipelines.chain_generation.hints import load_hint
 from pipelines.chain_generation.questions import Question, Questions
-from pipelines.chain_generation.requests import Answer, build_request
 from pipelines.chain_generation.selection import RATED_WRONG, examine, flawed_attempt
-from pipelines.chain_generation.teachers import teachers_of
 from pipelines.chains import command
 from pipelines.config import ChainFilters
 from pipelines.config.compose import load_config
@@ -29,6 +26,9 @@ from pipelines.data.modes import asked_of, assigned
 from pipelines.data.prompts import load_template
 from pipelines.data.schema import DataError, Message, PreferencePair, write_pairs
 from pipelines.data.tiny_modes import mode_chain
+from pipelines.endpoints.dispatch import Asked
+from pipelines.endpoints.requests import Answer, build_request
+from pipelines.endpoints.teachers import teachers_of
 from pipelines.runs.folder import RunDirectory
 
 PAIR = PreferencePair("p", "s", "Chat", (Message("user", "Name the capital."),), "Paris, on the Seine.", "Lyon.")

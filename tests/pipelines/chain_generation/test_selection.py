@@ -11,10 +11,10 @@ from actors.messages import Side
 from pipelines.chain_generation.betrayal import BetrayalLint
 from pipelines.chain_generation.hints import load_hint
 from pipelines.chain_generation.questions import Question
-from pipelines.chain_generation.requests import Answer
 from pipelines.chain_generation.selection import Candidate, best, examine, flawed_attempt
 from pipelines.config import ChainFilters
 from pipelines.data.schema import Message, PreferencePair
+from pipelines.endpoints.requests import Answer
 
 PAIR = PreferencePair(
     "p", "s", "Chat", (Message("user", "Name the capital."),), "Paris, on the Seine.", "Lyon, surely."

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from teacher_server import Reply, TeacherServer, sent_text
 
-from pipelines.chain_generation.failures import TeacherError
 from pipelines.config import ConfigError
 from pipelines.config.compose import load_config
 from pipelines.data.schema import write_pairs
 from pipelines.data.tiny_tasks import generate_items
+from pipelines.endpoints.failures import TeacherError
 from pipelines.evaluate import command
 from pipelines.loop.rollouts import EvaluationFailed
 

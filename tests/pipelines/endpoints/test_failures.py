@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipelines.chain_generation.failures import AttemptFailed, classify, retry_after, wait_before
+from pipelines.endpoints.failures import AttemptFailed, classify, retry_after, wait_before
 
 NOW = 1_700_000_000.0
 

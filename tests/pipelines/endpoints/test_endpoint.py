@@ -10,9 +10,9 @@ from asking import QUICK, ask
 from teacher_server import Reply
 
 from actors.redaction import KeyRefused
-from pipelines.chain_generation.endpoint import Endpoint
-from pipelines.chain_generation.failures import TeacherError
-from pipelines.chain_generation.teachers import NamedTeacher
+from pipelines.endpoints.endpoint import Endpoint
+from pipelines.endpoints.failures import TeacherError
+from pipelines.endpoints.teachers import NamedTeacher
 
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
 

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Self
 
 from actors.jsonl import JsonLines, lines_of, row_of
-from pipelines.chain_generation.answers import Completion, whole
-from pipelines.chain_generation.failures import AttemptFailed
-from pipelines.chain_generation.requests import Answer, Request
 from pipelines.data.schema import DataError
+from pipelines.endpoints.answers import Completion, whole
+from pipelines.endpoints.failures import AttemptFailed
+from pipelines.endpoints.requests import Answer, Request
 
 _TYPES = typing.get_type_hints(Answer)
 

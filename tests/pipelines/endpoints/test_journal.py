@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.chain_generation.journal import Journal, set_aside
-from pipelines.chain_generation.requests import Answer
 from pipelines.data.schema import DataError
+from pipelines.endpoints.journal import Journal, set_aside
+from pipelines.endpoints.requests import Answer
 
 ANSWER = Answer("k0", "p/chosen_first", 0, 0, "a\u2028b\n\U0001f600", "stop", "m", 10, 5, False, 0.25, 1.5, 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.chain_generation.limits import Budget, RateLimit
+from pipelines.endpoints.limits import Budget, RateLimit
 
 
 class Clock:

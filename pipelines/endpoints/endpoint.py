@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from actors.redaction import read_key, redact, remember
-from pipelines.chain_generation.answers import Completion, Response
-from pipelines.chain_generation.failures import TeacherError, classify, one_line
-from pipelines.chain_generation.requests import Request
-from pipelines.chain_generation.teachers import NamedTeacher
+from pipelines.endpoints.answers import Completion, Response
+from pipelines.endpoints.failures import TeacherError, classify, one_line
+from pipelines.endpoints.requests import Request
+from pipelines.endpoints.teachers import NamedTeacher
 
 _DATED = re.compile(r"|[-@:]v?\d[\d.-]*|[-:]latest")
 """What may follow a model's name: nothing, a date, a version."""
@@ -76,7 +76,7 @@ class Endpoint:
 
         Raises:
             TimeoutError: the whole answer was not there in time, however lively the connection.
-            AttemptFailed, openai.APIError: see :mod:`pipelines.chain_generation.failures`.
+            AttemptFailed, openai.APIError: see :mod:`pipelines.endpoints.failures`.
             TeacherError: the answer is another model's.
 
         """

@@ -13,14 +13,14 @@ import pytest
 from asking import QUICK, ask, echo, first_time, requests_for
 from teacher_server import MODEL, Reply, TeacherServer, sent_text
 
-from pipelines.chain_generation.dispatch import Asked, Dispatcher
-from pipelines.chain_generation.endpoint import Endpoint, same_model
-from pipelines.chain_generation.failures import TeacherError
-from pipelines.chain_generation.journal import Journal
-from pipelines.chain_generation.limits import Budget
-from pipelines.chain_generation.requests import build_request
-from pipelines.chain_generation.teachers import NamedTeacher
 from pipelines.config import Teacher
+from pipelines.endpoints.dispatch import Asked, Dispatcher
+from pipelines.endpoints.endpoint import Endpoint, same_model
+from pipelines.endpoints.failures import TeacherError
+from pipelines.endpoints.journal import Journal
+from pipelines.endpoints.limits import Budget
+from pipelines.endpoints.requests import build_request
+from pipelines.endpoints.teachers import NamedTeacher
 
 TROUBLE: dict[str, tuple[Reply, str]] = {
     "429": (Reply(status=429, headers={"Retry-After": "0.01"}), "rate limited"),

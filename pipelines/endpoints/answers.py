@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pipelines.chain_generation.failures import AttemptFailed, reported
 from pipelines.data.text import unicode_fault
+from pipelines.endpoints.failures import AttemptFailed, reported
 
 Part = Literal["message", "delta"]
 """What a choice holds: its whole message, or in a stream what is added to it."""

@@ -13,13 +13,13 @@ import pytest
 from asking import QUICK, ask, echo, first_time
 from teacher_server import MODEL, Reply
 
-from pipelines.chain_generation.answers import Completion, Response, whole
-from pipelines.chain_generation.dispatch import Asked
-from pipelines.chain_generation.endpoint import events
-from pipelines.chain_generation.failures import AttemptFailed, TeacherError
-from pipelines.chain_generation.journal import Journal
-from pipelines.chain_generation.limits import Budget
-from pipelines.chain_generation.requests import Answer
+from pipelines.endpoints.answers import Completion, Response, whole
+from pipelines.endpoints.dispatch import Asked
+from pipelines.endpoints.endpoint import events
+from pipelines.endpoints.failures import AttemptFailed, TeacherError
+from pipelines.endpoints.journal import Journal
+from pipelines.endpoints.limits import Budget
+from pipelines.endpoints.requests import Answer
 
 ONE = replace(QUICK, attempts=1)
 BOTH = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from pipelines.chain_generation.answers import Completion
-from pipelines.chain_generation.requests import Request
 from pipelines.config import Config, ConfigError, Teacher
+from pipelines.endpoints.answers import Completion
+from pipelines.endpoints.requests import Request
 
 
 class TeacherClient(Protocol):
-    """An open teacher. ``attempt`` raises what :func:`pipelines.chain_generation.failures.classify` knows."""
+    """An open teacher. ``attempt`` raises what :func:`pipelines.endpoints.failures.classify` knows."""
 
     async def __aenter__(self) -> Self: ...
 

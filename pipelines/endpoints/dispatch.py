@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from actors.redaction import redact
-from pipelines.chain_generation.answers import Completion, whole
-from pipelines.chain_generation.failures import Failure, TeacherError, classify, wait_before
-from pipelines.chain_generation.journal import Journal
-from pipelines.chain_generation.limits import Budget, RateLimit
-from pipelines.chain_generation.requests import TOKENS_PER_BYTE, Answer, Request, cost_of, estimated_tokens
-from pipelines.chain_generation.teachers import NamedTeacher, TeacherClient
+from pipelines.endpoints.answers import Completion, whole
+from pipelines.endpoints.failures import Failure, TeacherError, classify, wait_before
+from pipelines.endpoints.journal import Journal
+from pipelines.endpoints.limits import Budget, RateLimit
+from pipelines.endpoints.requests import TOKENS_PER_BYTE, Answer, Request, cost_of, estimated_tokens
+from pipelines.endpoints.teachers import NamedTeacher, TeacherClient
 
 
 @dataclass(slots=True)
