@@ -156,5 +156,7 @@ class Plan:
     """CUDA: what a device reads from its memory while it generates, in 10^12 bytes per second."""
     link: float = number(10.0, above=0)
     """What published weights pass at, in 10^9 bytes per second."""
+    host_link: float = number(25.0, above=0)
+    """CUDA: what passes between a device's memory and the machine's, in 10^9 bytes per second."""
     gpu_price: float = number(0.0, at_least=0)
     """Price of an hour of a GPU."""

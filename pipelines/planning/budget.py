@@ -72,6 +72,9 @@ class Budget:
     turns: dict[str, float]
     """On a device that an engine and a rank have in turn: ``generate``, ``learn``, ``publish``; empty where they have
     devices of their own."""
+    moved: float
+    """Between a device's memory and the machine's in a step of RL, where an engine and a rank have it in turn: what
+    each keeps leaves the device and comes back."""
 
 
 def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None = None) -> Budget:
@@ -105,10 +108,11 @@ def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None =
         for index, node in enumerate(nodes)
     ]
     turns = _turns(learner, engine, parked) if shared else {}
+    moved = 2 * (parked + engine.parts["weights"]) if shared else 0.0
     copies = 0.0
     if training and config.learner.peer_copy and not shares_devices(config):
         copies = _COPIES * checkpoint * max(node.count("learner") for node in nodes) / config.learner.ranks
-    return Budget(learner, engine, driver, max(taken), copies, publish, checkpoint, disk, nodes, turns)
+    return Budget(learner, engine, driver, max(taken), copies, publish, checkpoint, disk, nodes, turns, moved)
 
 
 def _turns(learner: LearnerMemory, engine: EngineMemory, kept: float) -> dict[str, float]:

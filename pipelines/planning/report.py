@@ -46,6 +46,7 @@ def plan_of(config: Config, shape: ModelShape) -> dict[str, Any]:
         "sequences_at_full_length": found.engine.sequences_at_full_length,
         "sequences_at_mean_length": int(found.engine.kv_tokens / _mean_length(config)),
         "turns_gib": {name: _gib(size) for name, size in found.turns.items()} or None,
+        "turn_seconds": round(_turn_seconds(config, found), 2),
         "driver_gib": _gib(found.driver),
         "node_gib": _gib(found.node),
         "copies_gib": _gib(found.copies),
@@ -110,8 +111,13 @@ def _work(config: Config, shape: ModelShape, found: Budget, stage: str) -> Stage
     written = traces * plan.response_share * config.model.max_response_tokens
     generate = written / (config.rollout.workers * _engine_rate(config, shape, found))
     together = max(generate, learn) if algorithm.max_staleness else generate + learn
-    seconds = steps * (together + found.publish / (plan.link * 1e9))
+    seconds = steps * (together + found.publish / (plan.link * 1e9) + _turn_seconds(config, found))
     return StageWork(steps, steps * traces * _mean_length(config), seconds)
+
+
+def _turn_seconds(config: Config, found: Budget) -> float:
+    """Of a step: for what leaves devices that are had in turn, and comes back."""
+    return found.moved / (config.plan.host_link * 1e9)
 
 
 def _engine_rate(config: Config, shape: ModelShape, found: Budget) -> float:
@@ -149,7 +155,17 @@ def table_of(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{plan['sequences_at_full_length']:,} sequences per engine at full length, "
             f"{plan['sequences_at_mean_length']:,} at the mean",
         ),
-        *((("device in turn", f"{_short(max(turns.values()))} GiB", parts(turns)),) if turns else ()),
+        *(
+            (
+                (
+                    "device in turn",
+                    f"{_short(max(turns.values()))} GiB",
+                    f"{parts(turns)}; {plan['turn_seconds']:,} s per step to move",
+                ),
+            )
+            if turns
+            else ()
+        ),
         ("driver", f"{_short(plan['driver_gib'])} GiB", f"fullest node {_short(plan['node_gib'])} GiB of host memory"),
         ("copies in memory", f"{_short(plan['copies_gib'])} GiB", "of the learners' state, on a node that has room"),
         ("publish", f"{_short(plan['publish_gib'])} GiB", f"{plan['publish_seconds']:,} s per step"),

@@ -188,7 +188,14 @@ def test_one_gpu_holds_an_engine_and_a_rank_in_turn() -> None:
     assert apart["placement"][0]["gpus"] == 2
     moved = found["node_gib"] - apart["node_gib"]
     assert moved == pytest.approx(kept + found["engine_parts"]["weights"], abs=1e-3)
-    assert all(found[name] == apart[name] for name in ("learner_peak_gib", "engine_gib", "kv_tokens", "hours"))
+    assert all(found[name] == apart[name] for name in ("learner_peak_gib", "engine_gib", "kv_tokens"))
+    # In each step of RL both leave the device and come back, at plan.host_link.
+    assert found["turn_seconds"] == pytest.approx(2 * moved * GIB / 25e9, abs=0.006)
+    assert apart["turn_seconds"] == 0
+    seconds = 3600 * (found["hours"] - apart["hours"])
+    assert seconds == pytest.approx(found["steps"] * 2 * moved * GIB / 25e9, abs=0.5)
+    faster = planned("recipe=qwen2_5_1_5b", "plan.host_link=50")
+    assert faster["turn_seconds"] == pytest.approx(found["turn_seconds"] / 2, abs=0.006)
 
 
 # Adapters and short rows: less to learn with than to publish.
