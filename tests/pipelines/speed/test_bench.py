@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.speed.__main__ import named, renew
 from pipelines.speed.logprobs import in_own_process
-from pipelines.speed.slots import Simulation
+from pipelines.speed.slots import BIMODAL, Lengths, Simulation
 
 
 def test_a_measure_taken_again_leaves_none_of_its_earlier_figures() -> None:
@@ -44,3 +44,15 @@ def test_simulated_engines_train_on_each_item_once_and_are_fuller_with_staleness
     assert [sorted(runs[0].trained[at : at + 16]) for at in range(0, 896, 16)] == [
         in_order[at : at + 16] for at in range(0, 896, 16)
     ]
+
+
+def test_simulated_traces_that_make_room_are_trained_on_once_and_written_whole() -> None:
+    """Also those of an engine that dies. On one engine, what is computed anew is all that a budget adds."""
+    for staleness in (0, 2):
+        run = Simulation(staleness, 56, engines=4, prompts=16, lengths=BIMODAL, budget=1024)
+        assert sorted(run.trained) == list(range(56 * 16))
+        assert 0 < run.share_in_use() <= 1
+    whole, portions = (Simulation(0, 20, 1, 1, Lengths(lambda rng: 2000.0, 2000.0), budget) for budget in (0, 1000))
+    # A second portion computes the first one anew: a fiftieth of 1,000 tokens, of 2,000 and the learning.
+    added = portions.seconds_per_step() - whole.seconds_per_step()
+    assert added == pytest.approx(20, abs=1)
