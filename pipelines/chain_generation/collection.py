@@ -67,7 +67,7 @@ class Collection:
             for one, two in product(better, worse)
             if one.kept and two.kept and (one.rating or 0) > (two.rating or 0)
         ]
-        return min(right, key=_least_wanted_last, default=None)
+        return min(right, key=_by_quality, default=None)
 
     def _both(self, question: Question) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
         """Candidates of both ratings of a pair, those of the better response first."""
@@ -160,7 +160,7 @@ class Collection:
         ]
 
 
-def _least_wanted_last(both: tuple[Candidate, Candidate]) -> tuple[float, list[tuple[int, int]]]:
+def _by_quality(both: tuple[Candidate, Candidate]) -> tuple[float, list[tuple[int, int]]]:
     return -sum(one.quality.score for one in both), [(one.answer.round, one.answer.sample) for one in both]
 
 
