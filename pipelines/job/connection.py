@@ -27,6 +27,8 @@ _LONGEST_SOCKET = 107
 _RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 _ENGINE_SOCKET = "00000000-0000-0000-0000-000000000000"
 _SLOW = "timed out during startup"
+_TRIES = 4
+"""At least, of a node that is slow to start: one takes as long as the whole `cluster.ready_timeout` of a laptop."""
 _PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 
 
@@ -108,8 +110,8 @@ def connect(setting: str | None, seconds: float) -> None:
 def start_own(seconds: float, **options: Any) -> None:
     """Start a cluster for this process alone: no dashboard, no port that others could reach.
 
-    On a busy machine a node needs longer than the half minute that Ray gives it, and then another is begun, as long as
-    ``seconds`` are not over.
+    On a busy machine a node needs longer than the half minute that Ray gives it, and then another is begun, a few times
+    in any case, and as long as ``seconds`` are not over.
 
     Raises:
         ClusterUnreachable: it does not start.
@@ -117,10 +119,11 @@ def start_own(seconds: float, **options: Any) -> None:
     """
     import ray
 
-    deadline = time.monotonic() + seconds
+    deadline, tries = time.monotonic() + seconds, 0
     settings: Any = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR, **options}
     while True:
         there = set(psutil.Process().children(recursive=True))
+        tries += 1
         try:
             ray.init(address="local", **settings)
             return
@@ -130,7 +133,7 @@ def start_own(seconds: float, **options: Any) -> None:
                 with contextlib.suppress(psutil.Error):
                     if "/ray/" in " ".join(process.cmdline()):
                         process.kill()
-            if _SLOW not in str(error) or time.monotonic() > deadline:
+            if _SLOW not in str(error) or (tries >= _TRIES and time.monotonic() > deadline):
                 raise ClusterUnreachable(
                     f"a Ray cluster of this run's own did not start: {one_line(str(error))} Its logs are in "
                     f"{os.environ.get('RAY_TMPDIR') or '/tmp'}/ray/session_latest/logs. Run the same command again "

@@ -149,7 +149,7 @@ class Starting:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seconds", "errors"), [(0.0, [SLOW]), (600.0, ["No space left."])])
+@pytest.mark.parametrize(("seconds", "errors"), [(0.0, [SLOW] * 4), (600.0, ["No space left."])])
 def test_a_cluster_of_its_own_that_does_not_start_is_said(
     seconds: float, errors: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,15 +158,17 @@ def test_a_cluster_of_its_own_that_does_not_start_is_said(
     monkeypatch.setattr(ray, "init", starting)
     with pytest.raises(ClusterUnreachable, match=rf"own did not start: {errors[0][:20]}.* less busy"):
         connect(None, seconds)
-    assert starting.ended() == [-9]
+    assert starting.ended() == [-9] * len(errors)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
 def test_a_node_that_is_slow_to_start_has_another_in_its_place(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float
 ) -> None:
+    """Also where one takes longer than a laptop's ``cluster.ready_timeout``."""
     starting = Starting(SLOW, SLOW)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", starting)
-    connect(None, 600.0)
+    connect(None, seconds)
     assert starting.ended() == [-9, -9]
     assert caplog.text.count("another is started") == 2
