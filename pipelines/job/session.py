@@ -127,9 +127,12 @@ class Session:
     def _warn_of_slow_types(self) -> None:
         if self.config.cluster.device != "cpu":
             return
-        for key, part in (("rollout.dtype", self.config.rollout), ("learner.dtype", self.config.learner)):
-            if said := slow_dtype(key, part):
-                log.warning(said)
+        rollout, learner = self.config.rollout, self.config.learner
+        said = [slow_dtype("rollout.dtype", rollout)]
+        if learner.ranks:  # A job that only judges has none, whatever their type would be.
+            said.append(slow_dtype("learner.dtype", learner))
+        for warning in filter(None, said):
+            log.warning(warning)
 
     def _start(
         self, kind: type, role: str, member: int, name: str, *arguments: Any, log: str, threads: int = 0, calls: int = 0

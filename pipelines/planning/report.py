@@ -143,6 +143,10 @@ def table_of(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         return (name, f"{work['steps']:,} steps", f"{work['tokens']:,.0f} tokens, {work['seconds'] / 3600:,.2f} hours")
 
     turns = plan["turns_gib"]
+    in_turn = []
+    if turns:
+        moving = f"{parts(turns)}; {plan['turn_seconds']:,} s per step to move"
+        in_turn = [("device in turn", f"{_short(max(turns.values()))} GiB", moving)]
     cost = "unknown" if plan["gpu_hours"] is None else f"{plan['gpu_hours']:,.1f} GPU hours"
     price = f"price {plan['price']:,.0f}" if plan["price"] else ""
     rows = [
@@ -155,17 +159,7 @@ def table_of(plan: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{plan['sequences_at_full_length']:,} sequences per engine at full length, "
             f"{plan['sequences_at_mean_length']:,} at the mean",
         ),
-        *(
-            (
-                (
-                    "device in turn",
-                    f"{_short(max(turns.values()))} GiB",
-                    f"{parts(turns)}; {plan['turn_seconds']:,} s per step to move",
-                ),
-            )
-            if turns
-            else ()
-        ),
+        *in_turn,
         ("driver", f"{_short(plan['driver_gib'])} GiB", f"fullest node {_short(plan['node_gib'])} GiB of host memory"),
         ("copies in memory", f"{_short(plan['copies_gib'])} GiB", "of the learners' state, on a node that has room"),
         ("publish", f"{_short(plan['publish_gib'])} GiB", f"{plan['publish_seconds']:,} s per step"),

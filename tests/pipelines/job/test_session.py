@@ -69,6 +69,16 @@ def test_a_type_that_the_processor_lacks_is_warned_of_once(
     assert "set rollout.dtype=float32" in warned[0]
 
 
+def test_the_learners_type_is_not_warned_of_where_there_are_none(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(arithmetic, "computes_in", lambda dtype: dtype == "float32")
+    session.config.learner.dtype, session.config.learner.ranks = "bfloat16", 0
+    with session:
+        session.rollouts("model")
+    assert [record for record in caplog.records if record.name == module.__name__] == []
+
+
 def test_parts_start_when_they_are_asked_for_and_once(session: Session) -> None:
     with session:
         assert logs(session) == set()
