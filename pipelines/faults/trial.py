@@ -90,7 +90,9 @@ class Trial:
             return self._run()
         finally:
             if self._driver is not None and self._driver.poll() is None:
-                self._driver.kill()
+                self.traces.look(self._driver.pid)
+                # With its whole group: what it is just starting writes to no log yet, and is not seen by its log.
+                os.killpg(self._driver.pid, signal.SIGKILL)
                 self._driver.wait()
                 self.traces.end()
 

@@ -6,6 +6,7 @@ python scripted_run.py run=NAME output_root=ROOT steps=20 [fails_at=5] [hangs_at
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,10 +17,10 @@ SECONDS = 0.1
 """Of a step."""
 
 
-WITH_PARENT = """
+# Told who started it: asked when it runs, that one may have ended already.
+WITH_PARENT = f"""
 import os, time
-parent = os.getppid()
-while os.getppid() == parent:
+while os.getppid() == {os.getpid()}:
     time.sleep(0.05)
 """
 ALONE = "import time; time.sleep(60)"
