@@ -29,7 +29,7 @@ _ELSEWHERE = re.compile(r"[Ss]ee (?:the )?(?:root cause|stack trace|error|logs?)
 
 def reason(error: Exception, log: str | None) -> str:
     """How an actor failed or died, from what Ray raised; ``log`` is where the actor writes."""
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
     if isinstance(error, RayTaskError):
         cause = error.cause
@@ -38,6 +38,8 @@ def reason(error: Exception, log: str | None) -> str:
         text = str(cause)
         above = cause_in_log(log) if is_elsewhere(text) else None
         return f"failed: {above or f'{type(cause).__name__}: {one_line(text)}'}"
+    if isinstance(error, ActorUnavailableError):
+        return "cannot be reached: the connection to its process was lost"
     if isinstance(error, RayActorError):
         return f"died: {why_it_died(str(error))}"
     return f"failed: {one_line(str(error))}"
@@ -109,12 +111,28 @@ def _elsewhere_at(text: str) -> int:
     return text.rfind("Traceback (most recent call last)", 0, found[-1]) if found else len(text)
 
 
-_NODE_DIED = re.compile(r"(?:its|the) node (?:has died|is dead)[^.]*\.?.*")
+_NODE_DIED = re.compile(r"(?:its|the) node (?:has died|is dead)")
+_NODE_ID = re.compile(r"Node Id: ([0-9a-f]+)")
+# What a rank says in whose collective another's machine or process is no more: gloo, NCCL, torch's store.
+_LOST_PEER = re.compile(
+    r"Connection (?:closed by peer|reset by peer|refused)|Broken pipe|recvValueWithTimeout|Socket [Cc]losed|"
+    r"ncclRemoteError|ncclSystemError|Timed out waiting \d+ms for (?:recv|send)"
+)
 
 
-def node_died(text: str) -> bool:
-    """Whether Ray's report of an actor's death says that its node died."""
-    return _NODE_DIED.search(" ".join(text.split())) is not None
+def node_died(text: str) -> str | None:
+    """Ray's id of the node whose death its report of an actor's death names, ``""`` where it has none; None: no node
+    died."""
+    flat = " ".join(text.split())
+    if _NODE_DIED.search(flat) is None:
+        return None
+    found = _NODE_ID.search(flat)
+    return found[1] if found else ""
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether an actor's error is only that it lost another one, which says better what happened when it is known."""
+    return _LOST_PEER.search(str(error)) is not None
 
 
 def why_it_died(text: str) -> str:
@@ -124,8 +142,8 @@ def why_it_died(text: str) -> str:
         return one_line(text)
     if "running low on memory" in flat or "OutOfMemoryError" in flat:
         return "Ray ended its process because its node was running low on memory: give it more, or ask for less"
-    if match := _NODE_DIED.search(flat):
-        return one_line(match[0])
+    if _NODE_DIED.search(flat):
+        return "its node has died, or cannot be reached any more"
     if match := re.search(r"Worker exit detail: (.*)", flat):
         detail = match[1]
         if "OOM killer" in detail:

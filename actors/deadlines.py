@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.causes import is_defect, node_died, reason
+from actors.causes import is_defect, lost_peer, node_died, reason
 from actors.errors import UserError
 from actors.failures import Kind, kind_of
 from actors.logs import write_stacks
@@ -17,6 +17,9 @@ from actors.logs import write_stacks
 _GRACE_SECONDS = 2.0
 ANSWER_SECONDS = 30.0
 """How much longer than an actor's own deadline its caller waits, for the error that names the cause."""
+# That a machine is gone, and not only slow, Ray knows after its health checks: half a minute, and a minute at most.
+_SETTLED_SECONDS = 90.0
+_LOOK_SECONDS = 2.0
 # For the nodes to have late actors write their stacks; a node that does not answer is left out.
 _STACKS_SECONDS = 20.0
 
@@ -31,6 +34,10 @@ class ActorFailed(UserError, RuntimeError):
     kind: Kind | None = None
     """What failed, where the error is one that a run can go on from."""
     actor: NamedActor | None = None
+    node: str = ""
+    """Ray's id of the node that died, if one did."""
+    is_unsettled = False
+    """Whether the actor cannot be reached, and it is not known yet whether it, or its node, has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +78,53 @@ def get(references: Sequence[Any], seconds: float, what: str, actors: Sequence[N
             raise exceeded(seconds, what, [owners[reference] for reference in waiting])
         answer = _answer(ready[0])
         if isinstance(answer, Exception):
-            failed = {ready[0]: answer}
+            culprit, error = ready[0], answer
             if waiting and not isinstance(answer, RayActorError):
-                others, _ = ray.wait(waiting, num_returns=len(waiting), timeout=_GRACE_SECONDS)
-                failed |= {other: error for other in others if isinstance(error := _answer(other), RayActorError)}
-            culprit, error = list(failed.items())[-1]
+                grace = _SETTLED_SECONDS if lost_peer(answer) else _GRACE_SECONDS
+                culprit, error = _death(waiting, grace) or (culprit, error)
             raise failure(error, what, owners[culprit]) from error
         answered[ready[0]] = answer
     return [answered[reference] for reference in references]
+
+
+def _death(waiting: list[Any], seconds: float) -> tuple[Any, Exception] | None:
+    """The first of these answers that is an actor's death, with it, if one comes within ``seconds``."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    deadline = time.monotonic() + seconds
+    while waiting:
+        ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        if isinstance(error := _answer(ready[0]), RayActorError):
+            return ready[0], error
+    return None
+
+
+def settled(failed: ActorFailed, seconds: float = _SETTLED_SECONDS) -> ActorFailed:
+    """What became of an actor that cannot be reached, as soon as Ray knows: it died, or its node did.
+
+    ``failed`` itself where that was known, where the actor answers again, and where ``seconds`` are over.
+    """
+    import ray
+    from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
+
+    actor = failed.actor
+    if actor is None or not failed.is_unsettled:
+        return failed
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        began = time.monotonic()
+        try:
+            ray.get(actor.handle.__ray_ready__.remote(), timeout=_LOOK_SECONDS)
+        except (ActorUnavailableError, GetTimeoutError):
+            time.sleep(max(0.0, began + _LOOK_SECONDS - time.monotonic()))
+        except RayActorError as error:
+            return failure(error, str(failed).partition(f": {actor} ")[0], actor)
+        else:
+            return failed
+    return failed
 
 
 async def wait(answer: Awaitable[Any], seconds: float, what: str, actor: NamedActor) -> Any:
@@ -102,9 +148,14 @@ def exceeded(seconds: float, what: str, actors: Sequence[NamedActor]) -> Deadlin
 
 def failure(error: Exception, what: str, actor: NamedActor) -> ActorFailed:
     """The error of an actor that raised or died instead of an answer."""
+    from ray.exceptions import ActorUnavailableError
+
     failed = ActorFailed(f"{what}: {actor} {reason(error, actor.log)}")
     failed.is_defect = is_defect(error)
     failed.kind, failed.actor = _kind(error, actor), actor
+    failed.is_unsettled = isinstance(error, ActorUnavailableError)
+    if failed.kind == "node":
+        failed.node = node_died(str(error)) or ""
     return failed
 
 
@@ -113,7 +164,7 @@ def _kind(error: Exception, actor: NamedActor) -> Kind | None:
     from ray.exceptions import RayActorError, RayTaskError
 
     if isinstance(error, RayActorError):
-        return actor.kind and ("node" if node_died(str(error)) else actor.kind)
+        return actor.kind and (actor.kind if node_died(str(error)) is None else "node")
     while isinstance(error, RayTaskError):
         error = error.cause
     return kind_of(error)

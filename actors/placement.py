@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,9 +106,16 @@ def shortage(needed: Sequence[Mapping[str, float]], available: Mapping[str, floa
 class Placement:
     """Reserved bundles of all roles."""
 
-    def __init__(self, roles: Sequence[Role], groups: Sequence[Any], seats: Mapping[tuple[str, int], Seat]) -> None:
-        """``groups`` are ready Ray placement groups, in the order of :func:`lay_out`."""
+    def __init__(
+        self,
+        roles: Sequence[Role],
+        wanted: Sequence[Bundles],
+        groups: Sequence[Any],
+        seats: Mapping[tuple[str, int], Seat],
+    ) -> None:
+        """``groups`` are Ray's placement groups of what is ``wanted``, in the order of :func:`lay_out`."""
         self._roles = {role.name: role for role in roles}
+        self._wanted = wanted
         self._groups = list(groups)
         self._seats = seats
 
@@ -122,6 +129,42 @@ class Placement:
             "num_gpus": takes.gpus,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._groups[seat.group], seat.bundle),
         }
+
+    def await_nodes(self, seconds: float, tell: Callable[[str], None]) -> None:
+        """Return when every bundle has a node, at once unless one was lost; ``tell`` is told of the wait for another.
+
+        Ray reserves the bundles of a node that died on others, as soon as there is room on them.
+
+        Raises:
+            ClusterTooSmall: naming what is missing, after ``seconds``.
+
+        """
+        from ray.util.placement_group import placement_group_table
+
+        if not any(placement_group_table(group).get("state") == "RESCHEDULING" for group in self._groups):
+            return
+        tell(
+            f"a node of the cluster is gone, and what was on it needs another: waiting for one for up to {seconds:g} s "
+            "(cluster.ready_timeout)"
+        )
+        if not self._are_placed(seconds):
+            raise ClusterTooSmall(f"for {seconds:g} s after a node was lost the cluster {self._lack()}")
+
+    def _are_placed(self, seconds: float) -> bool:
+        """Whether every bundle has a node within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        for group in self._groups:
+            # In short waits, so that an interrupt is noticed.
+            while not group.wait(timeout_seconds=max(0.1, min(2.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    return False
+        return True
+
+    def _lack(self) -> str:
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return _lack(list(self._roles.values()), self._wanted, nodes, ray.available_resources())
 
     def release(self) -> None:
         """Give every bundle back."""
@@ -140,7 +183,6 @@ def reserve(roles: Sequence[Role], seconds: float, name: str = "") -> Placement:
         ClusterTooSmall: naming what is missing, after the deadline.
 
     """
-    import ray
     from ray.util.placement_group import placement_group
 
     wanted, seats = lay_out(roles)
@@ -149,17 +191,10 @@ def reserve(roles: Sequence[Role], seconds: float, name: str = "") -> Placement:
         placement_group(group.resources, strategy=group.strategy, name=called)
         for group, called in zip(wanted, names, strict=True)
     ]
-    placement = Placement(roles, groups, seats)
-    deadline = time.monotonic() + seconds
-    for group in groups:
-        # In short waits, so that an interrupt is noticed.
-        while not group.wait(timeout_seconds=max(0.1, min(2.0, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
-                placement.release()
-                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-                raise ClusterTooSmall(
-                    f"after {seconds:g} s the cluster {_lack(roles, wanted, nodes, ray.available_resources())}"
-                )
+    placement = Placement(roles, wanted, groups, seats)
+    if not placement._are_placed(seconds):
+        placement.release()
+        raise ClusterTooSmall(f"after {seconds:g} s the cluster {placement._lack()}")
     return placement
 
 

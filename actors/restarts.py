@@ -42,10 +42,15 @@ class Faults:
         self._budget = RestartBudget(most, window)
         self._most, self._window = most, window
         self._tell = tell
+        self._lost_nodes: set[str] = set()
         self._lock = threading.Lock()
 
-    def noticed(self, kind: Kind, who: str, why: str, then: str, times: int = 1, where: str = "") -> Fault:
+    def noticed(
+        self, kind: Kind, who: str, why: str, then: str, times: int = 1, where: str = "", node: str | None = None
+    ) -> Fault:
         """Something died, for the ``times``-th time at the same place, which is ``where``; ``then`` is what follows.
+
+        Everything that dies with one ``node``, of which this is Ray's id, is one restart; None: its node lives.
 
         Raises:
             RestartsExhausted: it may not be restarted.
@@ -53,8 +58,10 @@ class Faults:
         """
         with self._lock:
             now = time.monotonic()
-            left = self._budget.take(now)
-            answer = answer_to(kind, times, left)
+            left = (bool(node) and node in self._lost_nodes) or self._budget.take(now)
+            if node:
+                self._lost_nodes.add(node)
+            answer = answer_to(kind if node is None else "node", times, left)
             fault = Fault(kind, who, why, now)
             self.seen.append(fault)
         if answer == "stop" and left:

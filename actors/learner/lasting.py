@@ -16,10 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get
+from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get, settled
 from actors.restarts import Fault, Faults
 
 log = logging.getLogger(__name__)
+
+
+def rank_died(failed: ActorFailed) -> bool:
+    """Whether an error is the death of a learner rank, or of its node."""
+    return failed.actor is not None and failed.actor.kind == "learner" and failed.kind in ("learner", "node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +189,13 @@ class LastingRanks:
 
     def _revived(self, failed: ActorFailed, call: Call, asked: list[Any]) -> bool:
         """Whether ranks are back after a death, so that ``call``, which had failed, can be waited for again."""
-        if failed.kind != "learner" or self._revival is None or self.notice is None:
+        if not rank_died(failed) or self._revival is None or self.notice is None:
             return False
         with self._reviving:
             # Unless another thread has found them dead, brought them back, and asked again.
             if call.references is asked and call.actors is self.actors:
                 self._settle()
-                if not self._bring_back(failed):
+                if not self._bring_back(settled(failed)):
                     return False
             if call.references is asked and call.answers is None:
                 self._send(call)
@@ -209,7 +214,7 @@ class LastingRanks:
                 if not self._started_again(point):
                     return False
             except ActorFailed as again:
-                if again.kind != "learner":
+                if not rank_died(again):
                     log.warning("learner ranks did not come back from %s", point, exc_info=True)
                     self.lacking = f"they did not come back from {point}"
                     return False

@@ -14,8 +14,8 @@ from actors.rollout.roster import Revival, Roster, refuse_other
 from actors.rollout.streams import Call, Traffic
 from actors.turns import Together
 
-_BEAT_SECONDS = 10.0
-"""For an engine to say that it lives, where sending to all of them has failed."""
+_BEAT_SECONDS = 90.0
+"""For an engine to say that it lives, or Ray that its node does not, where sending to all of them has failed."""
 
 
 class EnginesLost(ActorFailed):

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-from actors.deadlines import ActorFailed, NamedActor, get
+from actors.deadlines import ActorFailed, NamedActor, get, settled
 from actors.messages import LoadedWeights, WeightUpdate
 from actors.restarts import Fault, Faults
 from actors.turns import Together
@@ -138,9 +138,11 @@ class Roster:
             try:
                 if self._is_closed:
                     return
-                fault = faults.noticed(
-                    "engine", worker.name, _why(error, worker), then="it is restarted, others take its prompts"
-                )
+                if isinstance(error, ActorFailed):
+                    error = settled(error)
+                node = error.node if isinstance(error, ActorFailed) and error.kind == "node" else None
+                then = "it is restarted, others take its prompts"
+                fault = faults.noticed("engine", worker.name, _why(error, worker), then, node=node)
                 with self._turns.restarting():
                     dead = self._revival.restart(index, dead)
                     self._return(index, dead, fault)

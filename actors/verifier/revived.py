@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from actors.deadlines import ActorFailed, NamedActor, failure
+from actors.deadlines import ActorFailed, NamedActor, failure, settled
 from actors.restarts import Fault, Faults
 
 
@@ -55,8 +55,10 @@ class RevivedVerifier:
     async def _bring_back(self, actor: NamedActor, error: ActorFailed) -> None:
         fault: Fault | None = None
         while fault is None or fault.back is None:
+            error = await asyncio.to_thread(settled, error)
             why = str(error).partition(f"{actor} ")[2] or str(error)
-            fault = self._faults.noticed("verifier", actor.name, why, then="it is restarted and scores again")
+            node = error.node if error.kind == "node" else None
+            fault = self._faults.noticed("verifier", actor.name, why, "it is restarted and scores again", node=node)
             try:
                 actor = await asyncio.to_thread(self._restart, actor)
             except ActorFailed as failed:

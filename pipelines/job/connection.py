@@ -93,6 +93,7 @@ def connect(setting: str | None, seconds: float) -> None:
         (tempfile.gettempdir(), _ENGINE_SOCKET, "TMPDIR"),
     ):
         refuse_long(folder, adds, variable)
+    _log_what_ray_says()
     address = address_of(setting, os.environ)
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -105,6 +106,14 @@ def connect(setting: str | None, seconds: float) -> None:
         ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise address.unusable(one_line(str(error))) from error
+
+
+def _log_what_ray_says() -> None:
+    """Ray prints what its own processes report, as the last lines of a node that is gone, among what the driver prints
+    to be read by others. There is no setting for it."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda said, ignore_prefix: log.info("Ray says: %s", "\n".join(said["lines"]))
 
 
 def start_own(seconds: float, **options: Any) -> None:

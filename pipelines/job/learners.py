@@ -29,17 +29,17 @@ class LearnerRanks:
         self,
         config: Config,
         start: Callable[..., NamedActor],
-        reserved: Callable[[], Placement],
+        placed: Callable[[], Placement],
         watch: Watch,
         lost: Lost,
         turns: Together,
     ) -> None:
-        """``start`` is the session's way to start a member of a role, ``reserved`` where members belong; ``lost`` is
-        told of a rank's death."""
+        """``start`` is the session's way to start a member of a role; ``placed`` is where members belong, once every
+        node that they need is there; ``lost`` is told of a rank's death."""
         self._lost = lost
         self._config = config
         self._start = start
-        self._reserved = reserved
+        self._placed = placed
         self._watch = watch
         self._turns = turns
         self.group: LearnerGroup | None = None
@@ -54,6 +54,7 @@ class LearnerRanks:
         """The ranks, joined; a stage loads its own model into those of the stage before."""
         if self.group is None:
             learner, cluster = self._config.learner, self._config.cluster
+            self._placed()
             self._actors = self._started()
             # A copy is made while ranks go on, which on shared devices is when they leave.
             copied = learner.peer_copy and not self._turns.on_same_devices
@@ -86,7 +87,7 @@ class LearnerRanks:
 
         for rank in range(self._config.learner.ranks):
             # On the rank's node, without anything of its own.
-            options = self._reserved().options("learner", rank) | {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+            options = self._placed().options("learner", rank) | {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
             holder = ray.remote(CopyHolder).options(**options).remote()
             self._holders.append(NamedActor(holder, f"who holds the copies of learner rank {rank}"))
         return Revival(self._restarted, lambda: self._is_ending, self._holders, self._watch.faults, log.warning)
@@ -94,6 +95,7 @@ class LearnerRanks:
     def _restarted(self) -> list[NamedActor] | None:
         """Others in the place of the ranks, without waiting for them; None where all are being ended."""
         self.end_dead()
+        self._placed()
         with self._starting:
             if self._is_ending:
                 return None

@@ -50,7 +50,6 @@ log = logging.getLogger(__name__)
 # For engines to end their processes when the session ends; those that do not are killed.
 _STOP_SECONDS = 10.0
 
-
 _KINDS: dict[str, Kind] = {"rollout": "engine", "verifier": "verifier", "learner": "learner"}
 
 
@@ -74,7 +73,7 @@ class Session:
         self._verifier: NamedActor | None = None
         """As callers have it."""
         self._verifier_actor: NamedActor | None = None
-        self._learners = LearnerRanks(config, self._start, self._reserved, self._watch, self.learner_lost, self._turns)
+        self._learners = LearnerRanks(config, self._start, self._placed, self._watch, self.learner_lost, self._turns)
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
         digest = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:12]
@@ -123,6 +122,12 @@ class Session:
             self._placement = reserved(self.config, self.run)
             self._warn_of_slow_types()
         return self._placement
+
+    def _placed(self) -> Placement:
+        """Where members belong, once every node that they need is there: those that are started again may lack one."""
+        placement = self._reserved()
+        placement.await_nodes(self.config.cluster.ready_timeout, log.warning)
+        return placement
 
     def _warn_of_slow_types(self) -> None:
         if self.config.cluster.device != "cpu":
@@ -175,6 +180,7 @@ class Session:
 
     def _restart_worker(self, workers: list[NamedActor], index: int, dead: NamedActor) -> NamedActor:
         self._watch.end_dead(dead)
+        self._placed()
         with self._starting:
             if self._workers is not workers:
                 raise RuntimeError(f"{dead.name} is restarted no more: the engines are being ended")
@@ -238,6 +244,7 @@ class Session:
 
     def _restart_verifier(self, dead: NamedActor) -> NamedActor:
         self._watch.end_dead(dead)
+        self._placed()
         return self._start_verifier()
 
     def learners(self) -> LearnerGroup:

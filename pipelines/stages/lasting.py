@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from actors.deadlines import ActorFailed
+from actors.deadlines import ActorFailed, settled
 from actors.learner.group import LearnerGroup
+from actors.learner.lasting import rank_died
 from actors.restarts import Fault
 from pipelines.job.session import Session
 from pipelines.stages.stage import Stage
@@ -35,7 +36,8 @@ def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> No
         deaths[step] += 1
         why = str(failed).partition(f"{failed.actor} ")[2]
         where = f"step {step} of {stage.name}"
-        return session.faults.noticed("learner", failed.actor.name, why, then, times=deaths[step], where=where)
+        node = failed.node if failed.kind == "node" else None
+        return session.faults.noticed("learner", failed.actor.name, why, then, deaths[step], where, node)
 
     fault: Fault | None = None
     learners: LearnerGroup | None = None
@@ -50,8 +52,8 @@ def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> No
             train(learners)
             return
         except ActorFailed as failed:
-            if failed.kind != "learner" or failed.actor is None:
+            if not rank_died(failed):
                 raise
             lacking = f", {learners.ranks.lacking}" if learners is not None and learners.ranks.lacking else ""
-            fault = notice(failed, f"all ranks are restarted and go on from the last checkpoint{lacking}")
+            fault = notice(settled(failed), f"all ranks are restarted and go on from the last checkpoint{lacking}")
             session.end_dead_learners()

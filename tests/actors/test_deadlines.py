@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, get, wait
+from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, failure, get, settled, wait
 from actors.logs import redirect_output, write_stacks
 
 pytestmark = pytest.mark.ray
@@ -28,6 +29,13 @@ class Worker:
 
     def answer(self, value: int) -> int:
         return value
+
+    def lose_a_peer(self) -> None:
+        raise RuntimeError("[pair.cc:534] Connection closed by peer [10.0.0.2]:41234")
+
+    def die_late(self) -> None:
+        time.sleep(4.0)
+        os._exit(1)
 
     def refuse(self) -> None:
         raise KeyError("no such shelf")
@@ -81,6 +89,29 @@ def test_death_goes_before_the_errors_it_causes(workers: list[NamedActor]) -> No
     references = [workers[0].handle.refuse.remote(), workers[1].handle.die.remote()]
     with pytest.raises(ActorFailed, match=r"a book: second \(log: .*\) died"):
         get(references, 60, "a book", workers)
+
+
+def test_who_lost_a_peer_is_asked_only_until_that_ones_death_is_known(workers: list[NamedActor]) -> None:
+    references = [workers[0].handle.lose_a_peer.remote(), workers[1].handle.die_late.remote()]
+    with pytest.raises(ActorFailed, match=r"a step: second \(log: .*\) died"):
+        get(references, 60, "a step", workers)
+
+
+def test_an_actor_that_cannot_be_reached_is_asked_until_it_is_known_what_became_of_it(
+    workers: list[NamedActor],
+) -> None:
+    import ray
+    from ray.exceptions import ActorUnavailableError
+
+    alive, dead = (replace(worker, kind="engine") for worker in workers)
+    ray.kill(dead.handle)
+    lost = [failure(ActorUnavailableError("RpcError", None), "traces", worker) for worker in (alive, dead)]
+    assert str(lost[0]) == f"traces: {alive} cannot be reached: the connection to its process was lost"
+    assert settled(lost[0]) is lost[0], "it answers"
+    found = settled(lost[1])
+    assert str(found).startswith(f"traces: {dead} died: ")
+    assert (found.kind, found.actor, found.is_unsettled) == ("engine", dead, False)
+    assert settled(found) is found
 
 
 def test_a_late_actor_is_named_and_its_log_says_what_it_was_doing(workers: list[NamedActor]) -> None:

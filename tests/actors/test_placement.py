@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from actors.placement import Bundles, ClusterTooSmall, Role, Seat, _lack, lay_out, reserve, shortage
+from actors.placement import Bundles, ClusterTooSmall, Placement, Role, Seat, _lack, lay_out, reserve, shortage
 from pipelines.config.compose import load_config
 from pipelines.job.settings import roles
 
@@ -79,6 +81,43 @@ def test_what_is_lacking_is_said_by_role_with_the_remedy() -> None:
     assert "has no single node with CPU 24 and GPU 16," in lack(eight, eight, one_node=True)
     assert lack(eight, eight).startswith(f"has not placed {asked}, though it has enough in total")
     assert lack(eight, eight).endswith("Free now: CPU 3 and GPU 0")
+
+
+class Group:
+    """A placement group that lacks a node for some of the looks at it."""
+
+    def __init__(self, looks: float) -> None:
+        self.looks = looks
+
+    def wait(self, timeout_seconds: float) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+@pytest.mark.parametrize(("looks", "said"), [(0, 0), (3, 1), (math.inf, 1)])
+def test_who_is_started_again_waits_for_a_node_in_the_place_of_a_lost_one(
+    looks: float, said: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    # Not by its name, which the package has given to the function in it.
+    groups = importlib.import_module("ray.util.placement_group")
+    wanted, seats = lay_out([ROLLOUT, VERIFIER])
+    group, told = Group(looks), list[str]()
+    state = {"state": "RESCHEDULING" if looks else "CREATED"}
+    monkeypatch.setattr(groups, "placement_group_table", lambda group: state)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 4.0}}])
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0})
+    placement = Placement([ROLLOUT, VERIFIER], wanted, [group], seats)
+    if math.isinf(looks):
+        with pytest.raises(
+            ClusterTooSmall, match=r"^for 0.2 s after a node was lost the cluster still lacks .*CPU: 8 ne"
+        ):
+            placement.await_nodes(0.2, told.append)
+    else:
+        placement.await_nodes(60.0, told.append)
+    assert len(told) == said
+    assert all("waiting for one for up to" in line for line in told)
 
 
 class Member:

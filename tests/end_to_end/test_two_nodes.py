@@ -23,7 +23,7 @@ import torch
 from commands import ROOT, SMALL, Runs, wait_until, without_ray
 from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
 from safetensors.torch import load_file
-from two_hosts import ADDRESSES, NoNamespaces, on, two_hosts
+from two_hosts import ADDRESSES, NoNamespaces, on, plug, two_hosts, unplug
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 SPREAD = ("rollout.workers=2", "cluster.rollout_cpus=1.2", "learner.ranks=2", "cluster.learner_cpus=0.8")
 # A folder that cannot be made: weights that went through a file after all would stop the run.
 NETWORK = ("cluster.weight_transfer=network", "cluster.weights_directory=/proc/no-weights-here")
+JOINS = (f"--address={ADDRESSES[0]}:6399", f"--node-ip-address={ADDRESSES[1]}")
 BIN = Path(sys.executable).parent
 _STATE = """
 import json, sys, ray
@@ -45,7 +46,7 @@ print(json.dumps([there, ray.available_resources().get("CPU", 0.0), ray.cluster_
 class Cluster:
     """Two nodes, and what a command on the first one needs."""
 
-    first: str
+    hosts: tuple[str, str]
     nodes: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]
     environment: dict[str, str]
     project: Path
@@ -56,7 +57,7 @@ class Cluster:
         command = [sys.executable, "-m", "launch.submit", "--pipeline", "run", "--address", "http://127.0.0.1:8265"]
         arguments = [f"run={run}", f"output_root={self.outputs}", *SMALL, *SPREAD, *NETWORK, *overrides]
         return subprocess.Popen(
-            on(self.first, [*command, "--", *arguments]),
+            on(self.hosts[0], [*command, "--", *arguments]),
             cwd=self.project,
             env=self.environment | {"PYTHONPATH": str(self.project)},
             stdin=subprocess.DEVNULL,
@@ -81,7 +82,7 @@ class Cluster:
 
     def reserved(self) -> tuple[list[str], float, float]:
         """States of placement groups that are there, CPUs that are free, and all CPUs."""
-        command = on(self.first, [sys.executable, "-c", _STATE, f"{ADDRESSES[0]}:6399"])
+        command = on(self.hosts[0], [sys.executable, "-c", _STATE, f"{ADDRESSES[0]}:6399"])
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
         groups, free, cpus = json.loads(done.stdout.splitlines()[-1])
@@ -118,9 +119,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             pytest.skip(str(why))
         starts = ("--head", f"--node-ip-address={ADDRESSES[0]}", "--port=6399")
         head = stack.enter_context(node(first, folder / "head.log", environment, *starts))
-        joins = (f"--address={ADDRESSES[0]}:6399", f"--node-ip-address={ADDRESSES[1]}")
-        other = stack.enter_context(node(second, folder / "node.log", environment, *joins))
-        yield Cluster(first, (head, other), environment, project, folder / "outputs")
+        other = stack.enter_context(node(second, folder / "node.log", environment, *JOINS))
+        yield Cluster((first, second), (head, other), environment, project, folder / "outputs")
 
 
 def test_a_run_whose_driver_is_killed_leaves_nothing_on_two_hosts_and_the_same_command_continues(
@@ -170,3 +170,33 @@ def test_ranks_on_two_hosts_learn_what_they_learn_on_one(cluster: Cluster, tmp_p
     assert there.keys() == here.keys()
     for name, tensor in here.items():
         torch.testing.assert_close(there[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_run_waits_for_another_node_in_the_place_of_one_that_is_lost(cluster: Cluster, tmp_path: Path) -> None:
+    """The last of this cluster: its second host goes without a word, with an engine, a rank and that one's copies."""
+    runs, lost = Runs(cluster.outputs), cluster.nodes[1]
+    job = cluster.submitted("lost", "rl.steps=16", "rl.checkpoints.every=2", "cluster.ready_timeout=120")
+    wait_until(lambda: job.poll() is not None or len(runs.lines("lost", "rl")) > 2, 600, "the third step of rl")
+    actors = of_actors(psutil.Process(lost.pid).children(recursive=True))
+    assert {name for name in ("RolloutWorker", "Learner") for a in actors if name in " ".join(a.cmdline())} == {
+        "RolloutWorker",
+        "Learner",
+    }
+    unplug(cluster.hosts[1])
+    for process in (*psutil.Process(lost.pid).children(recursive=True), lost):
+        process.kill()
+    wait_until(
+        lambda: job.poll() is not None or "a node of the cluster is gone" in runs.log("lost"),
+        180,
+        "the loss to be noticed",
+    )
+    plug(cluster.hosts[1], ADDRESSES[0])
+    with node(cluster.hosts[1], tmp_path / "node.log", cluster.environment, *JOINS):
+        out, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, out[-4000:]
+    assert "died: its node has died" in out
+    assert "all ranks are restarted and go on from the last checkpoint" in out
+    assert "state-dump" not in out
+    lines = [line["metrics"] for line in runs.metrics("lost", "rl")]
+    assert [step["weight_version"] for step in lines] == list(range(1, 17))
+    assert all(step["logprob_difference_max"] < 1e-4 for step in lines)

@@ -94,6 +94,11 @@ class Runs:
         whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in whole if line["stage"] == stage]
 
+    def log(self, run: str) -> str:
+        """The driver's log of a run so far."""
+        file = self.path(run) / "logs" / "driver.log"
+        return file.read_text() if file.exists() else ""
+
     def close(self) -> None:
         """End the process groups that are still there."""
         for process in self._processes:

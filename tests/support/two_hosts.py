@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ADDRESSES = ("10.213.7.1", "10.213.7.2")
+# Ray knows its nodes by their addresses on the whole machine: another run of these tests has others.
+ADDRESSES = tuple(f"10.213.{os.getpid() % 256}.{host}" for host in (1, 2))
 
 
 def ip(*arguments: str, check: bool = True) -> None:
@@ -39,16 +40,14 @@ def two_hosts() -> Iterator[tuple[str, str]]:
         try:
             for name in names:
                 ip("netns", "add", name)
-            ends = [f"judge{index}" for index in range(2)]
-            ip("link", "add", ends[0], "netns", names[0], "type", "veth", "peer", "name", ends[1], "netns", names[1])
+            ends = [("netns", name, "name", cable(name)) for name in names]
+            ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
         except subprocess.CalledProcessError as error:
             raise NoNamespaces(f"`{' '.join(error.cmd)}` was refused: {error.stderr.strip()}") from error
         for index, name in enumerate(names):
-            ip("-n", name, "address", "add", f"{ADDRESSES[index]}/24", "dev", ends[index])
-            for link in ("lo", ends[index]):
-                ip("-n", name, "link", "set", link, "up")
-            # Ray takes the address that leads outside for its node's.
-            ip("-n", name, "route", "add", "default", "via", ADDRESSES[1 - index])
+            ip("-n", name, "address", "add", f"{ADDRESSES[index]}/24", "dev", cable(name))
+            ip("-n", name, "link", "set", "lo", "up")
+            plug(name, ADDRESSES[1 - index])
             hosts[index].mkdir(parents=True)
             (hosts[index] / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {socket.gethostname()}\n")
         yield names[0], names[1]
@@ -56,6 +55,23 @@ def two_hosts() -> Iterator[tuple[str, str]]:
         for name, folder in zip(names, hosts, strict=True):
             ip("netns", "delete", name, check=False)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def cable(name: str) -> str:
+    """A host's end of the cable, which is its interface."""
+    return f"judge{name[-1]}"
+
+
+def plug(name: str, other: str) -> None:
+    """Put the cable into a host, whose other end is at the address ``other``."""
+    ip("-n", name, "link", "set", cable(name), "up")
+    # Ray takes the address that leads outside for its node's.
+    ip("-n", name, "route", "add", "default", "via", other)
+
+
+def unplug(name: str) -> None:
+    """Pull the cable out: neither end is told of anything."""
+    ip("-n", name, "link", "set", cable(name), "down")
 
 
 def on(name: str, command: Sequence[str]) -> list[str]:

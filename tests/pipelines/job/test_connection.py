@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import ray
 from pipelines.job.connection import (
     Address,
     ClusterUnreachable,
+    _log_what_ray_says,
     address_of,
     connect,
     host_and_port,
@@ -172,3 +174,17 @@ def test_a_node_that_is_slow_to_start_has_another_in_its_place(
     connect(None, seconds)
     assert starting.ended() == [-9, -9]
     assert caplog.text.count("another is started") == 2
+
+
+def test_what_rays_own_processes_say_is_in_the_log_and_not_in_what_a_command_prints(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    _log_what_ray_says()
+    with caplog.at_level(logging.INFO):
+        said = {"lines": ["Raylet is terminated.", "    [state-dump]"], "pid": "raylet", "is_err": False}
+        worker.print_to_stdstream(said, ignore_prefix=False)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.messages == ["Ray says: Raylet is terminated.\n    [state-dump]"]
