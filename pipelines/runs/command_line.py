@@ -28,6 +28,8 @@ def main(stage: Callable[[Config], None]) -> None:
     # The terminal shows our own progress; libraries' bars and warnings would cut through it.
     for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
+    # torch warns whoever imports torchao, as Transformers does, of torchao's own calls.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(composed: DictConfig) -> None:
