@@ -81,23 +81,25 @@ def get(references: Sequence[Any], seconds: float, what: str, actors: Sequence[N
             culprit, error = ready[0], answer
             if waiting and not isinstance(answer, RayActorError):
                 grace = _SETTLED_SECONDS if lost_peer(answer) else _GRACE_SECONDS
-                culprit, error = _death(waiting, grace) or (culprit, error)
+                culprit, error = _death(waiting, owners, grace) or (culprit, error)
             raise failure(error, what, owners[culprit]) from error
         answered[ready[0]] = answer
     return [answered[reference] for reference in references]
 
 
-def _death(waiting: list[Any], seconds: float) -> tuple[Any, Exception] | None:
-    """The first of these answers that is an actor's death, with it, if one comes within ``seconds``."""
+def _death(waiting: list[Any], owners: dict[Any, NamedActor], seconds: float) -> tuple[Any, Exception] | None:
+    """The first of these answers that tells of a death, an actor's or that of what it works with, and that error; None
+    where none comes within ``seconds``."""
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RayError
 
     deadline = time.monotonic() + seconds
     while waiting:
         ready, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
             return None
-        if isinstance(error := _answer(ready[0]), RayActorError):
+        error = _answer(ready[0])
+        if isinstance(error, RayActorError) or (isinstance(error, RayError) and _kind(error, owners[ready[0]])):
             return ready[0], error
     return None
 

@@ -31,6 +31,9 @@ from actors.rollout.steps import Steps
 
 # Between lists of what was written, in seconds: the way of a list to its reader costs more than a token.
 _PAUSE = 0.05
+# Requests that vLLM has at once, in those that it writes at a time: enough that it never waits for one. All of a large
+# batch at once would be half a minute in which this process answers nobody, and counts as stuck.
+_AHEAD = 4
 
 
 class EngineError(RuntimeError):
@@ -53,6 +56,9 @@ class Engine:
         with environment(settings, self._sockets.name):
             self._llm = self._launch()
         self._requests = 0
+        self._room = asyncio.Semaphore(_AHEAD * settings.max_sequences)
+        self._queued: set[asyncio.Task[None]] = set()
+        """Samples that vLLM has not been asked for yet."""
         self._steps = Steps()
         self._updates = 0
         """Weight updates under way."""
@@ -133,6 +139,9 @@ class Engine:
             for prompt, numbers in zip(asked, samples or [range(sampling.samples)] * len(asked), strict=True)
             for sample in numbers
         ]
+        for task in tasks:
+            self._queued.add(task)
+            task.add_done_callback(self._queued.discard)
         waiting = len(tasks)
         try:
             while waiting:
@@ -154,7 +163,9 @@ class Engine:
         self, prompt: Prompt, sample: int, sampling: Sampling, finished: asyncio.Queue, watched: bool
     ) -> None:
         try:
-            finished.put_nowait(await self._trace(prompt, sample, sampling, finished if watched else None))
+            async with self._room:
+                self._queued.discard(cast(Any, asyncio.current_task()))
+                finished.put_nowait(await self._trace(prompt, sample, sampling, finished if watched else None))
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -265,7 +276,7 @@ class Engine:
     async def unfinished(self) -> int:
         """Traces that are being written or wait to be; raises vLLM's error of an engine that has died."""
         await self._llm.check_health()
-        return self._llm.get_num_unfinished_requests()
+        return self._llm.get_num_unfinished_requests() + len(self._queued)
 
     def beat(self) -> Beat:
         """How many steps the engine has answered, and what it is at.

@@ -21,6 +21,12 @@ from actors.logs import redirect_output, write_stacks
 pytestmark = pytest.mark.ray
 
 
+class Gone(RuntimeError):
+    """An error that says what has died."""
+
+    kind = "engine"
+
+
 class Worker:
     """An actor that answers, raises, dies or waits as it is told."""
 
@@ -32,6 +38,10 @@ class Worker:
 
     def lose_a_peer(self) -> None:
         raise RuntimeError("[pair.cc:534] Connection closed by peer [10.0.0.2]:41234")
+
+    def lose_its_engine(self) -> None:
+        time.sleep(3.0)
+        raise Gone("its engine's process has ended")
 
     def die_late(self) -> None:
         time.sleep(4.0)
@@ -91,10 +101,15 @@ def test_death_goes_before_the_errors_it_causes(workers: list[NamedActor]) -> No
         get(references, 60, "a book", workers)
 
 
-def test_who_lost_a_peer_is_asked_only_until_that_ones_death_is_known(workers: list[NamedActor]) -> None:
-    references = [workers[0].handle.lose_a_peer.remote(), workers[1].handle.die_late.remote()]
-    with pytest.raises(ActorFailed, match=r"a step: second \(log: .*\) died"):
-        get(references, 60, "a step", workers)
+@pytest.mark.parametrize(("method", "said"), [("die_late", "died"), ("lose_its_engine", "failed: Gone")])
+def test_who_lost_a_peer_is_asked_only_until_that_ones_death_is_known(
+    method: str, said: str, workers: list[NamedActor]
+) -> None:
+    others = [*workers, workers[0]]
+    # The last one waits in the same collective, and is not waited for.
+    calls = ("lose_a_peer", method, "wait_for_ever")
+    with pytest.raises(ActorFailed, match=rf"a step: second \(log: .*\) {said}"):
+        get([getattr(who.handle, call).remote() for who, call in zip(others, calls, strict=True)], 60, "a step", others)
 
 
 def test_an_actor_that_cannot_be_reached_is_asked_until_it_is_known_what_became_of_it(

@@ -197,6 +197,29 @@ async def _until_idle(engine: Engine) -> None:
         await asyncio.sleep(0.01)
 
 
+def test_vllm_has_as_many_requests_as_keep_it_busy_and_the_others_wait_outside(host: Host) -> None:
+    """Thousands at once would be a time in which the engine's process answers nobody, and is taken for stuck."""
+    room = 4 * host.engine.settings.max_sequences
+
+    async def ask() -> list[Trace | GenerationFailure]:
+        prompts = [replace(prompt(index), uid=f"one of many {index}") for index in range(room)]
+        stream = host.engine.generate(prompts, Sampling(2, max_tokens=4))
+        arrived = await anext(stream)
+        assert len(arrived) < room
+        assert await host.engine.unfinished() >= 2 * room - len(arrived)
+        while True:
+            assert host.engine._llm.get_num_unfinished_requests() <= room
+            try:
+                arrived += await anext(stream)
+            except StopAsyncIteration:
+                return arrived
+
+    arrived = host.run(asyncio.wait_for(ask(), 120))
+    assert len({(item.prompt_uid, item.sample) for item in arrived if isinstance(item, Trace)}) == 2 * room
+    assert len(arrived) == 2 * room
+    assert host.run(host.engine.unfinished()) == 0
+
+
 def test_every_sample_arrives_once_with_what_training_needs(host: Host) -> None:
     prompts = [prompt(index) for index in range(3)]
     traces = host.generate(prompts, Sampling(samples=4, max_tokens=20))

@@ -10,7 +10,7 @@ import pytest
 from pipelines.data.tiny_tasks import score
 from pipelines.speed.__main__ import main
 from pipelines.speed.demo_judge import NoDemo, demo_judge
-from pipelines.speed.rank_calls import accuracy, first_is_best, groups, played
+from pipelines.speed.rank_calls import accuracy, figures, first_is_best, groups, played
 
 
 def test_a_judge_that_knows_the_truth_orders_all() -> None:
@@ -30,6 +30,19 @@ def test_accuracy_counts_pairs_of_different_scores() -> None:
     assert accuracy([1, 2, 0, 3], [2, 1, 1, 2]) == 0.0
     assert accuracy([0, 1, 2, 3], [2, 1, 1, 2]) == 0.5
     assert [first_is_best([first], [2, 1, 1, 2]) for first in range(4)] == [True, False, False, True]
+
+
+def test_a_group_of_equal_scores_has_a_best_response_and_no_right_order() -> None:
+    truth = [(2, 2, 2, 2), (4, 1, 3, 2)]
+    decided = [
+        {(i, j): 0.5 + (true[i] > true[j]) / 2 - (true[i] < true[j]) / 2 for i, j in combinations(range(4), 2)}
+        for true in truth
+    ]
+    found = figures(4, decided, truth)
+    assert found["rank_all_pairs_of_4_calls"] == 6.0
+    assert found["rank_all_pairs_of_4_accuracy"] == 1.0
+    assert found["rank_all_pairs_of_4_order"] == 1.0
+    assert found["rank_knockout_of_4_calls"] == 3.0
 
 
 def test_groups_have_different_responses_and_their_true_scores() -> None:
