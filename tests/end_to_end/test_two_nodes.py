@@ -175,7 +175,7 @@ def test_ranks_on_two_hosts_learn_what_they_learn_on_one(cluster: Cluster, tmp_p
 def test_a_run_waits_for_another_node_in_the_place_of_one_that_is_lost(cluster: Cluster, tmp_path: Path) -> None:
     """The last of this cluster: its second host goes without a word, with an engine, a rank and that one's copies."""
     runs, lost = Runs(cluster.outputs), cluster.nodes[1]
-    job = cluster.submitted("lost", "rl.steps=8", "rl.checkpoints.every=2", "cluster.ready_timeout=120")
+    job = cluster.submitted("lost", "rl.steps=16", "rl.checkpoints.every=2", "cluster.ready_timeout=120")
     wait_until(lambda: job.poll() is not None or len(runs.lines("lost", "rl")) > 2, 600, "the third step of rl")
     actors = of_actors(psutil.Process(lost.pid).children(recursive=True))
     assert {name for name in ("RolloutWorker", "Learner") for a in actors if name in " ".join(a.cmdline())} == {
@@ -198,5 +198,5 @@ def test_a_run_waits_for_another_node_in_the_place_of_one_that_is_lost(cluster: 
     assert "all ranks are restarted and go on from the last checkpoint" in out
     assert "state-dump" not in out
     lines = [line["metrics"] for line in runs.metrics("lost", "rl")]
-    assert [step["weight_version"] for step in lines] == list(range(1, 9))
+    assert [step["weight_version"] for step in lines] == list(range(1, 17))
     assert all(step["logprob_difference_max"] < 1e-4 for step in lines)
