@@ -9,14 +9,15 @@ from collections.abc import Awaitable, Sequence
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from actors.deadlines import ActorFailed, DeadlineExceeded
 from pipelines.data.schema import DataError
 from pipelines.judgment.modes import ModeUnsupported
-from pipelines.serving.guard import Guard, Metrics
+from pipelines.serving.guard import Guard
 from pipelines.serving.limits import Refused, Slots
+from pipelines.serving.metrics import Metrics
 from pipelines.serving.page import page
 from pipelines.serving.refusals import DEFECT, error_object, error_response, invalid_body, of_request, unread
 from pipelines.serving.requests import ChatRequest, CompareRequest, RankRequest, RewardRequest, ScoreRequest
@@ -26,10 +27,10 @@ from pipelines.serving.streams import Answer, Comparison, Completion, streamed
 log = logging.getLogger(__name__)
 
 
-def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAPI:
-    """The application of one replica, which is numbered as its log is."""
+def build_app(service: Service, keys: Sequence[str], replica: int = 0, counted: str | None = None) -> FastAPI:
+    """The application of one replica, which is numbered as its log is; ``counted`` is the folder of its metrics."""
     app = FastAPI(title="Reasoning reward model", description="Compares, ranks and rewards responses, with reasons.")
-    slots, metrics = Slots(service.limits.in_flight), Metrics()
+    slots, metrics = Slots(service.limits.in_flight), Metrics(counted)
     app.add_middleware(
         Guard,
         keys=keys,
@@ -118,8 +119,8 @@ def build_app(service: Service, keys: Sequence[str], replica: int = 0) -> FastAP
 
     @app.get("/metrics")
     async def prometheus() -> Response:
-        """Of this replica, as Prometheus reads them."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Of the whole server, as Prometheus reads them."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, refusal: Refused) -> Response:

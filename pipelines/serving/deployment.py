@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ class Served:
     logs: str
     """Folder of their logs."""
 
+    @property
+    def counted(self) -> str:
+        """Folder of the metrics of all of them, and of the proxy."""
+        return f"{self.logs}/metrics"
+
 
 class Replica:
     """One process that takes requests, and its engine."""
@@ -108,7 +114,7 @@ class Replica:
             modes=modes_of(model),
             templates=mode_templates(served.template),
         )
-        return build_app(Service(judge, served.limits), served.keys, self._rank)
+        return build_app(Service(judge, served.limits), served.keys, self._rank, served.counted)
 
     async def check_health(self) -> None:
         """What Ray Serve asks now and then.
@@ -138,6 +144,7 @@ def deploy(config: Config, served: Served, grace: float) -> None:
     from ray import serve
 
     section, role = config.serve, replica_role(config)
+    shutil.rmtree(served.counted, ignore_errors=True)  # Of the server before this one.
     # Serve itself would wait for room without an end.
     reserve([role], config.cluster.ready_timeout).release()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -151,7 +158,9 @@ def deploy(config: Config, served: Served, grace: float) -> None:
         },
         # The proxy is a child of the controller and has its environment.
         controller_options={
-            "runtime_env": {"env_vars": _SERVE | proxy.environment(section.replicas * section.max_in_flight)}
+            "runtime_env": {
+                "env_vars": _SERVE | proxy.environment(section.replicas * section.max_in_flight, served.counted)
+            }
         },
     )
     deployment = serve.deployment(serve.ingress()(Replica)).options(

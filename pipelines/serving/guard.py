@@ -5,41 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serving.limits import Refused, Slots, check_key
+from pipelines.serving.metrics import Metrics
 from pipelines.serving.refusals import DEFECT, error_response
 
 log = logging.getLogger(__name__)
 _CLOSED = 499
 """Status, in the metrics alone, of a request whose client went away before it was answered."""
-
-
-class Metrics:
-    """Of one replica; see ``/metrics``."""
-
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._requests = Counter("judge_requests", "By route and status", ["route", "status"], registry=registry)
-        self._seconds = Histogram("judge_request_seconds", "From request to answer", ["route"], registry=registry)
-        self._tokens = Counter("judge_tokens", "Read and written for answers", ["kind"], registry=registry)
-        self.in_flight = Gauge("judge_requests_in_flight", "Requests being answered", registry=registry)
-
-    def record(self, route: str, status: int, seconds: float) -> None:
-        """Count one request."""
-        self._requests.labels(route, status).inc()
-        self._seconds.labels(route).observe(seconds)
-
-    def count_tokens(self, usage: Mapping[str, int]) -> None:
-        """Count the tokens of one answer."""
-        for kind in ("prompt", "completion"):
-            self._tokens.labels(kind).inc(usage[f"{kind}_tokens"])
 
 
 class Guard:

@@ -1,7 +1,8 @@
 """What Ray Serve's proxy answers for replicas, in the application's own form: too much is refused here, before it costs
 anything, and a request whose replica is lost is one to ask again.
 
-The proxy knows nothing but the path of :func:`middlewares`; it and the number of slots are in its environment.
+The proxy knows nothing but the path of :func:`middlewares`; it, the number of slots and the folder of the metrics are
+in its environment.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.serving.limits import Refused, Slots
+from pipelines.serving.metrics import Metrics
 from pipelines.serving.refusals import error_object, error_response
 from pipelines.serving.streams import event
 
 _CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-_SLOTS = "JUDGE_PROXY_SLOTS"
+_SLOTS, _COUNTED = "JUDGE_PROXY_SLOTS", "JUDGE_PROXY_METRICS"
+JUDGING = ("/v1/compare", "/v1/score", "/v1/rank", "/v1/reward", "/v1/chat/completions")
+"""Routes that name a series of the metrics; any other path could be anything."""
 _LOST = Refused(503, "replica_lost", "the replica that had this request has ended: ask again", retry_after=1)
 _BUSY = Refused(503, "no_replica", "no replica takes requests now: ask again", retry_after=5)
 _LATE = Refused(504, "deadline_exceeded", "no replica answered in time: ask again", retry_after=1)
@@ -26,14 +30,18 @@ _OWN = {408: _LATE, 429: _BUSY, 503: _BUSY}
 """Statuses that the proxy answers with text of its own."""
 
 
-def environment(in_flight: int) -> dict[str, str]:
-    """Variables of a proxy that passes on at most ``in_flight`` requests at once."""
-    return {_CALLBACK: f"{__name__}.{middlewares.__name__}", _SLOTS: str(in_flight)}
+def environment(in_flight: int, counted: str) -> dict[str, str]:
+    """Variables of a proxy that passes on at most ``in_flight`` requests at once; ``counted``: the metrics' folder."""
+    return {_CALLBACK: f"{__name__}.{middlewares.__name__}", _SLOTS: str(in_flight), _COUNTED: counted}
 
 
 def middlewares() -> list[Middleware]:
     """Around the proxy's application, the outer first."""
-    return [Middleware(Shedding, slots=Slots(int(os.environ[_SLOTS]))), Middleware(Answering)]
+    metrics = Metrics(os.environ[_COUNTED])
+    return [
+        Middleware(Shedding, slots=Slots(int(os.environ[_SLOTS])), metrics=metrics),
+        Middleware(Answering, metrics=metrics),
+    ]
 
 
 class Shedding:
@@ -43,9 +51,10 @@ class Shedding:
     late for those that are taken on.
     """
 
-    def __init__(self, app: ASGIApp, slots: Slots) -> None:
+    def __init__(self, app: ASGIApp, slots: Slots, metrics: Metrics) -> None:
         self._app = app
         self._slots = slots
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
@@ -63,6 +72,7 @@ class Shedding:
             try:
                 held.enter_context(self._slots.slot())
             except Refused as refusal:
+                self._metrics.refused(_route(scope), refusal.status)
                 await error_response(refusal)(scope, receive, send)
                 return
             await self._app(scope, receive, passed)
@@ -74,8 +84,9 @@ class Answering:
     Ray Serve ends such a request without a response, which the HTTP server turns into a plain status 500.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -99,7 +110,13 @@ class Answering:
 
         await self._app(scope, receive, passed)
         if refusal is not None or not begun:
-            await error_response(refusal or _LOST)(scope, receive, send)
+            refusal = refusal or _LOST
+            self._metrics.refused(_route(scope), refusal.status)
+            await error_response(refusal)(scope, receive, send)
         elif events and not whole:
             last = event("error", error_object(_LOST)).encode()
             await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+def _route(scope: Scope) -> str:
+    return scope["path"] if scope["path"] in JUDGING else "other"

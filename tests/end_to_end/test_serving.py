@@ -6,8 +6,10 @@ The model's weights are random and its judgments endless, so that what ends one 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -197,6 +199,14 @@ def load(server: Server) -> Iterator[list[httpx.Response]]:
         finished.result()
 
 
+def counted(server: Server) -> Counter[int]:
+    """Completions by status in the metrics; of eight scrapes, which both replicas answer, the fewest of each."""
+    scrapes = [httpx.get(f"{server.address}/metrics", timeout=60).text for _ in range(8)]
+    line = re.compile(r'judge_requests_total\{route="/v1/chat/completions",status="(\d+)"\} (\S+)')
+    found = [Counter({int(status): int(float(count)) for status, count in line.findall(text)}) for text in scrapes]
+    return functools.reduce(Counter.__and__, found)
+
+
 def heals(server: Server, kind: Callable[[psutil.Process], bool], killed: int, of: int = 2) -> Callable[[], bool]:
     """Whether as many processes as before are there without the killed one, and all replicas are healthy."""
     return lambda: len(server.pids(kind) - {killed}) == of and len(health(server.address)) == of
@@ -204,11 +214,13 @@ def heals(server: Server, kind: Callable[[psutil.Process], bool], killed: int, o
 
 def test_a_replica_that_is_killed_takes_only_its_own_requests_along(server: Server) -> None:
     engines = server.pids(is_engine_core)
-    killed = min(server.pids(is_replica))
+    killed, before = min(server.pids(is_replica)), counted(server)
     with load(server) as answered:
         psutil.Process(killed).kill()
         wait_until(heals(server, is_replica, killed), 300, "another replica")
     counts = Counter(reply.status_code for reply in answered)
+    # Those of the replica that was killed, and what the proxy answered for it, included; counted when they are sent.
+    wait_until(lambda: counted(server) == before + counts, 60, f"metrics of {before} and {counts}")
     assert set(counts) == {200, 503}
     assert counts[503] <= AT_ONCE
     for reply in answered:

@@ -7,16 +7,20 @@ from typing import Any
 
 import httpx
 import pytest
-from served import listening
+from families import FAMILIES
+from scripted_engines import ScriptedEngines
+from served import app_of, listening
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from pipelines.serving import proxy
 from pipelines.serving.limits import Slots
-from pipelines.serving.proxy import Answering, Shedding, environment, middlewares
+from pipelines.serving.metrics import Metrics
+from pipelines.serving.proxy import JUDGING, Answering, Shedding, environment, middlewares
 
 
 def ask(application: Any, path: str = "/v1/compare") -> httpx.Response:
-    with listening(Answering(application)) as address:
+    with listening(Answering(application, Metrics())) as address:
         return httpx.get(address + path)
 
 
@@ -81,7 +85,8 @@ def test_what_is_too_much_is_not_passed_on() -> None:
         passed.append(scope["path"])
         await JSONResponse({"taken": slots.taken})(scope, receive, send)
 
-    with listening(Shedding(application, slots)) as address:
+    metrics = Metrics()
+    with listening(Shedding(application, slots, metrics)) as address:
         with httpx.Client() as http:
             # As many at once as there are slots, one after the other, are never too many.
             assert [http.post(f"{address}/v1/compare", json={}).json() for _ in range(50)] == [{"taken": 1}] * 50
@@ -92,9 +97,25 @@ def test_what_is_too_much_is_not_passed_on() -> None:
             # What costs nothing is answered all the same.
             for path in ("/health", "/metrics", "/v1/models"):
                 assert httpx.get(address + path).status_code == 200
+            assert httpx.post(f"{address}/v1/anything", json={}).status_code == 429
         assert httpx.post(f"{address}/v1/compare", json={}).status_code == 200
     assert passed == [*["/v1/compare"] * 50, "/health", "/metrics", "/v1/models", "/v1/compare"]
     assert slots.taken == 0
+    text = metrics.text().decode()
+    assert 'judge_requests_total{route="/v1/compare",status="429"} 1.0' in text
+    assert 'judge_requests_total{route="other",status="429"} 1.0' in text
+
+
+def test_what_the_proxy_answers_for_a_replica_is_counted() -> None:
+    metrics = Metrics()
+    with listening(Answering(_nothing, metrics)) as address:
+        assert httpx.post(f"{address}/v1/rank").status_code == 503
+    assert 'judge_requests_total{route="/v1/rank",status="503"} 1.0' in metrics.text().decode()
+
+
+def test_routes_that_the_proxy_counts_are_those_that_judge() -> None:
+    app = app_of(ScriptedEngines(FAMILIES["qwen2_5"](), lambda text, vote: ""))
+    assert {route.path for route in app.routes if "POST" in getattr(route, "methods", ())} == set(JUDGING)
 
 
 @pytest.mark.slow
@@ -104,13 +125,14 @@ def test_a_slot_is_free_again_when_a_request_fails() -> None:
     async def fails(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a defect")
 
-    with listening(Shedding(fails, slots)) as address:
+    with listening(Shedding(fails, slots, Metrics())) as address:
         assert [httpx.post(f"{address}/v1/compare").status_code for _ in range(2)] == [500, 500]
     assert slots.taken == 0
 
 
 def test_the_proxy_is_told_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(24).items():
+    monkeypatch.setattr(proxy, "Metrics", str)
+    for name, value in environment(24, "/run/logs/metrics").items():
         monkeypatch.setenv(name, value)
     shedding, answering = middlewares()
     assert shedding.kwargs["slots"].most == 24
