@@ -158,6 +158,7 @@ def test_on_a_standing_cluster_a_stopped_run_ends_its_actors_and_nothing_else(
     runs("prepare", "guest", *overrides)
     process = runs.start("distill", "guest", *overrides, **joined)
     wait_until(lambda: process.poll() is not None or bool(runs.lines("guest", "distill")), 300, "distillation")
+    assert process.poll() is None, process.communicate()
     actors = of_actors(psutil.Process(head.pid).children(recursive=True))
     assert actors
     mapped = mapped_by(actors)
