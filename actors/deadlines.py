@@ -19,6 +19,7 @@ ANSWER_SECONDS = 30.0
 """How much longer than an actor's own deadline its caller waits, for the error that names the cause."""
 # That a machine is gone, and not only slow, Ray knows after its health checks: half a minute, and a minute at most.
 _SETTLED_SECONDS = 90.0
+# How often Ray is asked for it.
 _LOOK_SECONDS = 2.0
 # For the nodes to have late actors write their stacks; a node that does not answer is left out.
 _STACKS_SECONDS = 20.0
@@ -34,8 +35,8 @@ class ActorFailed(UserError, RuntimeError):
     kind: Kind | None = None
     """What failed, where the error is one that a run can go on from."""
     actor: NamedActor | None = None
-    node: str = ""
-    """Ray's id of the node that died, if one did."""
+    node: str | None = None
+    """Ray's id of the node whose death it was, ``""`` where Ray named none; None: of no node."""
     is_unsettled = False
     """Whether the actor cannot be reached, and it is not known yet whether it, or its node, has died."""
 
@@ -157,7 +158,7 @@ def failure(error: Exception, what: str, actor: NamedActor) -> ActorFailed:
     failed.kind, failed.actor = _kind(error, actor), actor
     failed.is_unsettled = isinstance(error, ActorUnavailableError)
     if failed.kind == "node":
-        failed.node = node_died(str(error)) or ""
+        failed.node = node_died(str(error))
     return failed
 
 

@@ -97,7 +97,7 @@ class Roster:
         with self._changed:
             self._no_publisher = error
 
-    def lost(self, worker: NamedActor, error: Exception) -> None:
+    def lost(self, worker: NamedActor, error: ActorFailed) -> None:
         """A worker is dead: it gets no more work, and is brought back. Nothing if that was known.
 
         Raises:
@@ -131,18 +131,16 @@ class Roster:
             self._is_closed = True
             self._changed.notify_all()
 
-    def _bring_back(self, index: int, worker: NamedActor, error: Exception) -> None:
+    def _bring_back(self, index: int, worker: NamedActor, error: ActorFailed) -> None:
         assert self._revival is not None
         faults, dead = self._revival.faults, worker
         while True:
             try:
                 if self._is_closed:
                     return
-                if isinstance(error, ActorFailed):
-                    error = settled(error)
-                node = error.node if isinstance(error, ActorFailed) and error.kind == "node" else None
+                error = settled(error)
                 then = "it is restarted, others take its prompts"
-                fault = faults.noticed("engine", worker.name, _why(error, worker), then, node=node)
+                fault = faults.noticed("engine", worker.name, _why(error, worker), then, node=error.node)
                 with self._turns.restarting():
                     dead = self._revival.restart(index, dead)
                     self._return(index, dead, fault)
@@ -150,10 +148,10 @@ class Roster:
             except Exception as failed:
                 if self._is_closed:
                     return
-                error = failed
                 if not isinstance(failed, ActorFailed) or failed.kind is None:
                     self._give_up(index, failed)
                     return
+                error = failed
 
     def _return(self, index: int, worker: NamedActor, fault: Fault) -> None:
         """Let a new worker start, give it what the others hold, and let it work."""
@@ -226,7 +224,7 @@ def _is_dead(error: ActorFailed, worker: NamedActor) -> bool:
     return error.actor is worker and error.kind in ("engine", "node")
 
 
-def _why(error: Exception, worker: NamedActor) -> str:
+def _why(error: ActorFailed, worker: NamedActor) -> str:
     """What happened to a worker, without its name, which messages of errors have."""
     text = str(error)
     _, found, after = text.partition(f"{worker} ")

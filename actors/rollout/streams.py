@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -180,7 +180,7 @@ class Call:
         self._merged.put_nowait((number, end))
 
 
-def _is_death(error: Exception) -> bool:
+def _is_death(error: Exception) -> TypeGuard[ActorFailed]:
     return isinstance(error, ActorFailed) and error.kind in ("engine", "node")
 
 

@@ -57,8 +57,8 @@ class RevivedVerifier:
         while fault is None or fault.back is None:
             error = await asyncio.to_thread(settled, error)
             why = str(error).partition(f"{actor} ")[2] or str(error)
-            node = error.node if error.kind == "node" else None
-            fault = self._faults.noticed("verifier", actor.name, why, "it is restarted and scores again", node=node)
+            then = "it is restarted and scores again"
+            fault = self._faults.noticed("verifier", actor.name, why, then, node=error.node)
             try:
                 actor = await asyncio.to_thread(self._restart, actor)
             except ActorFailed as failed:

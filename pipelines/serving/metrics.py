@@ -34,11 +34,11 @@ class Metrics:
 
     def record(self, route: str, status: int, seconds: float) -> None:
         """Count one request that was answered."""
-        self.refused(route, status)
+        self.count(route, status)
         self._seconds.labels(route).observe(seconds)
 
-    def refused(self, route: str, status: int) -> None:
-        """Count one request that was refused before anything was done for it."""
+    def count(self, route: str, status: int) -> None:
+        """Count one request without its time, as one that was refused before anything was done for it."""
         self._requests.labels(route, status).inc()
 
     def count_tokens(self, usage: Mapping[str, int]) -> None:

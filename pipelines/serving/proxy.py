@@ -72,7 +72,7 @@ class Shedding:
             try:
                 held.enter_context(self._slots.slot())
             except Refused as refusal:
-                self._metrics.refused(_route(scope), refusal.status)
+                self._metrics.count(_route(scope), refusal.status)
                 await error_response(refusal)(scope, receive, send)
                 return
             await self._app(scope, receive, passed)
@@ -111,7 +111,7 @@ class Answering:
         await self._app(scope, receive, passed)
         if refusal is not None or not begun:
             refusal = refusal or _LOST
-            self._metrics.refused(_route(scope), refusal.status)
+            self._metrics.count(_route(scope), refusal.status)
             await error_response(refusal)(scope, receive, send)
         elif events and not whole:
             last = event("error", error_object(_LOST)).encode()

@@ -36,8 +36,7 @@ def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> No
         deaths[step] += 1
         why = str(failed).partition(f"{failed.actor} ")[2]
         where = f"step {step} of {stage.name}"
-        node = failed.node if failed.kind == "node" else None
-        return session.faults.noticed("learner", failed.actor.name, why, then, deaths[step], where, node)
+        return session.faults.noticed("learner", failed.actor.name, why, then, deaths[step], where, failed.node)
 
     fault: Fault | None = None
     learners: LearnerGroup | None = None

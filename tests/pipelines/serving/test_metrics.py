@@ -18,7 +18,7 @@ metrics = Metrics(sys.argv[1])
 metrics.in_flight.inc(2)
 for _ in range(int(sys.argv[2])):
     metrics.record("/v1/compare", 200, 0.5)
-metrics.refused("/v1/compare", 429)
+metrics.count("/v1/compare", 429)
 metrics.count_tokens({"prompt_tokens": 30, "completion_tokens": 5})
 print(metrics.text().decode(), flush=True)
 print("END", flush=True)
