@@ -216,8 +216,9 @@ class WeightUpdate:
     path: str | None
     """A safetensors file every engine can open; None: they receive the tensors over the network."""
     tensors: tuple[TensorEntry, ...]
+    """Empty while they are being gathered: over the network each comes with what it is."""
     checksum: int
-    """Of all tensors together; engines answer with the one they computed."""
+    """Of all tensors together, 0 while they are being gathered; engines answer with the one they computed."""
 
 
 @dataclass(frozen=True, slots=True)

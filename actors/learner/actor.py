@@ -180,10 +180,11 @@ class Learner:
         return kl_to_reference(self._trainer, micro_batches, estimator, temperature)
 
     @at_work
-    def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
+    def publish(self, version: int, directory: str | None, dtype: str, sends: bool = False) -> WeightUpdate | None:
         """Gather all weights and write them into ``directory``; rank 0 answers, the others take part.
 
-        Without a directory rank 0 holds them until the next, for :meth:`send`.
+        Without a directory rank 0 holds them until the next, for :meth:`send`; ``sends``: and broadcasts them to the
+        engines that have joined while it gathers. An error of that comes when it holds all of them.
         """
         import torch
 
@@ -198,8 +199,14 @@ class Learner:
             return None
         if directory is not None:
             return write_update(tensors, version, directory)
-        self._published = gathered(tensors, version)
-        return self._published[0]
+        self._published, failure = gathered(tensors, version, self._channel.send if sends else None)
+        if failure is not None:
+            raise failure
+        return self._published.update
+
+    def published(self) -> WeightUpdate:
+        """What rank 0 holds for :meth:`send`."""
+        return self._published.update
 
     @at_work
     def leave_device(self) -> MemoryUse:
@@ -232,8 +239,7 @@ class Learner:
     @at_work
     def send(self) -> None:
         """Broadcast what was published last to the engines that have joined, which have been told to receive it."""
-        update, tensors = self._published
-        self._channel.send(update.tensors, tensors)
+        self._channel.send(self._published)
 
     def remove_written(self, path: str) -> None:
         """Remove a published file, which every engine has loaded: it is memory of this rank's node."""

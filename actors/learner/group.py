@@ -147,6 +147,16 @@ class LearnerGroup:
         """Gather the weights in ``dtype`` and write them, or hold them to be sent; the answer says what they are."""
         return self._all("publish", version, directory, dtype, what=f"weight version {version} to be gathered")[0]
 
+    def start_broadcast(self, version: int, dtype: str) -> list[tuple[Any, NamedActor]]:
+        """Let the ranks gather the weights in ``dtype`` while rank 0 sends them to the members of its channel.
+
+        Returns at once, with references of their answers and whose those are; rank 0's is a
+        :class:`~actors.messages.WeightUpdate`. It holds the weights then, also where sending failed.
+        """
+        arguments = [(version, None, dtype, True)] * len(self.actors)
+        call = self.ranks.started("publish", arguments, f"weight version {version} to be gathered and sent")
+        return list(zip(call.references, call.actors, strict=True))
+
     def leave_device(self) -> list[MemoryUse]:
         """Let every rank move what it keeps into the machine's memory."""
         return self._all("leave_device", what="learner ranks to leave their devices")

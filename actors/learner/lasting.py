@@ -128,9 +128,13 @@ class LastingRanks:
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]], what: str) -> list[Any]:
         """Answers of a method that changes nothing that is trained; arguments are by rank."""
+        return self.answers(self.started(method, arguments, what))
+
+    def started(self, method: str, arguments: Sequence[tuple[Any, ...]], what: str) -> Call:
+        """As :meth:`call`, but returns at once; see :meth:`answers`."""
         call = Call(method, arguments, what, self._timeout)
         self._send(call)
-        return self.answers(call)
+        return call
 
     def work(self, method: str, arguments: Sequence[tuple[Any, ...]], what: str, *, ends_step: bool) -> Call:
         """Give the ranks work on their next optimiser step, and return at once.

@@ -137,6 +137,7 @@ class RolloutFleet:
         """Load new weights on every engine at work, in flight; returns the longest pause in seconds.
 
         ``sending`` are Ray references of those who send them meanwhile, and who that is; their errors end the wait too.
+        Where ``update`` only announces what is being gathered, one of them answers with what it was.
         ``receivers`` are the engines that they send to; None: all at work.
         An engine that dies meanwhile gets them when it comes back.
 
@@ -166,6 +167,7 @@ class RolloutFleet:
                     if sending:
                         raise EnginesLost(str(error)) from error
             loaded: list[LoadedWeights] = answers[: len(workers)]
+            update = next((answer for answer in answers[len(workers) :] if answer is not None), update)
             for worker, held in zip(workers, loaded, strict=True):
                 refuse_other(worker, held, update)
             loaded_by = update

@@ -7,7 +7,7 @@ checksum is compared with what the learner said it sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -55,11 +55,12 @@ class VerifiedUpdate(WeightTransferUpdateInfo):
 
     path: str | None
     tensors: list[dict[str, Any]]
+    """Of a file. Over the network each tensor comes with what it is."""
 
     @classmethod
     def of(cls, update: WeightUpdate) -> dict[str, Any]:
         """The plain form that crosses vLLM's process boundary."""
-        return {"path": update.path, "tensors": [asdict(entry) for entry in update.tensors]}
+        return {"path": update.path, "tensors": [asdict(entry) for entry in update.tensors if update.path]}
 
 
 class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
@@ -83,50 +84,60 @@ class VerifiedWeightEngine(WeightTransferEngine[ChannelInit, VerifiedUpdate]):
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class always synchronises an accelerator afterwards, and fails on CPU where there is none.
-        self.receive_weights(self.parse_update_info(update_info))
+        try:
+            self.receive_weights(self.parse_update_info(update_info))
+        except BaseException:
+            # What came in part is left as it is, to be overwritten: vLLM cannot begin to load within another loading.
+            self.finish_weight_update()
+            raise
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: VerifiedUpdate) -> None:
         entries = [TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in update_info.tensors]
-        expected = {entry.name: entry for entry in entries}
-        arrived: dict[str, TensorEntry] = {}
+        arrived: list[TensorEntry] = []
+        failure: Exception | None = None
         for tensors in self._arriving(update_info.path, entries):
-            arrived |= self._checked(tensors, expected)
-            cast(Any, self.model).load_weights(tensors.items())
-        self.received = combined_checksum(arrived[name] for name in expected)
+            # What a broadcast brings is received to its end: others would wait for the one who does not.
+            if failure is None:
+                try:
+                    arrived += [self._checked(tensor, sent) for sent, tensor in tensors]
+                    cast(Any, self.model).load_weights((sent.name, tensor) for sent, tensor in tensors)
+                except Exception as error:
+                    failure = error
+        if failure is not None:
+            raise failure
+        self.received = combined_checksum(arrived)
 
-    def _arriving(self, path: str | None, entries: Sequence[TensorEntry]) -> Iterator[Mapping[str, torch.Tensor]]:
-        """A file's tensors at once, or the channel's bucket by bucket."""
+    def _arriving(
+        self, path: str | None, entries: Sequence[TensorEntry]
+    ) -> Iterator[list[tuple[TensorEntry, torch.Tensor]]]:
+        """A file's tensors at once, or the channel's bucket by bucket; each with what the learner says it is."""
         if path is None:
             if self._channel is None:
                 raise WeightMismatch("an update over the network was announced before the engine joined the channel")
-            yield from self._channel.receive(entries)
+            yield from self._channel.receive()
             return
         received, expected = load_file(path), {entry.name for entry in entries}
         if set(received) != expected:
             missing, extra = sorted(expected - set(received)), sorted(set(received) - expected)
             raise WeightMismatch(f"weight file {path}: missing tensors {missing}, unexpected {extra}")
-        yield received
+        yield [(entry, received[entry.name]) for entry in entries]
 
-    def _checked(
-        self, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, TensorEntry]
-    ) -> dict[str, TensorEntry]:
+    def _checked(self, tensor: torch.Tensor, sent: TensorEntry) -> TensorEntry:
         """What arrived, described as the learner described what it sent."""
+        dtype, checksum = str(tensor.dtype).removeprefix("torch."), tensor_checksum(tensor)
+        if checksum != sent.checksum:
+            raise WeightMismatch(
+                f"tensor {sent.name!r} has checksum {checksum:#018x}, the learner sent {sent.checksum:#018x}"
+            )
         rows = self.model_config.hf_text_config.vocab_size
-        arrived = {}
-        for name, tensor in tensors.items():
-            dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
-            arrived[name] = TensorEntry(name, dtype, shape, tensor_checksum(tensor))
-            got, sent = arrived[name].checksum, expected[name].checksum
-            if got != sent:
-                raise WeightMismatch(f"tensor {name!r} has checksum {got:#018x}, the learner sent {sent:#018x}")
-            if name.endswith(_BY_VOCABULARY) and len(tensor) != rows:
-                raise WeightMismatch(
-                    f"tensor {name!r} is for a vocabulary of {len(tensor):,}, the engine was started with one of "
-                    f"{rows:,}: start engines and learners from the same model"
-                )
-        return arrived
+        if sent.name.endswith(_BY_VOCABULARY) and len(tensor) != rows:
+            raise WeightMismatch(
+                f"tensor {sent.name!r} is for a vocabulary of {len(tensor):,}, the engine was started with one of "
+                f"{rows:,}: start engines and learners from the same model"
+            )
+        return TensorEntry(sent.name, dtype, tuple(tensor.shape), checksum)
 
     def finish_weight_update(self) -> None:
         """Prepack again and move the new weights to where the kernels read them."""

@@ -1,15 +1,15 @@
-"""The sending side of a weight update: gather everything, say what is sent, then write a file or broadcast.
+"""The sending side of a weight update: gather everything and say what it is; write a file, or broadcast meanwhile.
 
-Gathering ends before the transfer begins, so no collective of the learners ever waits for an engine.
+All is gathered to its end whatever becomes of the transfer: the learners' collectives are of all ranks.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,17 +21,53 @@ from actors.messages import TensorEntry, WeightUpdate
 from actors.weights.checksums import combined_checksum, tensor_checksum
 from actors.weights.nameless import open_nameless, path_of, write_safetensors
 
+Described = Iterator[tuple[TensorEntry, torch.Tensor]]
 
-def gathered(tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> tuple[WeightUpdate, dict[str, torch.Tensor]]:
-    """Full tensors in Hugging Face naming, held on the CPU, and what there is to say about them."""
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Weights that were published: what there is to say about them, and full tensors in Hugging Face naming."""
+
+    update: WeightUpdate
+    tensors: Mapping[str, torch.Tensor]
+    """On the CPU."""
+
+    def __iter__(self) -> Described:
+        return ((entry, self.tensors[entry.name]) for entry in self.update.tensors)
+
+
+def gathered(
+    tensors: Iterable[tuple[str, torch.Tensor]], version: int, send: Callable[[Described], None] | None = None
+) -> tuple[Gathered, Exception | None]:
+    """Hold full tensors; ``send`` is given each as it comes, where it was gathered.
+
+    An error of the transfer is returned: all are held none the less. One of gathering is raised.
+    """
     held: dict[str, torch.Tensor] = {}
-    entries = []
-    for name, tensor in tensors:
-        # Where it was gathered, before it leaves the device.
-        dtype, checksum = str(tensor.dtype).removeprefix("torch."), tensor_checksum(tensor)
-        entries.append(TensorEntry(name, dtype, tuple(tensor.shape), checksum))
-        held[name] = tensor.detach().cpu().contiguous()
-    return WeightUpdate(version, None, tuple(entries), combined_checksum(entries)), held
+    entries: list[TensorEntry] = []
+    is_whole = False
+
+    def passing() -> Described:
+        nonlocal is_whole
+        for name, tensor in tensors:
+            # Where it was gathered, before it leaves the device.
+            dtype, checksum = str(tensor.dtype).removeprefix("torch."), tensor_checksum(tensor)
+            entries.append(TensorEntry(name, dtype, tuple(tensor.shape), checksum))
+            held[name] = tensor.detach().cpu().contiguous()
+            yield entries[-1], tensor
+        is_whole = True
+
+    described, failure = passing(), None
+    try:
+        if send is not None:
+            send(described)
+    except Exception as error:
+        failure = error
+    for _ in described:
+        pass
+    if failure is not None and not is_whole:
+        raise failure
+    return Gathered(WeightUpdate(version, None, tuple(entries), combined_checksum(entries)), held), failure
 
 
 def refuse_if_full(folder: Path, needed: int, free: int) -> None:
@@ -64,21 +100,21 @@ def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dire
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    update, held = gathered(tensors, version)
+    held, _ = gathered(tensors, version)
     # Before the last one's is closed, whose number and path it would otherwise have.
     descriptor = open_nameless(folder)
     try:
         for older in folder.glob("weights-*.safetensors"):
             older.unlink(missing_ok=True)
         _release(folder)
-        refuse_if_full(folder, sum(tensor.nbytes for tensor in held.values()), shutil.disk_usage(folder).free)
+        refuse_if_full(folder, sum(tensor.nbytes for tensor in held.tensors.values()), shutil.disk_usage(folder).free)
         if descriptor is None:
             path = folder / f"weights-{version:08d}.safetensors"
             with atomic_path(path, durable=False) as partial:
-                save_file(held, partial)
+                save_file(dict(held.tensors), partial)
         else:
             path = path_of(descriptor)
-            write_safetensors(descriptor, held)
+            write_safetensors(descriptor, held.tensors)
     except BaseException:
         if descriptor is not None:
             os.close(descriptor)
@@ -86,7 +122,7 @@ def write_update(tensors: Iterable[tuple[str, torch.Tensor]], version: int, dire
     if descriptor is not None:
         _WRITTEN[folder] = path, descriptor
         _remove_if_empty(folder)
-    return replace(update, path=str(path))
+    return replace(held.update, path=str(path))
 
 
 def remove_written(path: str) -> None:

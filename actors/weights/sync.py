@@ -1,4 +1,7 @@
-"""How new weights get from the learners to the engines: gathered by all ranks, then sent by the first."""
+"""How new weights get from the learners to the engines: gathered by all ranks, sent by the first.
+
+Over the network they are sent while they are gathered, bucket by bucket. A file is written when it is whole.
+"""
 
 from __future__ import annotations
 
@@ -82,28 +85,42 @@ class WeightSync:
                 raise
 
     def _publish(self, version: int) -> float:
-        # Before anything is gathered: those who do not meet shall not have kept the learners waiting.
-        self._meet(self._fleet.roster.begin_publishing())
+        workers = self._fleet.roster.begin_publishing()
+        if self._directory is None and workers:
+            return self._broadcast(version, workers)
         update = self._learners.publish(version, self._directory, self._dtype)
         self._file = update.path
+        return self._fleet.update_weights(update)
+
+    def _broadcast(self, version: int, workers: list[NamedActor]) -> float:
+        # Before anything is gathered: those who do not meet shall not have kept the learners waiting.
+        self._meet(workers)
+        announced = WeightUpdate(version, None, (), 0)
+        try:
+            return self._fleet.update_weights(announced, self._learners.start_broadcast(version, self._dtype), workers)
+        except EnginesLost:
+            sender = self._learners.actors[0]
+            what = f"weight version {version} to be gathered to its end"
+            [update] = get([sender.handle.published.remote()], self._timeout, what, [sender])
         while True:
+            # A broadcast that one does not take part in fails for all: once more, without it.
+            self._members = []
             try:
                 return self._send(update)
             except EnginesLost:
-                # A broadcast that one does not take part in fails for all: once more, without it.
-                self._members = []
+                continue
 
     def _send(self, update: WeightUpdate) -> float:
-        workers = self._fleet.roster.begin_publishing()
-        if update.path is not None or not workers:
+        """Send what the first rank holds."""
+        if not (workers := self._fleet.roster.begin_publishing()):
             return self._fleet.update_weights(update)
         self._meet(workers)
         sender = self._learners.actors[0]
         return self._fleet.update_weights(update, [(sender.handle.send.remote(), sender)], workers)
 
     def _meet(self, workers: Sequence[NamedActor]) -> None:
-        """Let these workers, and no others, be the members of the channel, where there is one."""
-        if self._directory is None and workers and [self._learners.actors[0], *workers] != self._members:
+        """Let these workers, and no others, be the members of the channel."""
+        if [self._learners.actors[0], *workers] != self._members:
             self._connect(workers)
 
     def close(self) -> None:

@@ -97,7 +97,7 @@ class StreamingWorker:
         if self._fault == f"cannot open {update.version}":
             raise FileNotFoundError(f"version {update.version}")
         version = self._version = update.version - (self._fault == "old version")
-        return LoadedWeights(version, update.checksum + (self._fault == "other bytes"), 0.25)
+        return LoadedWeights(version, (update.checksum or UPDATE.checksum) + (self._fault == "other bytes"), 0.25)
 
     async def sleep(self, at_once: bool) -> MemoryUse:
         """Say so."""
@@ -152,9 +152,15 @@ class RankWithoutModel:
     def load(self, *arguments: Any) -> int:
         return 0
 
-    def publish(self, version: int, directory: str | None, dtype: str) -> WeightUpdate | None:
+    def publish(self, version: int, directory: str | None, dtype: str, sends: bool = False) -> WeightUpdate | None:
         print(f"published {version} as {dtype}", flush=True)
-        return WeightUpdate(version, directory, UPDATE.tensors, UPDATE.checksum) if self._rank == 0 else None
+        self._published = WeightUpdate(version, directory, UPDATE.tensors, UPDATE.checksum)
+        if sends and self._rank == 0:
+            self.send()
+        return self._published if self._rank == 0 else None
+
+    def published(self) -> WeightUpdate:
+        return self._published
 
     def save(self, directory: str, state: dict[str, Any], in_background: bool) -> None:
         print(f"saved {directory}", flush=True)

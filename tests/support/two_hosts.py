@@ -101,16 +101,15 @@ def _member(rank: int) -> None:
     total = torch.ones(1) * (rank + 1)
     dist.all_reduce(total)
     terms = ChannelTerms(*places[1], 2, 64, 60.0, 60.0)
-    update, held = gathered([("weights", torch.arange(100.0))], 1)
+    weights = torch.arange(100.0)
     if rank == 0:
         learner.join_channel(terms)
-        learner._published = update, held
+        learner._published, _ = gathered([("weights", weights)], 1)
         learner.send()
     else:
         channel = WeightChannel(join_store(*places[1], 60.0, "member 1"), 1, "cpu", terms)
-        [received] = channel.receive(update.tensors)
-        held = received
-    print(os.environ["GLOO_SOCKET_IFNAME"], total.item(), held["weights"].sum().item(), flush=True)
+        [[(_, weights)]] = channel.receive()
+    print(os.environ["GLOO_SOCKET_IFNAME"], total.item(), weights.sum().item(), flush=True)
     dist.barrier()
 
 

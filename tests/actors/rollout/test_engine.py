@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from actors.messages import (
     Added,
     ChannelTerms,
     GenerationFailure,
-    LoadedWeights,
     Prompt,
     Sampling,
     Trace,
@@ -259,9 +258,11 @@ def test_weights_over_the_network_are_the_ones_that_are_sampled_from(host: Host)
     store, address, port = open_store(60.0)
     terms = ChannelTerms(address, port, 2, 2**16, 60.0, 60.0)
 
-    async def over_the_network(update: WeightUpdate, tensors: dict[str, torch.Tensor]) -> LoadedWeights:
-        sending = asyncio.to_thread(channel.send, update.tensors, tensors)
-        return (await asyncio.gather(host.engine.update(update), sending))[0]
+    async def over_the_network(weights: Iterable[tuple[str, torch.Tensor]], version: int) -> tuple[Any, ...]:
+        """Gathered and sent while the engine, which knows nothing but the version, receives."""
+        sending = asyncio.to_thread(gathered, weights, version, channel.send)
+        updating = host.engine.update(WeightUpdate(version, None, (), 0))
+        return tuple(await asyncio.gather(updating, sending, return_exceptions=True))
 
     async def meet() -> WeightChannel:
         joining = host.engine.join_channel(terms, 1)
@@ -269,8 +270,19 @@ def test_weights_over_the_network_are_the_ones_that_are_sampled_from(host: Host)
 
     channel = host.run(meet())
     weights = changed(host, seed=2)
-    update, tensors = gathered(weights.items(), 2)
-    assert host.run(over_the_network(update, tensors)).checksum == update.checksum
+
+    def ending_early() -> Iterator[tuple[str, torch.Tensor]]:
+        yield from list(changed(host, seed=4).items())[:-1]
+        raise ConnectionError("a rank is gone")
+
+    refused, failed = host.run(over_the_network(ending_early(), 2))
+    assert "could not gather them" in str(refused), "at once, not after the channel's minute"
+    assert str(failed) == "a rank is gone"
+    # Half of other weights were loaded: the next are whole again.
+    loaded, (held, failure) = host.run(over_the_network(weights.items(), 2))
+    assert failure is None
+    assert not isinstance(loaded, Exception), loaded
+    assert (loaded.version, loaded.checksum) == (2, held.update.checksum)
     prompts = [prompt(index) for index in range(4)]
     traces = host.generate(prompts, Sampling(samples=2, max_tokens=24))
     assert {int(version) for trace in traces for version in trace.versions} == {2}
