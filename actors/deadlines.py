@@ -40,6 +40,12 @@ class ActorFailed(UserError, RuntimeError):
     is_unsettled = False
     """Whether the actor cannot be reached, and it is not known yet whether it, or its node, has died."""
 
+    @property
+    def why(self) -> str:
+        """What happened to the actor, without its name, which messages have."""
+        text = str(self)
+        return text.partition(f"{self.actor} ")[2] or f"died: {text}"
+
 
 @dataclass(frozen=True, slots=True)
 class NamedActor:

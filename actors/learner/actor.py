@@ -15,6 +15,7 @@ from actors.liveness import Beat
 from actors.logs import redirect_output
 from actors.messages import ChannelTerms, MemoryUse, WeightUpdate
 from actors.processes import Processes, of_this_actor
+from actors.weights.publisher import Publisher
 
 if TYPE_CHECKING:
     from actors.learner.steps import MicroBatches
@@ -35,9 +36,7 @@ class Learner:
         self._world_size = world_size
         self._settings = settings
         self._store: Any = None
-        self._channel_store: Any = None
-        self._channel: Any = None
-        self._published: Any = None
+        self._publisher = Publisher(settings.device, settings.rendezvous_timeout)
         self._trainer: Any = None
         self._source = ""
         self._holder: Any = None
@@ -189,24 +188,17 @@ class Learner:
         import torch
 
         from actors.learner.model import full_state
-        from actors.weights.send import gathered, write_update
 
-        self._published = None
         tensors = full_state(self._trainer.judge, getattr(torch, dtype))
         if self.rank != 0:
             for _ in tensors:
                 pass
             return None
-        if directory is not None:
-            return write_update(tensors, version, directory)
-        self._published, failure = gathered(tensors, version, self._channel.send if sends else None)
-        if failure is not None:
-            raise failure
-        return self._published.update
+        return self._publisher.publish(tensors, version, directory, sends)
 
     def published(self) -> WeightUpdate:
         """What rank 0 holds for :meth:`send`."""
-        return self._published.update
+        return self._publisher.held
 
     @at_work
     def leave_device(self) -> MemoryUse:
@@ -225,21 +217,16 @@ class Learner:
 
     def open_channel(self) -> tuple[str, int]:
         """Open the store at which the members of a weight channel meet; returns its address and port."""
-        from actors.rendezvous import open_store
-
-        self._channel_store, address, port = open_store(self._settings.rendezvous_timeout)
-        return address, port
+        return self._publisher.open()
 
     def join_channel(self, terms: ChannelTerms) -> None:
         """Be rank 0 of the weight channel that this rank opened."""
-        from actors.weights.channel import WeightChannel
-
-        self._channel = WeightChannel(self._channel_store, 0, self._settings.device, terms)
+        self._publisher.join(terms)
 
     @at_work
     def send(self) -> None:
         """Broadcast what was published last to the engines that have joined, which have been told to receive it."""
-        self._channel.send(self._published)
+        self._publisher.send()
 
     def remove_written(self, path: str) -> None:
         """Remove a published file, which every engine has loaded: it is memory of this rank's node."""

@@ -140,7 +140,7 @@ class Roster:
                     return
                 error = settled(error)
                 then = "it is restarted, others take its prompts"
-                fault = faults.noticed("engine", worker.name, _why(error, worker), then, node=error.node)
+                fault = faults.noticed("engine", worker.name, error.why, then, node=error.node)
                 with self._turns.restarting():
                     dead = self._revival.restart(index, dead)
                     self._return(index, dead, fault)
@@ -222,10 +222,3 @@ def refuse_other(worker: NamedActor, held: LoadedWeights, update: WeightUpdate) 
 
 def _is_dead(error: ActorFailed, worker: NamedActor) -> bool:
     return error.actor is worker and error.kind in ("engine", "node")
-
-
-def _why(error: ActorFailed, worker: NamedActor) -> str:
-    """What happened to a worker, without its name, which messages of errors have."""
-    text = str(error)
-    _, found, after = text.partition(f"{worker} ")
-    return after if found else f"died: {text}"

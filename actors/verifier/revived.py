@@ -56,9 +56,8 @@ class RevivedVerifier:
         fault: Fault | None = None
         while fault is None or fault.back is None:
             error = await asyncio.to_thread(settled, error)
-            why = str(error).partition(f"{actor} ")[2] or str(error)
             then = "it is restarted and scores again"
-            fault = self._faults.noticed("verifier", actor.name, why, then, node=error.node)
+            fault = self._faults.noticed("verifier", actor.name, error.why, then, node=error.node)
             try:
                 actor = await asyncio.to_thread(self._restart, actor)
             except ActorFailed as failed:

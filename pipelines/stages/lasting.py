@@ -34,9 +34,8 @@ def with_learners(session: Session, stage: Stage, load: Work, train: Work) -> No
         session.learner_lost(failed.actor, failed)
         step = session.run.last_step(stage.name) + 1
         deaths[step] += 1
-        why = str(failed).partition(f"{failed.actor} ")[2]
         where = f"step {step} of {stage.name}"
-        return session.faults.noticed("learner", failed.actor.name, why, then, deaths[step], where, failed.node)
+        return session.faults.noticed("learner", failed.actor.name, failed.why, then, deaths[step], where, failed.node)
 
     fault: Fault | None = None
     learners: LearnerGroup | None = None

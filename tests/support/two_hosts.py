@@ -88,7 +88,6 @@ def _member(rank: int) -> None:
     from actors.messages import ChannelTerms
     from actors.rendezvous import join_store
     from actors.weights.channel import WeightChannel
-    from actors.weights.send import gathered
 
     learner = Learner(rank, 2, small_learner())
     places = [(learner.rendezvous() or ("", 0)), (learner.open_channel() if rank == 0 else ("", 0))]
@@ -104,11 +103,13 @@ def _member(rank: int) -> None:
     weights = torch.arange(100.0)
     if rank == 0:
         learner.join_channel(terms)
-        learner._published, _ = gathered([("weights", weights)], 1)
+        learner._publisher.publish([("weights", weights)], 1, None, sends=True)
         learner.send()
     else:
         channel = WeightChannel(join_store(*places[1], 60.0, "member 1"), 1, "cpu", terms)
         [[(_, weights)]] = channel.receive()
+        [[(_, again)]] = channel.receive()
+        assert torch.equal(again, weights)
     print(os.environ["GLOO_SOCKET_IFNAME"], total.item(), weights.sum().item(), flush=True)
     dist.barrier()
 
