@@ -27,6 +27,7 @@ _NO_SUPPORT = (
     "choose another one, such as a local disk",
 )
 _DENIED = ("permission denied", "change who may use it, or choose another place, such as another output_root")
+_NO_MEMORY = ("the machine has no memory left for this process", "free some, or raise the limit (`ulimit -v`)")
 _OPEN_FILES = ("too many files are open", "raise the limit with `ulimit -n`")
 
 # Error number -> (what is wrong, what to do).
@@ -34,6 +35,10 @@ _FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space or have the quota raised"),
     errno.EROFS: ("the file system is read-only", "choose another place, such as another output_root"),
+    errno.EFBIG: ("the file is larger than is allowed here", "raise the limit (`ulimit -f`), or choose another place"),
+    errno.EIO: ("the disk cannot read or write what is there", "choose another one"),
+    errno.ESTALE: ("the network file system has lost the file", "mount it anew"),
+    errno.ENOMEM: _NO_MEMORY,
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
     errno.ENOLCK: _NO_SUPPORT,
     errno.ENOTSUP: _NO_SUPPORT,
@@ -44,14 +49,18 @@ _FAULTS = {
     errno.ENFILE: _OPEN_FILES,
 }
 # Raised for many reasons where no file is named: then they are not about one.
-_ONLY_OF_FILES = {errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
+_ONLY_OF_FILES = {errno.EIO, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 
 
-def machine_fault(error: OSError, path: str | Path | None = None) -> MachineFault | None:
+def machine_fault(error: Exception, path: str | Path | None = None) -> MachineFault | None:
     """``error`` as something a user can mend; None where it is nothing of the kind.
 
     ``path`` is what was asked for, where the error itself names no file (as those of ``flock``).
     """
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, str(error) or "Cannot allocate memory")
+    if not isinstance(error, OSError):
+        return None
     place = error.filename or path
     if error.errno not in _FAULTS or (place is None and error.errno in _ONLY_OF_FILES):
         return None

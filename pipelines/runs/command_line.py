@@ -98,7 +98,7 @@ def same_command() -> str:
 def tell(error: Exception) -> int:
     """Show an error; its exit status. One that a user can mend is one message; a defect of ours has its traceback, in
     which keys are hidden as well."""
-    found = machine_fault(error) if isinstance(error, OSError) and not isinstance(error, UserError) else error
+    found = error if isinstance(error, UserError) else machine_fault(error)
     if not isinstance(found, UserError) or found.is_defect:
         _show("".join(traceback.format_exception(error)).rstrip())
         return 1
