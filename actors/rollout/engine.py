@@ -86,6 +86,7 @@ class Engine:
             enforce_eager=settings.enforce_eager,
             enable_prefix_caching=settings.prefix_caching,
             gpu_memory_utilization=settings.memory_fraction,
+            kv_cache_memory_bytes=round(settings.memory_gib * 2**30) if settings.device == "cpu" else None,
             # On CPU vLLM refuses to be prepared for it, and sleeps all the same: see `Sleeping`.
             enable_sleep_mode=settings.takes_turns and settings.device == "cuda",
             seed=settings.seed,

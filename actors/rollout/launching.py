@@ -32,16 +32,20 @@ def environment(settings: EngineSettings, sockets: str) -> Iterator[None]:
     ours = {"VLLM_RPC_BASE_PATH": sockets}
     unless_set = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if settings.device == "cpu":
-        ours["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(settings.memory_gib)))
+        if settings.enforce_eager:
+            # vLLM compiles a part of its sampler all the same, for which the first request of every engine waits.
+            ours["TORCH_COMPILE_DISABLE"] = "1"
         ours["OMP_NUM_THREADS"] = str(settings.threads)
         # Binding threads to cores is right when an engine owns its cores; here learners share them.
         unless_set["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     before = dict(os.environ)
     os.environ |= unless_set | before | ours
+    # In whole GiB, and it would go before `rollout.memory_gib`.
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     try:
         yield
     finally:
-        for name in unless_set | ours:
+        for name in (*unless_set, *ours, "VLLM_CPU_KVCACHE_SPACE"):
             if name in before:
                 os.environ[name] = before[name]
             else:

@@ -80,7 +80,7 @@ def engine_load(config: Config) -> EngineLoad:
         longest=settings.max_model_len,
         sequences=settings.max_sequences,
         batched_tokens=settings.max_batched_tokens,
-        cache_gib=max(1, round(settings.memory_gib)),
+        cache_gib=settings.memory_gib,
         device_gib=cluster.gpu_gib,
         fraction=settings.memory_fraction,
         eager=settings.enforce_eager,

@@ -17,7 +17,7 @@ def small_engine(model: str, **changes: Any) -> EngineSettings:
         "max_model_len": 256,
         "max_sequences": 32,
         "max_batched_tokens": 8192,
-        "memory_gib": 1.0,
+        "memory_gib": 0.1,
         "memory_fraction": 0.85,
         "threads": 1,
         "enforce_eager": True,

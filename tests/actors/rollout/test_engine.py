@@ -76,15 +76,28 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     weights = load_file(model / "model.safetensors")
     weights["model.embed_tokens.weight"] *= 0.3
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "3"
     ours = ("VLLM_RPC_BASE_PATH", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")
-    before = [os.environ.get(name) for name in ours]
+    before = [os.environ.get(name) for name in (*ours, "TORCH_COMPILE_DISABLE")]
     host = Host(model)
-    assert [os.environ.get(name) for name in ours] == before, "what this process starts later must not inherit these"
+    after = [os.environ.get(name) for name in (*ours, "TORCH_COMPILE_DISABLE")]
+    assert after == before, "what this process starts later must not inherit these"
+    del os.environ["VLLM_CPU_KVCACHE_SPACE"]
     yield host
     sockets = Path(host.engine._sockets.name)
     assert any(sockets.iterdir())
     host.close()
     assert not sockets.exists(), "an engine leaves nothing behind"
+
+
+def test_the_cache_has_the_size_that_was_set(host: Host) -> None:
+    """Parts of a GiB, too, and whatever vLLM's own variable says."""
+    cache, config = host.engine._llm.vllm_config.cache_config, host.engine._llm.model_config.hf_config
+    heads = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * 4
+    taken = cache.num_gpu_blocks * cache.block_size * token
+    assert host.engine.settings.memory_gib == 0.1
+    assert taken == pytest.approx(0.1 * 2**30, rel=0.01)
 
 
 def prompt(index: int, length: int = 12) -> Prompt:
