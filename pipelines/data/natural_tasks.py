@@ -7,6 +7,7 @@ is checked of a response is checked of the terse form, which the pair's metadata
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -72,25 +73,50 @@ def _sentence(response: str) -> str:
 
 
 def natural_chain(pair: PreferencePair, label: Side, seed: str) -> str:
-    """What the imperfect teacher of ``tiny_tasks.teacher_chain`` writes of the same item, in sentences."""
+    """What the imperfect teacher of ``tiny_tasks.teacher_chain`` finds in the same item, and what it found it in.
+
+    It reads each answer until it has seen what it looks for, and only then says yes or no. A small pretrained model
+    learns that from some hundred chains. Of chains that name the finding alone it learns the form, and guesses.
+    """
     metadata = pair.metadata
+    chosen, rejected = metadata["terse"]
+    responses = (chosen, rejected) if label == "A" else (rejected, chosen)
     if pair.domain == "Reasoning":
+        answer = metadata["answer"]
+        check = _check(f"The answer is {answer}", [(f"says {each}", each == answer) for each in responses])
         return (
             f"<type>Reasoning</type><solution>{_solution(pair)}</solution>"
-            f"<eval>The right answer is {metadata['answer']}, which {label} gives.</eval><answer>[[{label}]]</answer>"
+            f"<eval>{check}</eval><answer>[[{label}]]</answer>"
         )
-    chosen, rejected = metadata["terse"]
-    other: Side = "B" if label == "A" else "A"
     ordered = teacher_order(metadata["criteria"], chosen, rejected, seed)
-    who = {(True, True): "both", (True, False): f"only {label}", (False, True): f"only {other}"}
     checks = " ".join(
-        f"{_told(each).capitalize()}: {who.get((satisfies(chosen, each), satisfies(rejected, each)), 'none')}."
+        _check(
+            _told(each).capitalize(), [(_evidence(each, response), satisfies(response, each)) for response in responses]
+        )
         for each in ordered
     )
     return (
         f"<type>Chat</type><rubric>First {', then '.join(map(_told, ordered))}."
         f"<justify>It is a {metadata['topic']}.</justify></rubric><eval>{checks}</eval><answer>[[{label}]]</answer>"
     )
+
+
+def _check(what: str, found: Sequence[tuple[str, bool]]) -> str:
+    """A sentence for what is asked of both answers, one for who meets it; ``found`` is of A, then of B."""
+    (seen_a, met_a), (seen_b, met_b) = found
+    who = {(True, True): "Both", (True, False): "Only A", (False, True): "Only B", (False, False): "Neither"}
+    word = {True: "yes", False: "no"}
+    return f"{what}: A {seen_a}, {word[met_a]}; B {seen_b}, {word[met_b]}. {who[met_a, met_b]}."
+
+
+def _evidence(criterion: str, response: str) -> str:
+    """The words of a terse response that one reads until one knows whether it meets a criterion."""
+    words, (kind, _, wanted) = response.split(), criterion.partition(" ")
+    if kind in ("start", "end"):
+        return f"{kind}s with {words[0 if kind == 'start' else -1]}"
+    sought = (wanted,) if wanted else POLITE_WORDS
+    until = next((index for index, word in enumerate(words) if word in sought), len(words))
+    return f"has {', '.join(words[: until + 1])}"
 
 
 def _solution(pair: PreferencePair) -> str:

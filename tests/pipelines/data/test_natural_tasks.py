@@ -26,6 +26,9 @@ from pipelines.data.tiny_tasks import (
 
 SIDES: tuple[Side, Side] = ("A", "B")
 NATURAL = "data.wording=natural"
+CHECK = re.compile(r"(\w[\w ]+): A ([\w ,]+), (yes|no); B ([\w ,]+), (yes|no)\. (Both|Neither|Only A|Only B)\.")
+WHO = {(True, True): "Both", (True, False): "Only A", (False, True): "Only B", (False, False): "Neither"}
+FILLER = ("and", "the", "near", "with")
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -104,12 +107,26 @@ def test_teachers_checks_follow_from_the_sentences_and_decide(items: list[Prefer
         judgment = parse(family_chain(pair, "B", pair.id))
         assert judgment.evaluation
         differing = []
-        for told, who in re.findall(r"(\w[\w ]+): (both|none|only A|only B)\.", judgment.evaluation):
-            found = (meets(pair.rejected, told.lower()), meets(pair.chosen, told.lower()))
-            assert who == {(True, True): "both", (True, False): "only A", (False, True): "only B"}.get(found, "none")
-            differing += [who] if who.startswith("only") else []
+        checks = CHECK.findall(judgment.evaluation)
+        assert len(checks) == len(pair.metadata["criteria"])
+        for told, *found, who in checks:
+            met = []
+            for response, evidence, says in zip((pair.rejected, pair.chosen), found[::2], found[1::2], strict=True):
+                met.append(meets(response, told.lower()))
+                assert says == ("yes" if met[-1] else "no")
+                words = [word for word in re.findall(r"[a-z]+", response.lower()) if word not in FILLER]
+                if told[0] in "SE":
+                    assert evidence == (f"starts with {words[0]}" if told[0] == "S" else f"ends with {words[-1]}")
+                    continue
+                read = evidence.removeprefix("has ").split(", ")
+                assert read == words[: len(read)]
+                sought = POLITE_WORDS if told == "Be polite" else (told.split()[-1],)
+                assert [word in sought for word in read] == [False] * (len(read) - 1) + [met[-1]]
+                assert met[-1] or read == words
+            assert who == WHO[met[0], met[1]]
+            differing += [who] if who.startswith("Only") else []
         # 4 > 2 + 1: the first criterion that tells the responses apart decides.
-        assert differing[0] == "only B"
+        assert differing[0] == "Only B"
 
 
 @pytest.mark.slow
