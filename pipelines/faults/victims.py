@@ -20,8 +20,8 @@ _FOUND_BY = {
     "learner rank": ("learner-{}.log", titled("ray::Learner")),
 }
 _SHARED_MEMORY = Path("/dev/shm")
-_ENDING_SECONDS = 30.0
-"""For processes to end after the run; Ray's own end after their parent."""
+_ENDING_SECONDS = 90.0
+"""For processes to end after the run; Ray's own agents look for their parent now and then."""
 
 
 def victim(fault: DrawnFault, logs: Path) -> psutil.Process | None:

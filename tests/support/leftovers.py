@@ -14,8 +14,10 @@ from actors.processes import is_engine
 
 
 def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those of the processes that have not ended within a few seconds, as Ray's own end after their parent."""
-    return psutil.wait_procs(processes, timeout=20)[1]
+    """Those of the processes that do not end. Ray's own agents look for their parent now and then: that can take a
+    minute on a busy machine.
+    """
+    return psutil.wait_procs(processes, timeout=90)[1]
 
 
 def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
