@@ -75,8 +75,8 @@ def _sentence(response: str) -> str:
 def natural_chain(pair: PreferencePair, label: Side, seed: str) -> str:
     """What the imperfect teacher of ``tiny_tasks.teacher_chain`` finds in the same item, and what it found it in.
 
-    It reads each answer until it has seen what it looks for, and only then says yes or no. A small pretrained model
-    learns that from some hundred chains. Of chains that name the finding alone it learns the form, and guesses.
+    It reads each answer until it has seen what it looks for, and only then says yes or no: so each token that decides
+    follows from words just before it, which is what a small model can learn.
     """
     metadata = pair.metadata
     chosen, rejected = metadata["terse"]
