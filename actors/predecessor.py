@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -25,6 +26,11 @@ _NODE_SECONDS = 20.0
 def environment_of(run: str) -> dict[str, str]:
     """Variables by which processes of an actor, and those that they start, are known as this driver's."""
     return {_VARIABLE: f"{run}/{_DRIVER}"}
+
+
+def is_of_this_driver(environment: Mapping[str, str]) -> bool:
+    """Whether a process with these variables is of an actor of this driver's, or was started by one."""
+    return environment.get(_VARIABLE, "").endswith(f"/{_DRIVER}")
 
 
 def group_name(run: str) -> str:

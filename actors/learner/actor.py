@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors import memory
+from actors.collector import collect_seldom
 from actors.learner.progress import Progress, at_work
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.liveness import Beat
@@ -31,6 +32,7 @@ class Learner:
     def __init__(self, rank: int, world_size: int, settings: LearnerSettings, log_path: str | None = None) -> None:
         if log_path is not None:
             redirect_output(log_path)
+        collect_seldom()
         self.rank = rank
         self.progress = Progress()
         self._world_size = world_size

@@ -24,7 +24,7 @@ from actors.messages import (
     Trace,
     WeightUpdate,
 )
-from actors.rollout.launching import environment, executor
+from actors.rollout.launching import beginning, environment, executor
 from actors.rollout.settings import EngineSettings
 from actors.rollout.sleeping import Sleeping
 from actors.rollout.steps import Steps
@@ -53,7 +53,7 @@ class Engine:
         self.settings = settings
         # vLLM leaves its sockets behind where its processes are ended: in a folder of their own they can be removed.
         self._sockets = tempfile.TemporaryDirectory(prefix="vllm-")
-        with environment(settings, self._sockets.name):
+        with environment(settings, self._sockets.name), beginning():
             self._llm = self._launch()
         self._requests = 0
         self._room = asyncio.Semaphore(_AHEAD * settings.max_sequences)

@@ -1,10 +1,12 @@
-"""How vLLM's processes are started: by which executor, and with which variables of the environment."""
+"""How vLLM's processes are started: by which executor, with which variables of the environment, and how they begin."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from actors.rollout.settings import EngineSettings
@@ -50,3 +52,18 @@ def environment(settings: EngineSettings, sockets: str) -> Iterator[None]:
                 os.environ[name] = before[name]
             else:
                 os.environ.pop(name, None)
+
+
+@contextmanager
+def beginning() -> Iterator[None]:
+    """Processes that this one starts meanwhile run :mod:`actors.rollout.beginning` first.
+
+    A process that multiprocessing spawns runs its parent's main module anew, for what may have been defined there; that
+    of an actor is Ray's, which defines nothing that vLLM asks for.
+    """
+    main = sys.modules["__main__"]
+    before, main.__spec__ = main.__spec__, find_spec("actors.rollout.beginning")
+    try:
+        yield
+    finally:
+        main.__spec__ = before

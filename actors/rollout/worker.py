@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
+from actors.collector import collect_seldom
 from actors.interfaces import use_nodes_interface
 from actors.liveness import Beat
 from actors.logs import redirect_output
@@ -29,6 +30,7 @@ class RolloutWorker:
 
     def __init__(self, settings: EngineSettings, log_path: str | None = None) -> None:
         redirect_output(log_path)
+        collect_seldom()
         use_nodes_interface()
         self._engine = Engine(settings)
 

@@ -10,7 +10,10 @@ from typing import Literal
 Action = Literal["kill", "stop", "damage"]
 """``kill``: SIGKILL; ``stop``: SIGSTOP; ``damage``: bytes of the newest checkpoint are changed, and the driver is
 killed, so that the checkpoint is needed."""
-Part = Literal["engine core", "rollout worker", "verifier", "learner rank", "driver", "newest checkpoint"]
+Part = Literal[
+    "engine core", "rollout worker", "verifier", "learner rank", "driver", "newest checkpoint", "raylet", "GCS"
+]
+"""``raylet`` and ``GCS`` are Ray's own: the process that runs a node, and the one that knows the cluster."""
 
 KINDS: tuple[tuple[Action, Part], ...] = (
     ("kill", "engine core"),
@@ -23,10 +26,12 @@ KINDS: tuple[tuple[Action, Part], ...] = (
     ("stop", "learner rank"),
     ("kill", "driver"),
     ("damage", "newest checkpoint"),
+    ("kill", "raylet"),
+    ("kill", "GCS"),
 )
 """Nobody watches the driver, so a stopped one is not among them."""
 
-_ENDS_DRIVER = ("driver", "newest checkpoint")
+_ENDS_DRIVER = ("driver", "newest checkpoint", "raylet", "GCS")
 _LAST_SHARE = 0.9
 """Of the steps: a fault after them might come when all is over."""
 _TOGETHER = 0.25

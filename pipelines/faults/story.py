@@ -90,8 +90,8 @@ class Story:
             if said.kind == "back":
                 fault.back = now
 
-    def refused(self, now: float) -> None:
-        """The run has refused what was damaged."""
+    def said_by_its_end(self, now: float) -> None:
+        """The run has ended of what it met: it refused what was damaged, or has no Ray."""
         for fault in self.open():
             fault.noticed = now if fault.noticed is None else fault.noticed
 

@@ -78,6 +78,8 @@ class Trial:
         self._tell = tell
         self._driver: subprocess.Popen[bytes] | None = None
         self._was_killed = False
+        self._lost_ray = False
+        """Ray's own process was killed, without which the driver cannot go on."""
         self._damaged: Path | None = None
         self._log_read = 0
         self._output_begins = 0
@@ -136,6 +138,10 @@ class Trial:
         if self._was_killed:
             self._was_killed = False
             return status == -signal.SIGKILL
+        if self._lost_ray:
+            self._lost_ray = False
+            self.story.said_by_its_end(now)
+            return True
         damaged, self._damaged = self._damaged, None
         if (
             damaged is None
@@ -144,7 +150,7 @@ class Trial:
         ):
             return False
         remove_whole(damaged)
-        self.story.refused(now)
+        self.story.said_by_its_end(now)
         self._tell(f"{damaged.name} was refused by name, removed as the message says, and the run submitted again")
         return True
 
@@ -176,7 +182,7 @@ class Trial:
     def _strike(self, fault: DrawnFault, now: float) -> bool:
         """Apply a fault; False where what it strikes is not there at the moment."""
         assert self._driver is not None
-        if fault.ends_driver:
+        if fault.part in ("driver", "newest checkpoint"):
             if fault.action == "damage":
                 newest = latest(self.submission.folder / "checkpoints" / "rl")
                 if newest is None:
@@ -186,10 +192,11 @@ class Trial:
             self._driver.kill()
             self._was_killed = True
         else:
-            process = victim(fault, self.submission.folder / "logs")
+            process = victim(fault, self.submission.folder / "logs", self._driver.pid)
             if process is None:
                 return False
             process.send_signal(_SIGNALS[fault.action])
+            self._lost_ray = fault.ends_driver
         self.story.struck(fault, now)
         self._tell(f"after step {self.story.steps}: {fault.action} {fault.victim}")
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,19 +19,36 @@ _FOUND_BY = {
     "verifier": ("verifier.log", titled("ray::RewardVerifier")),
     "learner rank": ("learner-{}.log", titled("ray::Learner")),
 }
+# Ray's own processes, which a driver with a cluster of its own starts, by their programs.
+_RAYS = {"raylet": "raylet", "GCS": "gcs_server"}
 _SHARED_MEMORY = Path("/dev/shm")
 _ENDING_SECONDS = 90.0
 """For processes to end after the run; Ray's own agents look for their parent now and then."""
 
 
-def victim(fault: DrawnFault, logs: Path) -> psutil.Process | None:
+def victim(fault: DrawnFault, logs: Path, driver: int) -> psutil.Process | None:
     """The process that a fault strikes; None where it is not there now, or stopped already."""
-    log, is_it = _FOUND_BY[fault.part]
-    for process in writers(logs / log.format(fault.member)):
+    if fault.part in _RAYS:
+        candidates: Iterable[psutil.Process] = _below(driver)
+        is_it = _runs(_RAYS[fault.part])
+    else:
+        log, is_it = _FOUND_BY[fault.part]
+        candidates = writers(logs / log.format(fault.member))
+    for process in candidates:
         with suppress(psutil.Error):
             if is_it(process) and process.status() not in ("stopped", "zombie", "dead"):
                 return process
     return None
+
+
+def _runs(program: str) -> Callable[[psutil.Process], bool]:
+    return lambda process: process.name() == program
+
+
+def _below(process: int) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return psutil.Process(process).children(recursive=True)
+    return []
 
 
 def writers(place: Path) -> Iterator[psutil.Process]:
@@ -55,9 +72,7 @@ class Traces:
 
     def look(self, driver: int) -> None:
         """Remember what is there now: what the driver started, and what writes to the run's logs."""
-        with suppress(psutil.Error):
-            self._processes |= set(psutil.Process(driver).children(recursive=True))
-        self._processes |= set(writers(self._logs))
+        self._processes |= {*_below(driver), *writers(self._logs)}
         self._names |= mapped_by(self._processes)
 
     def end(self) -> None:

@@ -86,8 +86,6 @@ def connect(setting: str | None, seconds: float) -> None:
         ClusterUnreachable: within ``seconds`` there was no usable cluster.
 
     """
-    import ray
-
     for folder, adds, variable in (
         (os.environ.get("RAY_TMPDIR") or "/tmp", _RAY_SOCKET, "RAY_TMPDIR"),
         (tempfile.gettempdir(), _ENGINE_SOCKET, "TMPDIR"),
@@ -98,7 +96,13 @@ def connect(setting: str | None, seconds: float) -> None:
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         start_own(seconds)
-        return
+    else:
+        _join(address, seconds)
+
+
+def _join(address: Address, seconds: float) -> None:
+    import ray
+
     found = running_here(address) if address.text == "auto" else address.text
     address = Address(found, address.origin)
     refuse_unreachable(address, seconds)

@@ -21,6 +21,7 @@ from actors.deadlines import ActorFailed, NamedActor, get
 from actors.failures import Kind
 from actors.learner.actor import BESIDE
 from actors.learner.group import LearnerGroup
+from actors.local_ray import end_with_it
 from actors.placement import Placement
 from actors.restarts import Faults
 from actors.rollout.fleet import RolloutFleet
@@ -101,7 +102,7 @@ class Session:
             self.close()
 
     def connect(self) -> None:
-        """Join the cluster, or start it; nothing else."""
+        """Join the cluster, or start it; a command ends where Ray does, another's program does not."""
         import ray
 
         if ray.is_initialized():
@@ -115,6 +116,8 @@ class Session:
             # Afterwards that handler would end in an abort.
             interruption.install()
         self._started_ray = True
+        if interruption.owns_process():
+            end_with_it()
 
     def _reserved(self) -> Placement:
         if self._placement is None:

@@ -15,6 +15,7 @@ from itertools import pairwise
 import hydra
 from omegaconf import DictConfig
 
+from actors.collector import collect_seldom
 from actors.errors import UserError, machine_fault
 from actors.redaction import redact
 from pipelines.config import Config, ConfigError, typed
@@ -28,6 +29,7 @@ def main(stage: Callable[[Config], None]) -> None:
     # The terminal shows our own progress; libraries' bars and warnings would cut through it.
     for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")):
         os.environ.setdefault(name, value)
+    collect_seldom()
     # torch warns whoever imports torchao, as Transformers does, of torchao's own calls.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
@@ -44,6 +46,7 @@ def main(stage: Callable[[Config], None]) -> None:
             load_config(overrides)
             flags = [argument for argument in sys.argv[1:] if argument not in overrides]
             sys.argv[1:] = [*flags, *checked(overrides)]
+    interruption.own_process()
     interruption.install()
     run()
 

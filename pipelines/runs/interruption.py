@@ -51,6 +51,17 @@ class Interruption:
 
 _state = Interruption()
 _ends_waits: list[Callable[[], object]] = []
+_owned = threading.Event()
+
+
+def own_process() -> None:
+    """Note that this process is a command of ours, and not another's program that uses us."""
+    _owned.set()
+
+
+def owns_process() -> bool:
+    """Whether this process is a command of ours, which may end itself when it must."""
+    return _owned.is_set()
 
 
 def install() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ray.serve.exceptions import RayServeException
 
+from actors.collector import collect_seldom
 from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, wait
 from actors.errors import UserError
 from actors.logs import redirect_output
@@ -91,6 +92,7 @@ class Replica:
 
         rank = serve.get_replica_context().rank.rank
         redirect_output(f"{served.logs}/serve-{rank}.log")
+        collect_seldom()
         log = f"{served.logs}/rollout-{rank}.log"
         # Ends with this process, which owns it, and lies in its placement group.
         actor = ray.remote(RolloutWorker).options(

@@ -59,7 +59,8 @@ FRAGMENTS = {
     "accents": "e\u0301",
 }
 # Ends that make a pattern which ran over the fragments fail.
-FRAMES = ("{}", "<eval>{}</eval>", "<rubric>{}%x</rubric>x", "<eval><quote_A>{}</quote_A></eval>")
+ENDS = ("{}", "<rubric>{}%x</rubric>x")
+FRAMES = (*ENDS, "<eval>{}</eval>", "<eval><quote_A>{}</quote_A></eval>")
 
 PAIR = validate({"prompt": "q", "chosen": "a", "rejected": "b"}, place="row")
 REASONING = PreferencePair("a", "tiny", "Reasoning", PAIR.prompt, "a", "b", {"work": "a", "answer": "b"})
@@ -95,6 +96,10 @@ READERS: dict[str, Callable[[str], object]] = {
     "solution": lambda text: read_solution(text, REASONING),
     "rubric": lambda text: true_first(text, CHAT),
 }
+KNOWS_NO_TAGS = {
+    *("markdown", "ends", "word count", "words", "normalised", "unicode", "json", "transcript", "contained", "quote"),
+    "betrayal",
+}
 _FLOOR = 0.02
 """Seconds below which nothing is compared."""
 
@@ -111,31 +116,33 @@ def seconds(reader: Callable[[str], object], text: str) -> float:
         gc.enable()
 
 
-def texts(length: int) -> dict[tuple[str, str], str]:
+def texts(length: int, frames: tuple[str, ...]) -> dict[tuple[str, str], str]:
     """Every fragment in every frame, repeated up to a length."""
     return {
         (name, frame): frame.format(fragment * (length // len(fragment)))
         for name, fragment in FRAGMENTS.items()
-        for frame in FRAMES
+        for frame in frames
     }
 
 
-def grows_too_fast(reader: Callable[[str], object], small: int, large: int) -> list[tuple[str, str]]:
-    """Texts whose tenfold takes more than forty times as long."""
-    before = {name: seconds(reader, text) for name, text in texts(small).items()}
-    return [name for name, text in texts(large).items() if seconds(reader, text) > 40 * max(before[name], _FLOOR)]
+def grows_too_fast(name: str, small: int, large: int) -> list[tuple[str, str]]:
+    """Texts whose tenfold takes a reader more than forty times as long."""
+    reader, frames = READERS[name], ENDS if name in KNOWS_NO_TAGS else FRAMES
+    before = {which: seconds(reader, text) for which, text in texts(small, frames).items()}
+    found = texts(large, frames).items()
+    return [which for which, text in found if seconds(reader, text) > 40 * max(before[which], _FLOOR)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_ten_times_the_text(name: str) -> None:
-    assert not grows_too_fast(READERS[name], 10_000, 100_000)
+    assert not grows_too_fast(name, 10_000, 100_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_hundred_times_the_text(name: str) -> None:
-    assert not grows_too_fast(READERS[name], 100_000, 1_000_000)
+    assert not grows_too_fast(name, 100_000, 1_000_000)
 
 
 @pytest.mark.parametrize(

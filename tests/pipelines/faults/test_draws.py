@@ -38,7 +38,7 @@ def test_all_members_are_struck_and_some_faults_come_together() -> None:
     faults = [fault for seed in range(20) for fault in draw(seed, 10, **PLACE)]
     assert {fault.victim for fault in faults} == {
         *("engine core 0", "engine core 1", "rollout worker 0", "rollout worker 1", "learner rank 0", "learner rank 1"),
-        *("verifier", "driver", "newest checkpoint"),
+        *("verifier", "driver", "newest checkpoint", "raylet", "GCS"),
     }
     assert 10 < sum(fault.shortly is not None for fault in faults) < 60
 

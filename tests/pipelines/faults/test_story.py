@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from pipelines.faults.draws import DrawnFault
 from pipelines.faults.story import Said, Story, as_json, row_of, said_in, table
 
@@ -73,10 +75,27 @@ def test_a_damaged_checkpoint_is_noticed_when_it_is_refused() -> None:
     story.struck(drawn("damage", "newest checkpoint"), 10.0)
     assert story.waits_for_driver
     assert story.faults[0].noticed is None
-    story.refused(31.0)
+    story.said_by_its_end(31.0)
     story.logged(4, 60.0)
     story.logged(5, 62.0)
     assert (story.faults[0].noticed, story.faults[0].back, story.faults[0].lost_steps) == (31.0, 62.0, 5)
+
+
+@pytest.mark.parametrize("part", ["raylet", "GCS"])
+def test_rays_own_process_takes_the_driver_along_later(part: str) -> None:
+    story = Story(steps=6)
+    story.struck(drawn("kill", "engine core"), 8.0)
+    story.struck(drawn("kill", part), 10.0)
+    assert story.waits_for_driver
+    assert [fault.noticed for fault in story.faults] == [None, None]
+    story.said_by_its_end(70.0)
+    story.logged(5, 90.0)
+    story.logged(6, 95.0)
+    assert not story.waits_for_driver
+    assert [(fault.noticed, fault.back, fault.lost_steps) for fault in story.faults] == [
+        (70.0, 95.0, 0),
+        (70.0, 95.0, 1),
+    ]
 
 
 def test_a_part_that_is_struck_again_while_it_comes_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def process(log: Path, name: str, *below: str) -> Iterator[subprocess.Popen[byte
 def test_the_engine_core_is_known_by_its_parent(tmp_path: Path, engine: tuple[str, str]) -> None:
     """With the titles that vLLM gives its processes, and where that did not succeed."""
     with process(tmp_path / "logs" / "rollout-0.log", "ray::RolloutWorker", *engine) as actor:
-        found = victim(DrawnFault("kill", "engine core", 0, 1.0), tmp_path / "logs")
+        found = victim(DrawnFault("kill", "engine core", 0, 1.0), tmp_path / "logs", actor.pid)
         assert found is not None
         assert found.ppid() == actor.pid
 
@@ -73,12 +74,28 @@ def test_a_victim_is_of_the_run_and_of_the_part_that_was_drawn(tmp_path: Path) -
             ("engine core", 1, None),
             ("verifier", 0, None),
         ):
-            found = victim(DrawnFault("kill", part, member, 1.0), mine)  # type: ignore[arg-type]
+            found = victim(DrawnFault("kill", part, member, 1.0), mine, actor.pid)  # type: ignore[arg-type]
             assert (found and found.pid) == (expected and expected.pid), (part, member)
         assert {found.pid for found in writers(mine)} == {actor.pid, core.pid, rank.pid}
         psutil.Process(rank.pid).suspend()
         stopped = DrawnFault("stop", "learner rank", 1, 1.0)
-        wait_until(lambda: victim(stopped, mine) is None, 30, "the process to be stopped")
+        wait_until(lambda: victim(stopped, mine, actor.pid) is None, 30, "the process to be stopped")
+
+
+@pytest.mark.parametrize(("part", "program"), [("raylet", "raylet"), ("GCS", "gcs_server")])
+def test_rays_processes_are_the_drivers_own(tmp_path: Path, part: str, program: str) -> None:
+    run = tmp_path / program
+    shutil.copy("/bin/sleep", run)
+    with process(tmp_path / "logs" / "driver.log", "driver") as driver, subprocess.Popen([run, "600"]) as mine:
+        try:
+            fault = DrawnFault("kill", part, 0, 1.0)  # type: ignore[arg-type]
+            wait_until(lambda: psutil.Process(mine.pid).name() == program, 30, "the program")
+            assert victim(fault, tmp_path / "logs", driver.pid) is None, "it is another's"
+            found = victim(fault, tmp_path / "logs", os.getpid())
+            assert found is not None
+            assert found.pid == mine.pid
+        finally:
+            mine.kill()
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def of_recipe(recipe: str) -> tuple[ModelShape, LearnerLoad]:
     return shape, replace(learner_load(config, "rl"), lora_rank=0)
 
 
-DEPTHS = (3, 5)
+DEPTHS = (3, 4)
 """Layers at which recipes are tracked: what a rank holds is linear in them, and torch takes half a minute for 64."""
 WHOLE = "rm_r1_qwen2_5_7b"
 """The recipe that is tracked with all its layers, too."""
