@@ -27,7 +27,7 @@ _STATUS = 1
 _PROGRAMS = {"raylet": "raylet, which runs this node,", "gcs_server": "GCS, which knows the cluster,"}
 
 
-def end_with_it() -> None:
+def end_with_ray() -> None:
     """Watch the raylet of this process's node, and the GCS where the cluster is this process's own, from now until
     ``ray.shutdown``. When one ends, actors on this machine are killed, why is said, and the process exits with status
     1: what it would still do needs Ray. The same command continues a run."""

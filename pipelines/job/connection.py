@@ -19,6 +19,7 @@ import psutil
 
 from actors.causes import one_line
 from actors.errors import UserError
+from actors.local_ray import end_with_ray
 
 log = logging.getLogger(__name__)
 # A unix socket's path has 108 bytes, of which the last is 0.
@@ -79,8 +80,14 @@ def host_and_port(address: Address) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-def connect(setting: str | None, seconds: float) -> None:
+def connect(setting: str | None, seconds: float, ends_with_it: bool = False) -> None:
     """Join the cluster at ``cluster.address`` or ``RAY_ADDRESS``, or start one of this process alone.
+
+    Args:
+        setting: ``cluster.address``.
+        seconds: for a cluster to answer or to start.
+        ends_with_it: whether this process ends when Ray's own processes on this machine do: a command's, not that of
+            another's program.
 
     Raises:
         ClusterUnreachable: within ``seconds`` there was no usable cluster.
@@ -98,6 +105,8 @@ def connect(setting: str | None, seconds: float) -> None:
         start_own(seconds)
     else:
         _join(address, seconds)
+    if ends_with_it:
+        end_with_ray()
 
 
 def _join(address: Address, seconds: float) -> None:

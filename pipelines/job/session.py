@@ -21,7 +21,6 @@ from actors.deadlines import ActorFailed, NamedActor, get
 from actors.failures import Kind
 from actors.learner.actor import BESIDE
 from actors.learner.group import LearnerGroup
-from actors.local_ray import end_with_it
 from actors.placement import Placement
 from actors.restarts import Faults
 from actors.rollout.fleet import RolloutFleet
@@ -102,13 +101,13 @@ class Session:
             self.close()
 
     def connect(self) -> None:
-        """Join the cluster, or start it; a command ends where Ray does, another's program does not."""
+        """Join the cluster, or start it; nothing else."""
         import ray
 
         if ray.is_initialized():
             return
         try:
-            connect(self.config.cluster.address, self.config.cluster.ready_timeout)
+            connect(self.config.cluster.address, self.config.cluster.ready_timeout, interruption.owns_process())
         except SystemExit as end:
             # What Ray's own handler of SIGTERM does while it starts.
             raise interruption.Interrupted(signal.SIGTERM) from end
@@ -116,8 +115,6 @@ class Session:
             # Afterwards that handler would end in an abort.
             interruption.install()
         self._started_ray = True
-        if interruption.owns_process():
-            end_with_it()
 
     def _reserved(self) -> Placement:
         if self._placement is None:

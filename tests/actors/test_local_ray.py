@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 _DRIVER = """
 import sys, time
 import ray
-from actors.local_ray import end_with_it
+from actors.local_ray import end_with_ray
 from pipelines.job.connection import start_own
 
 class Part:
@@ -29,7 +29,7 @@ class Part:
         time.sleep(600)
 
 start_own(120.0, num_cpus=1)
-end_with_it()
+end_with_ray()
 part = ray.remote(Part).remote()
 print(ray.get(part.pid.remote(), timeout=120), flush=True)
 if sys.argv[1] == "shutdown":

@@ -40,6 +40,8 @@ def process(log: Path, name: str, *below: str) -> Iterator[subprocess.Popen[byte
     own = psutil.Process(started.pid)
     try:
         wait_until(lambda: len(own.children(recursive=True)) == len(below), 60, "its children")
+        # For a moment after its start Linux has no command line of a process yet.
+        wait_until(lambda: all(each.cmdline() for each in (own, *own.children(recursive=True))), 60, "their commands")
         yield started
     finally:
         # Unless a test has ended them.

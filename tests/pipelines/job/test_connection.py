@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
+from commands import wait_until
 
 from pipelines.job.connection import (
     Address,
@@ -143,7 +145,10 @@ class Starting:
     def __call__(self, **_: object) -> None:
         if self.errors:
             code = "import time; time.sleep(600)"
-            self.left.append(subprocess.Popen([sys.executable, "-c", code, "site-packages/ray/raylet"]))
+            left = subprocess.Popen([sys.executable, "-c", code, "site-packages/ray/raylet"])
+            self.left.append(left)
+            # For a moment after its start Linux has no command line of a process yet; Ray's are half a minute old.
+            wait_until(lambda: bool(psutil.Process(left.pid).cmdline()), 30, "its command line")
             raise Exception(self.errors.pop(0))
 
     def ended(self) -> list[int]:
