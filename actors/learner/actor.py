@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors import memory
-from actors.collector import collect_seldom
+from actors.collector import collect_as_usual, collect_seldom
 from actors.learner.progress import Progress, at_work
 from actors.learner.settings import LearnerSettings, ModelError, OptimizerSettings, PolicySettings
 from actors.liveness import Beat
@@ -139,6 +139,7 @@ class Learner:
             attention=attention,
             copier=copier,
         )
+        collect_as_usual()
         return sum(parameter.numel() for parameter in judge.parameters())
 
     @at_work

@@ -23,6 +23,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors import memory
+from actors.collector import collect_as_usual
 from actors.logs import answer_with_stacks
 from actors.messages import ChannelTerms, TensorEntry, WeightUpdate
 from actors.processes import end_with_parent
@@ -182,5 +183,7 @@ def register() -> None:
     more than once."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, VerifiedWeightEngine)
+    # vLLM is imported.
+    collect_as_usual()
     answer_with_stacks()
     end_with_parent()

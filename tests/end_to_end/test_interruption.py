@@ -103,7 +103,11 @@ def test_a_stopped_run_saves_its_step_leaves_nothing_and_continues(runs: Runs, n
     """Ctrl-C comes in the distillation, SIGTERM in RL; both save what no schedule would have."""
     name = f"stopped-{status}"
     rare = (*SMALL, "rl.checkpoints.every=50", "distill.checkpoints.every=50")
-    stage, rare = ("rl", rare) if number == signal.SIGTERM else ("distill", (*rare, "distill.epochs=40", "rl.steps=1"))
+    stage, rare = (
+        ("rl", rare)
+        if number == signal.SIGTERM
+        else ("distill", (*rare, "distill.epochs=40", "rl.steps=1", "learner.ranks=1"))
+    )
     process = runs.start("run", name, *rare)
     wait_until(
         lambda: process.poll() is not None or bool(runs.lines(name, stage)[1:]), 300, f"the second step of {stage}"
@@ -154,7 +158,7 @@ def test_on_a_standing_cluster_a_stopped_run_ends_its_actors_and_nothing_else(
     runs: Runs, standing: tuple[subprocess.Popen[bytes], dict[str, str]]
 ) -> None:
     head, joined = standing
-    overrides = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=500")
+    overrides = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=500", "learner.ranks=1")
     runs("prepare", "guest", *overrides)
     process = runs.start("distill", "guest", *overrides, **joined)
     wait_until(lambda: process.poll() is not None or bool(runs.lines("guest", "distill")), 300, "distillation")

@@ -18,6 +18,6 @@ def thresholds() -> tuple[int, int, int]:
 def test_what_vllm_starts_looks_for_garbage_seldom() -> None:
     before = sys.modules["__main__"].__spec__
     with beginning():
-        assert thresholds() == (50_000, 20, 20)
+        assert thresholds() == (10_000, 10, 10)
     assert sys.modules["__main__"].__spec__ is before
     assert thresholds() == (700, 10, 10)
