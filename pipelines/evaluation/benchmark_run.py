@@ -62,13 +62,15 @@ def judge_benchmarks(config: Config) -> None:
         model=replace(config.model, max_response_tokens=room),
         learner=replace(config.learner, ranks=0),
     )
+    # First, so that a model that cannot be judged leaves no folder.
+    tokenizer = None if is_endpoint(model) else _tokenizer(config, model)
     with open_run(config) as folder, open_stage(config, folder, "benchmarks") as stage:
         sets = load_benchmarks(config, run, model)
         for name, (benchmark, _) in sets.items():
             if benchmark.official is not None:
                 stage.console.note(f"{name}: in pairs, not by its official protocol (evaluate.protocol)")
         with JudgmentLog(folder.path / "judgments.jsonl") as log:
-            judgments = _judge(config, stage, folder, model, sets, log)
+            judgments = _judge(config, stage, folder, model, tokenizer, sets, log)
         _finish(config, stage, folder, sets, {name: _rows_of(name, judgments, log) for name in sets})
         write_model_cards(run)
 
@@ -136,13 +138,14 @@ def _judge(
     stage: Stage,
     folder: RunDirectory,
     model: str,
+    tokenizer: Any | None,
     sets: Sets,
     log: JudgmentLog,
 ) -> list[Judgment]:
     settings = config.evaluate
     templates = {"pairwise": load_template(config.model.prompt), **mode_templates(config.model.prompt)}
 
-    def planned(tokenizer: Any | None) -> list[Judgment]:
+    def planned() -> list[Judgment]:
         judgments: list[Judgment] = []
         votes, seed = settings.votes, config.seed
         for name, (benchmark, comparisons) in sets.items():
@@ -158,7 +161,7 @@ def _judge(
         endpoint = endpoint_of(config)
         # A model behind an endpoint is known by its name alone.
         facts = {"model": model, "weights": model, "engine": endpoint_facts(config, endpoint)}
-        judgments = planned(None)
+        judgments = planned()
         waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
         stage.console.note(describe(config, model, judgments, waiting, log))
         file = folder.path / "journal.jsonl"
@@ -171,10 +174,7 @@ def _judge(
         return judgments
     facts = {"model": model, "weights": weights_id(model), "engine": _engine(config)}
     with Session(config, folder) as session:
-        longest = config.model.max_prompt_tokens + config.model.max_response_tokens
-        limits = "model.max_prompt_tokens + evaluate.max_tokens" if settings.max_tokens else PROMPT_AND_RESPONSE
-        tokenizer = load_tokenizer(model, longest, limits, config.model.chat_template_kwargs)
-        judgments = planned(tokenizer)
+        judgments = planned()
         waiting = pending(judgments, log, config.model.max_prompt_tokens, facts)
         stage.console.note(describe(config, model, judgments, waiting, log))
         if waiting:
@@ -189,6 +189,12 @@ def _judge(
             with stage.progress(len(log.rows) + len(waiting), len(log.rows)) as progress:
                 asyncio.run(judge(fleet, waiting, sampling, mode, tokenizer, facts, log, progress.update))
     return judgments
+
+
+def _tokenizer(config: Config, model: str) -> Any:
+    longest = config.model.max_prompt_tokens + config.model.max_response_tokens
+    limits = "model.max_prompt_tokens + evaluate.max_tokens" if config.evaluate.max_tokens else PROMPT_AND_RESPONSE
+    return load_tokenizer(model, longest, limits, config.model.chat_template_kwargs)
 
 
 def describe(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from actors.learner.settings import ModelError
+
 _MIB = 1 << 20
 
 
@@ -12,12 +14,20 @@ def weights_id(model: str) -> str:
     """What tells one set of weights from another, without reading all of them.
 
     For a folder: SHA-256 over names, sizes and the first and last MiB of its weight files. For a hub name: the commit.
+
+    Raises:
+        ModelError: there is no model at that path or name.
+
     """
     folder = Path(model)
     if not folder.is_dir():
         from transformers import AutoConfig
 
-        return str(getattr(AutoConfig.from_pretrained(model), "_commit_hash", None) or model)
+        try:
+            config = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot load a model from {model!r}: {str(error).splitlines()[0]}") from error
+        return str(getattr(config, "_commit_hash", None) or model)
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         size = file.stat().st_size
