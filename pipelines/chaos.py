@@ -166,7 +166,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=numbers, default=[0], help="a run for each, as 0,1,2")
-    parser.add_argument("--faults", type=int, default=5, help="faults of each run")
+    parser.add_argument("--faults", type=positive, default=5, help="faults of each run")
     parser.add_argument("--margin", type=float, default=0.1, help="how far held-out accuracies may be from undisturbed")
     parser.add_argument("--output", type=Path, default=Path("outputs/chaos"), help="folder of the runs")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all runs")
@@ -181,6 +181,13 @@ def main() -> None:
         finally:
             lock.release()
     sys.exit(0 if survived else 1)
+
+
+def positive(text: str) -> int:
+    """A number of at least one."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
+    return number
 
 
 def numbers(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.chaos import Undisturbed, disturbed, numbers
+from pipelines.chaos import Undisturbed, disturbed, numbers, positive
 from pipelines.faults.trial import Submission, Trial, rl_rows
 from pipelines.runs.folder import RunDirectory
 
@@ -84,3 +85,10 @@ def test_differences(tmp_path: Path, change: Any, problems: list[str]) -> None:
 
 def test_seeds() -> None:
     assert numbers("3,14,15") == [3, 14, 15]
+
+
+@pytest.mark.parametrize("text", ["0", "-3"])
+def test_no_faults_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must be at least 1, is {text}"):
+        positive(text)
+    assert positive("10") == 10
