@@ -28,6 +28,9 @@ _STACKS_SECONDS = 20.0
 class DeadlineExceeded(UserError, TimeoutError):
     """Something did not happen in time; names what and who was waited for."""
 
+    late: Sequence[NamedActor] = ()
+    """Who had not answered."""
+
 
 class ActorFailed(UserError, RuntimeError):
     """An actor raised or died; names it and the cause."""
@@ -152,7 +155,9 @@ def exceeded(seconds: float, what: str, actors: Sequence[NamedActor]) -> Deadlin
     """The error of a wait that ran out. Those waited for are told to write their stacks into their logs first."""
     written = _stacks({actor.log for actor in actors if actor.log})
     late = ", ".join(f"{actor}, now with its stacks" if actor.log in written else str(actor) for actor in actors)
-    return DeadlineExceeded(f"waited {seconds:g} s for {what}; no answer from {late}")
+    error = DeadlineExceeded(f"waited {seconds:g} s for {what}; no answer from {late}")
+    error.late = actors
+    return error
 
 
 def failure(error: Exception, what: str, actor: NamedActor) -> ActorFailed:

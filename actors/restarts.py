@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, get
 from actors.errors import UserError
 from actors.failures import Kind, RestartBudget, answer_to
 
@@ -18,6 +20,56 @@ log = logging.getLogger(__name__)
 class RestartsExhausted(UserError, RuntimeError):
     """Things died more often than ``cluster.max_restarts`` within ``cluster.restart_window`` allow, or again and again
     at the same place; names the last, and the place."""
+
+
+# By how much a start may take longer than the first did: others work beside it, and may start as well.
+_LONGER = 4.0
+
+
+@dataclass(slots=True)
+class StartTime:
+    """How long parts of a kind may take to start again, by how long the first took: one that is stopped, or waits for
+    ever, is found long before the time is over that any start may take."""
+
+    most: float
+    """Seconds that any start may take."""
+    floor: float
+    """Seconds that are added to a multiple of the first start's."""
+    first: float | None = None
+    """What the first took, in seconds; None: not known yet."""
+    late: int = 0
+    """Starts in a row that took too long; the next may take twice as long."""
+
+    def seconds(self) -> float:
+        """What the next start may take."""
+        return self.most if self.first is None else min(self.most, (self.floor + _LONGER * self.first) * 2**self.late)
+
+    def took(self, seconds: float) -> None:
+        """Something has started."""
+        self.first = seconds if self.first is None else self.first
+        self.late = 0
+
+    def wait(self, answers: Sequence[Any], what: str, actors: Sequence[NamedActor]) -> list[Any]:
+        """What actors answer when they have started, which each does in the same place.
+
+        Raises:
+            ActorFailed: one died, or took too long; another start may go better.
+            DeadlineExceeded: it took ``most``, and no longer time would help.
+
+        """
+        seconds, began = self.seconds(), time.monotonic()
+        try:
+            answered = get(answers, seconds, what, actors)
+        except DeadlineExceeded as error:
+            if seconds >= self.most:
+                raise
+            self.late += 1
+            late = error.late[0]
+            failed = ActorFailed(f"{what}: {late} did not start within {seconds:.0f} s")
+            failed.kind, failed.actor = late.kind, late
+            raise failed from error
+        self.took(time.monotonic() - began)
+        return answered
 
 
 @dataclass(slots=True)

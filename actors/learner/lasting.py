@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get, settled
-from actors.restarts import Fault, Faults
+from actors.restarts import Fault, Faults, StartTime
 
 log = logging.getLogger(__name__)
+
+# What ranks that start again may take besides a multiple of what the first took.
+_LATER_SECONDS = 30.0
 
 
 def rank_died(failed: ActorFailed) -> bool:
@@ -90,6 +93,8 @@ class LastingRanks:
         self._timeout = timeout
         self._revival = revival
         self._joining: tuple[float, float] = (0.0, 0.0)
+        self._start_time: StartTime | None = None
+        """Of ranks; None before they were asked to meet."""
         self._loading: tuple[tuple[Any, ...], float] = ((), 0.0)
         self._began = _Point(0, False)
         self._journal: deque[Call] = deque()
@@ -101,7 +106,10 @@ class LastingRanks:
     def join(self, start: float, rendezvous: float) -> None:
         """Let the ranks meet: ``start`` seconds for all of them to be there, ``rendezvous`` for them to connect."""
         self._joining = start, rendezvous
-        address, port = self._once("rendezvous", "learners to start", seconds=start)[0]
+        if self._start_time is None:
+            self._start_time = StartTime(start, _LATER_SECONDS)
+        answers = [actor.handle.rendezvous.remote() for actor in self.actors]
+        address, port = self._start_time.wait(answers, "learners to start", self.actors)[0]
         what = f"learner ranks to meet at {address}:{port}"
         self._once("join", what, address, port, seconds=rendezvous + ANSWER_SECONDS)
         if self._revival is not None:
@@ -217,8 +225,8 @@ class LastingRanks:
             try:
                 if not self._started_again(point):
                     return False
-            except ActorFailed as again:
-                if not rank_died(again):
+            except (ActorFailed, DeadlineExceeded) as again:
+                if isinstance(again, DeadlineExceeded) or not rank_died(again):
                     log.warning("learner ranks did not come back from %s", point, exc_info=True)
                     self.lacking = f"they did not come back from {point}"
                     return False

@@ -14,7 +14,7 @@ from functools import partial
 
 from actors.deadlines import ActorFailed, NamedActor, get, settled
 from actors.messages import LoadedWeights, WeightUpdate
-from actors.restarts import Fault, Faults
+from actors.restarts import Fault, Faults, StartTime
 from actors.turns import Together
 
 _LOOK_SECONDS = 1.0
@@ -34,7 +34,7 @@ class Revival:
     at_work: Callable[[NamedActor], None]
     """Called with a worker that is back at work."""
     faults: Faults
-    start_seconds: float
+    start: StartTime
 
 
 class Roster:
@@ -157,7 +157,7 @@ class Roster:
         """Let a new worker start, give it what the others hold, and let it work."""
         assert self._revival is not None
         revival, held = self._revival, None
-        get([worker.handle.start.remote(0)], revival.start_seconds, f"{worker.name} to start again", [worker])
+        revival.start.wait([worker.handle.start.remote(0)], f"{worker.name} to start again", [worker])
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._is_publishing or self._is_closed)

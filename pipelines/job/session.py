@@ -12,34 +12,29 @@ import logging
 import shutil
 import signal
 import threading
+import time
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from actors.deadlines import ActorFailed, NamedActor, get
+from actors.deadlines import ActorFailed, NamedActor
 from actors.failures import Kind
 from actors.learner.actor import BESIDE
 from actors.learner.group import LearnerGroup
 from actors.placement import Placement
-from actors.restarts import Faults
+from actors.restarts import Faults, StartTime
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.roster import Revival
 from actors.rollout.worker import RolloutWorker
-from actors.verifier.actor import RewardVerifier
-from actors.verifier.revived import RevivedVerifier
 from actors.weights.sync import WeightSync
 from pipelines.config import Config
 from pipelines.config.arithmetic import slow_dtype
 from pipelines.job.belonging import environment, reserved
 from pipelines.job.connection import connect
 from pipelines.job.learners import LearnerRanks
-from pipelines.job.settings import (
-    engine_settings,
-    reward_functions,
-    reward_rule,
-    turns,
-)
+from pipelines.job.settings import engine_settings, turns
+from pipelines.job.verifier import LastingVerifier
 from pipelines.job.watch import Watch
 from pipelines.planning.shape import refuse_unsplittable, shape_if_known
 from pipelines.runs import interruption
@@ -69,10 +64,10 @@ class Session:
         self._workers: list[NamedActor] = []
         self._model: str | None = None
         """What the workers were started on."""
+        self._launched = 0.0
+        """When they were, by ``time.monotonic``."""
         self._fleet: RolloutFleet | None = None
-        self._verifier: NamedActor | None = None
-        """As callers have it."""
-        self._verifier_actor: NamedActor | None = None
+        self._verifier = LastingVerifier(lambda: self.config, self._start, self._placed, self._watch)
         self._learners = LearnerRanks(config, self._start, self._placed, self._watch, self.learner_lost, self._turns)
         self._weight_sync: WeightSync | None = None
         # Keyed by the run's folder: a run that was killed leaves its last weights here, and its successor clears them.
@@ -165,7 +160,7 @@ class Session:
         devices = self.config.rollout.tensor_parallel
         if devices > 1 and (shape := shape_if_known(model, self.config.model.shape)):
             refuse_unsplittable(shape, devices, model)
-        self._model = model
+        self._model, self._launched = model, time.monotonic()
         self._workers = [self._start_worker(index) for index in range(self.config.rollout.workers)]
 
     def _start_worker(self, index: int) -> NamedActor:
@@ -217,9 +212,11 @@ class Session:
         if self._fleet is None:
             seconds = self.config.cluster.start_timeout
             restart = partial(self._restart_worker, self._workers)
-            revival = Revival(restart, self._watch_worker, self._watch.faults, seconds)
+            start = StartTime(seconds, self.config.cluster.stuck_after)
+            revival = Revival(restart, self._watch_worker, self._watch.faults, start)
             fleet = RolloutFleet(self._workers, self.config.cluster.step_timeout, revival, self._turns)
             fleet.start(0, seconds)
+            start.took(time.monotonic() - self._launched)
             self._fleet = fleet
             for worker in self._workers:
                 self._watch_worker(worker)
@@ -227,25 +224,7 @@ class Session:
 
     def verifier(self) -> NamedActor:
         """The reward verifier, which comes back where its process dies."""
-        if self._verifier is None:
-            scoring = RevivedVerifier(
-                self._start_verifier(), self._restart_verifier, self._watch.over_verifier, self._watch.faults
-            )
-            self._watch.over_verifier(scoring.actor)
-            self._verifier = NamedActor(scoring, scoring.actor.name, scoring.actor.log)
-        return self._verifier
-
-    def _start_verifier(self) -> NamedActor:
-        rule, functions = reward_rule(self.config), reward_functions(self.config)
-        verifier = self._start(RewardVerifier, "verifier", 0, "the reward verifier", rule, functions, log="verifier")
-        self._verifier_actor = verifier
-        get([verifier.handle.ready.remote()], self.config.cluster.start_timeout, "a reward verifier", [verifier])
-        return verifier
-
-    def _restart_verifier(self, dead: NamedActor) -> NamedActor:
-        self._watch.end_dead(dead)
-        self._placed()
-        return self._start_verifier()
+        return self._verifier.ready()
 
     def learners(self) -> LearnerGroup:
         """Learner ranks, joined; a stage loads its own model into those of the stage before."""
@@ -307,9 +286,7 @@ class Session:
             self._watch.close()
             self._end_rollouts()
             self.release_learners()
-            if self._verifier_actor is not None:
-                self._watch.end([self._verifier_actor])
-                self._verifier = self._verifier_actor = None
+            self._verifier.end()
             if self._placement is not None:
                 with contextlib.suppress(Exception):
                     self._placement.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.restarts import Faults, RestartsExhausted
+from actors.restarts import Faults, RestartsExhausted, StartTime
 
 
 def test_all_that_dies_with_a_node_is_one_restart() -> None:
@@ -32,3 +32,18 @@ def test_a_step_whose_node_is_lost_again_is_no_poison() -> None:
         faults.noticed("learner", "learner rank 0", "died", "others start", times, "step 7 of rl", node=f"{times}")
     with pytest.raises(RestartsExhausted, match="fault 3 in step 7 of rl"):
         faults.noticed("learner", "learner rank 0", "died", "others start", 3, "step 7 of rl")
+
+
+def test_how_long_a_start_may_take_follows_from_the_first() -> None:
+    start = StartTime(300.0, 30.0)
+    assert start.seconds() == 300.0, "nothing has started yet"
+    start.took(12.0)
+    assert start.seconds() == 30.0 + 4 * 12.0
+    start.took(40.0)
+    assert start.seconds() == 78.0, "the first is the measure: later ones had others beside them"
+    start.late = 1
+    assert start.seconds() == 156.0
+    start.late = 2
+    assert start.seconds() == 300.0, "never longer than any start may take"
+    start.took(20.0)
+    assert start.seconds() == 78.0

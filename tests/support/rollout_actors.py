@@ -29,7 +29,7 @@ from actors.messages import (
     WeightUpdate,
 )
 from actors.processes import Processes, of_this_actor
-from actors.restarts import Faults
+from actors.restarts import Faults, StartTime
 from actors.rollout.roster import Revival
 
 # Processes of the cluster do not find this folder: send them the classes, not their names.
@@ -66,6 +66,8 @@ class StreamingWorker:
         """Ready at once."""
         if self._fault == "refuses to start":
             raise ValueError("no start")
+        if self._fault == "never starts":
+            await asyncio.Event().wait()
 
     async def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, samples: Sequence[Sequence[int]] | None = None
@@ -215,7 +217,7 @@ def worker(folder: Path, index: int, fault: str = "") -> NamedActor:
     return NamedActor(handle.remote("model", log, fault), f"rollout worker {index}", log, "engine")
 
 
-def reviving(folder: Path, faults: Faults, *later: str) -> Revival:
+def reviving(folder: Path, faults: Faults, *later: str, start: StartTime | None = None) -> Revival:
     """Starts a worker in the place of each that died, with the next fault of ``later``, then without."""
     coming = iter(later)
 
@@ -223,7 +225,7 @@ def reviving(folder: Path, faults: Faults, *later: str) -> Revival:
         ray.kill(dead.handle)
         return worker(folder, index, next(coming, ""))
 
-    return Revival(restart, lambda _: None, faults, 120.0)
+    return Revival(restart, lambda _: None, faults, start or StartTime(120.0, 30.0))
 
 
 def ranks(folder: Path, count: int, kind: type = RankWithoutModel) -> list[NamedActor]:

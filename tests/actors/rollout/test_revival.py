@@ -19,7 +19,7 @@ from actors.deadlines import ActorFailed, NamedActor
 from actors.liveness import Patience
 from actors.messages import GenerationFailure, MemoryUse, Prompt, Sampling, Trace
 from actors.monitor import Monitor
-from actors.restarts import Faults, RestartsExhausted
+from actors.restarts import Faults, RestartsExhausted, StartTime
 from actors.rollout.fleet import RolloutFleet
 from actors.turns import Turns
 
@@ -81,6 +81,20 @@ def test_what_a_dead_worker_owed_is_brought_by_another_or_by_itself_when_it_is_b
     assert [(fault.kind, fault.who) for fault in faults.seen] == [("engine", "rollout worker 0")]
     assert fleet._traffic.in_flight == [0] * (1 + len(others))
     assert faults.metrics() == {"restarts/engine": 1.0}
+
+
+def test_a_worker_that_does_not_start_again_has_another_in_its_place(tmp_path: Path) -> None:
+    """One that was stopped while it started, say: the run does not wait as long as any start may take."""
+    faults = Faults(20, 3600.0)
+    start = StartTime(120.0, 4.0)
+    fleet = RolloutFleet(workers(tmp_path, "die"), 60.0, reviving(tmp_path, faults, "never starts", start=start))
+    fleet.start(0, 120.0)
+    start.took(0.5)
+    assert ended(generate(fleet, 4)) == once(4)
+    wait_until(lambda: faults.seen[-1].back is not None, 60, "the worker")
+    assert [fault.why.partition(" (log")[0] for fault in faults.seen][1:] == ["did not start within 6 s"]
+    assert start.late == 0
+    assert faults.metrics() == {"restarts/engine": 2.0}
 
 
 def test_a_worker_works_only_with_the_weights_that_the_others_hold(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_all_of_it_ends_with_the_session_also_where_a_stage_fails(session: Sessi
     def stage() -> None:
         with session:
             session.verifier()
-            assert session._verifier_actor is not None
-            started.extend([*session.rollouts("model").workers, *session.learners().actors, session._verifier_actor])
+            assert session._verifier._actor is not None
+            started.extend([*session.rollouts("model").workers, *session.learners().actors, session._verifier._actor])
             started.extend(session._learners._holders)
             session.weights_directory.mkdir()
             raise ZeroDivisionError
