@@ -23,7 +23,7 @@ class RestartsExhausted(UserError, RuntimeError):
 
 
 # By how much a start may take longer than the first did: others work beside it, and may start as well.
-_LONGER = 4.0
+_LONGER = 2.0
 
 
 @dataclass(slots=True)

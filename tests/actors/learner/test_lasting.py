@@ -21,7 +21,7 @@ from actors.learner.actor import BESIDE, Learner
 from actors.learner.group import LearnerGroup
 from actors.learner.holder import CopyHolder
 from actors.learner.lasting import Revival
-from actors.restarts import Fault, Faults
+from actors.restarts import Fault, Faults, StartTime
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -44,6 +44,12 @@ def state(learner: Learner) -> dict[str, Any]:
     return found | {"counts": (trainer.step, trainer.skipped), "random": random_state.capture()}
 
 
+class NeverMeets(Learner):
+    def rendezvous(self) -> tuple[str, int] | None:
+        threading.Event().wait()
+        return None
+
+
 class Job:
     """A group of two ranks that may come back, and what is said of it."""
 
@@ -54,6 +60,8 @@ class Job:
             NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}") for rank in range(2)
         ]
         self.is_ending = False
+        self.coming: list[type] = []
+        """What the next rank 1 is, where it is no learner as it should be."""
         self._logs = logs
         self._started: list[NamedActor] = []
         revival = Revival(self._restart, lambda: self.is_ending, self.holders, self.faults, self.told.append)
@@ -65,7 +73,8 @@ class Job:
         actors = []
         for rank in range(2):
             log = str(self._logs / f"rank-{rank}.log")
-            remote = ray.remote(num_cpus=0.5, concurrency_groups={BESIDE: 2})(Learner)
+            kind = self.coming.pop() if rank == 1 and self.coming else Learner
+            remote = ray.remote(num_cpus=0.5, concurrency_groups={BESIDE: 2})(kind)
             actor = remote.remote(rank, 2, small_learner(), log)
             actors.append(NamedActor(actor, f"learner rank {rank}", log, "learner"))
         self._started += actors
@@ -223,6 +232,22 @@ def test_whatever_else_is_asked_of_ranks_that_are_dead_is_asked_of_those_in_thei
     update = job.group.publish(1, str(tmp_path), "float32")
     assert Path(update.path or "").is_file()
     assert [fault.who for fault in job.faults.seen] == ["learner rank 0", "learner rank 1", "learner rank 1"]
+
+
+def test_a_rank_that_does_not_start_again_has_another_in_its_place(job: Job, model: str) -> None:
+    job.load(model)
+    job.group.supervised_step(sequences(8, 0))
+    items = sequences(8, 1)
+    expected = job.group.logprobs(items)
+    # A first start of a second: those that follow may take 3, then 6, then 12.
+    job.group.ranks._start_time = StartTime(120.0, 1.0, first=1.0)
+    job.coming = [NeverMeets]
+    os.kill(job.process(0), signal.SIGKILL)
+    for ours, theirs in zip(job.group.logprobs(items), expected, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    assert [fault.who for fault in job.faults.seen][:2] == ["learner rank 0", "learner rank 1"]
+    assert job.faults.seen[-1].back is not None
+    assert job.group.ranks._start_time.late == 0
 
 
 def test_without_copies_that_are_whole_the_death_is_an_error(job: Job, model: str) -> None:

@@ -92,7 +92,7 @@ def test_a_worker_that_does_not_start_again_has_another_in_its_place(tmp_path: P
     start.took(0.5)
     assert ended(generate(fleet, 4)) == once(4)
     wait_until(lambda: faults.seen[-1].back is not None, 60, "the worker")
-    assert [fault.why.partition(" (log")[0] for fault in faults.seen][1:] == ["did not start within 6 s"]
+    assert [fault.why.partition(" (log")[0] for fault in faults.seen][1:] == ["did not start within 5 s"]
     assert start.late == 0
     assert faults.metrics() == {"restarts/engine": 2.0}
 
