@@ -40,6 +40,8 @@ class Patience:
     """Times the longest standstill that was followed by progress."""
     unmeasured: float
     """Seconds for work of which none has been measured: the first of its kind may load or compile."""
+    is_up: bool = False
+    """Whether it was up when it began to be listened to, so that it has to say its first word within ``floor``."""
 
     def deadline(self, longest: float | None) -> float:
         """Seconds without progress after which something is dead; ``longest`` standstill before, None: unmeasured."""
@@ -79,11 +81,12 @@ class Liveness:
 
     def deadline(self) -> float:
         """Seconds that it may stand still at what it is doing now."""
-        at = self._beat.at if self._beat else ""
-        if self._beat is not None and at and not self._beat.is_measured:
-            return self.patience.deadline(None)
+        if self._beat is None:
+            return self.patience.deadline(0.0 if self.patience.is_up else None)
+        if self._beat.at:
+            return self.patience.deadline(self._longest.get(self._beat.at) if self._beat.is_measured else None)
         # With nothing to do it only has to answer, which needs no measurement.
-        return self.patience.deadline(self._longest.get(at) if at or self._beat is None else 0.0)
+        return self.patience.deadline(0.0)
 
     def state(self, now: float) -> State:
         """What it is taken for; dead and restarting are left only by :meth:`restarting` and :meth:`back`."""

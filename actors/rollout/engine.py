@@ -62,6 +62,8 @@ class Engine:
         self._steps = Steps()
         self._updates = 0
         """Weight updates under way."""
+        self._longest_update: float | None = None
+        """Seconds that the longest took that came to its end; None: none has."""
         self._steps.count_those_of(self._llm.engine_core)
         self._version = 0
         self.sleeping = Sleeping(self._llm)
@@ -243,10 +245,13 @@ class Engine:
 
         """
         self._updates += 1
+        began = time.monotonic()
         try:
-            return await self._update(update)
+            loaded = await self._update(update)
         finally:
             self._updates -= 1
+        self._longest_update = max(self._longest_update or 0.0, time.monotonic() - began)
+        return loaded
 
     async def _update(self, update: WeightUpdate) -> LoadedWeights:
         from actors.weights.receive import VerifiedUpdate
@@ -289,7 +294,7 @@ class Engine:
         if self._llm.errored:
             raise _died()
         if self._updates:
-            return Beat(self._steps.count, "update")
+            return Beat(self._steps.count, "update", self._longest_update)
         at = "generate" if self._llm.output_processor.has_unfinished_requests() else ""
         return Beat(self._steps.count, at, self._steps.longest)
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # How much longer than the longest standstill before it something may stand still.
 _FACTOR = 10.0
-# Of `cluster.step_timeout`, after which a rank that is waited for is given up: it is to be found before.
+# Of `cluster.step_timeout`, after which what is waited for is given up: what is stuck is to be found before.
 _BEFORE_TIMEOUT = 0.9
 
 
@@ -31,13 +31,13 @@ class Watch:
         # A warning of ours is shown on the terminal, and in the report.
         self.faults = Faults(cluster.max_restarts, cluster.restart_window, log.warning)
         self._monitor = Monitor()
-        self._patience = Patience(cluster.stuck_after, _FACTOR, cluster.step_timeout)
+        self._patience = Patience(cluster.stuck_after, _FACTOR, _BEFORE_TIMEOUT * cluster.step_timeout)
         functions = config.verifier.functions.values()
         self._longest_function = max((function.deadline for function in functions), default=0.0)
 
     def over_worker(self, worker: NamedActor, lost: Lost) -> None:
         """Listen to a rollout worker; ``lost`` is told of its death."""
-        self._monitor.watch(worker, self._patience, lost)
+        self._monitor.watch(worker, replace(self._patience, is_up=True), lost)
 
     def over_verifier(self, verifier: NamedActor) -> None:
         """Listen to the verifier. A user's function has its own deadline, and is no reason to end the verifier."""
@@ -49,7 +49,6 @@ class Watch:
 
         ``lost`` is told of a death at once.
         """
-        patience = replace(self._patience, unmeasured=_BEFORE_TIMEOUT * self._patience.unmeasured)
 
         def told(rank: NamedActor, error: ActorFailed) -> None:
             if isinstance(error, Stuck):
@@ -58,7 +57,7 @@ class Watch:
             lost(rank, error)
 
         for rank in ranks:
-            self._monitor.watch(rank, patience, told, BESIDE)
+            self._monitor.watch(rank, self._patience, told, BESIDE)
 
     def end(self, actors: Iterable[NamedActor]) -> None:
         """End actors that are to end, and what they started."""

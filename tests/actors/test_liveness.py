@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +111,12 @@ def test_whatever_was_said_silence_ends_in_death_at_the_deadline_and_not_before(
     assert (liveness.state(liveness.since + silence) == "dead") == (
         liveness.since + silence - liveness.since >= deadline
     )
+
+
+def test_what_was_up_when_it_began_to_be_listened_to_only_has_to_answer() -> None:
+    starting, up = Liveness(PATIENCE, 0.0), Liveness(replace(PATIENCE, is_up=True), 0.0)
+    assert (starting.state(31.0), up.state(31.0)) == ("healthy", "dead")
+    assert starting.state(600.0) == "dead"
+    up = Liveness(replace(PATIENCE, is_up=True), 0.0)
+    up.beat(Beat(0, "load"), 20.0)
+    assert up.state(60.0) == "healthy", "it has said what it is at, of which nothing is measured"

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from small_settings import small_engine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.liveness import Beat
 from actors.messages import (
     Added,
     ChannelTerms,
     GenerationFailure,
+    LoadedWeights,
     Prompt,
     Sampling,
     Trace,
@@ -253,12 +255,23 @@ def test_prompt_that_does_not_fit_is_a_failure_with_a_cause(host: Host) -> None:
     assert "256" in failure.detail
 
 
+async def update_and_look(host: Host, update: WeightUpdate) -> tuple[LoadedWeights, Beat]:
+    """What was loaded, and what the engine said of itself meanwhile."""
+    updating = asyncio.create_task(host.engine.update(update))
+    await asyncio.sleep(0)
+    beat = host.engine.beat()
+    return await updating, beat
+
+
 def test_published_weights_are_the_ones_that_are_sampled_from(host: Host, tmp_path: Path) -> None:
     prompts = [prompt(index) for index in range(8)]
     for version in (1, 2):
         weights = changed(host, seed=version)
         update = host.publish(weights, version, tmp_path)
-        loaded = host.run(host.engine.update(update))
+        loaded, beat = host.run(update_and_look(host, update))
+        assert beat.at == "update"
+        # From the second on it is known how long one may stand still at it.
+        assert beat.longest is None if version == 1 else 0 < (beat.longest or 0) < 60
         assert (loaded.version, loaded.checksum) == (version, update.checksum)
         traces = host.generate(prompts, Sampling(samples=2, max_tokens=24))
         assert {trace.min_version for trace in traces} == {version}
