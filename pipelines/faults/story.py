@@ -103,12 +103,16 @@ class Story:
             ]
             if going_back:
                 going_back[-1].lost_steps += self.steps - steps
-        elif steps > self.steps and any(fault.drawn.ends_driver for fault in self.open()):
+        elif steps > self.steps and any(fault.drawn.ends_driver for fault in self.open()) and not self._is_ending():
             # A driver that takes a step has all its parts.
             for fault in self.open():
                 fault.noticed = now if fault.noticed is None else fault.noticed
                 fault.back = now
         self.steps = steps
+
+    def _is_ending(self) -> bool:
+        """Whether the driver has lost its Ray and has not ended yet: it may still end a step."""
+        return any(fault.drawn.part in ("raylet", "GCS") and fault.noticed is None for fault in self.open())
 
     @property
     def waits_for_driver(self) -> bool:

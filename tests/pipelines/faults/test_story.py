@@ -88,13 +88,15 @@ def test_rays_own_process_takes_the_driver_along_later(part: str) -> None:
     story.struck(drawn("kill", part), 10.0)
     assert story.waits_for_driver
     assert [fault.noticed for fault in story.faults] == [None, None]
+    story.logged(7, 11.0)
+    assert story.waits_for_driver, "it ends a step before it ends"
     story.said_by_its_end(70.0)
     story.logged(5, 90.0)
     story.logged(6, 95.0)
     assert not story.waits_for_driver
     assert [(fault.noticed, fault.back, fault.lost_steps) for fault in story.faults] == [
         (70.0, 95.0, 0),
-        (70.0, 95.0, 1),
+        (70.0, 95.0, 2),
     ]
 
 
