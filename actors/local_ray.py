@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from actors.predecessor import is_of_this_driver
+from actors.processes import kill, started
 
 log = logging.getLogger(__name__)
 
@@ -80,24 +81,26 @@ def _end(name: str, watched: dict[str, psutil.Process], logs: str) -> None:
         f"{logs}. Run the same command again: it continues where this one was saved last"
     )
     log.error("%s", message)
-    kill_what_it_ran(watched)
+    _kill_what_it_ran(watched)
     sys.stdout.flush()
     sys.stderr.write(f"\nerror: {message}\n")
     sys.stderr.flush()
     os._exit(_STATUS)
 
 
-def kill_what_it_ran(watched: dict[str, psutil.Process]) -> None:
+def _kill_what_it_ran(watched: dict[str, psutil.Process]) -> None:
     """Kill this driver's actors on this machine and what they started; of a cluster of its own, all that is Ray's."""
     raylet, own = watched.get("raylet"), psutil.Process().children(recursive=True)
     is_own = any(process in own for process in watched.values())
+    found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             environment = process.environ()
             of_raylet = is_own and raylet is not None and environment.get("RAY_RAYLET_PID") == str(raylet.pid)
             of_driver = is_of_this_driver(environment) or (is_own and process in own and _is_rays(process))
             if (of_raylet or of_driver) and process.pid != os.getpid():
-                process.kill()
+                found.append((process.pid, started(process.pid)))
+    kill(found)
 
 
 def _is_rays(process: psutil.Process) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from actors.processes import kill, started
+
 _VARIABLE = "REASONING_REWARD_MODELS_RUN"
 _NAMESPACE = "reasoning-reward-models"
 # This process: what it started itself has no predecessor, also where a run has several sessions.
@@ -98,14 +100,14 @@ def _kill_on_all_nodes(run: str) -> int:
 def kill_processes(run: str, driver: str) -> list[int]:
     """Kill processes of this machine that another driver's actors of this run are, or have started.
 
-    SIGKILL, which ends stopped processes too. Returns their numbers.
+    SIGKILL, which ends stopped processes too; what only they have in shared memory goes with them. Returns their
+    numbers.
     """
-    killed = []
+    found = []
     for process in psutil.process_iter():
         # It may have ended, or be another user's.
         with contextlib.suppress(psutil.Error, OSError):
             of_run, _, of_driver = process.environ().get(_VARIABLE, "").rpartition("/")
             if of_run == run and of_driver != driver and process.pid != os.getpid():
-                process.kill()
-                killed.append(process.pid)
-    return killed
+                found.append((process.pid, started(process.pid)))
+    return kill(found)

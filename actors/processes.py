@@ -14,6 +14,11 @@ from pathlib import Path
 
 import psutil
 
+from actors.shared_memory import of_engines, remove_unused
+
+_TRACKER = "from multiprocessing.resource_tracker import main"
+_ENDING_SECONDS = 5.0
+"""For processes that are killed to be gone."""
 _KILL_SECONDS = 20.0
 """For a node to kill processes; one that does not answer has lost them, or will be found lost."""
 
@@ -56,6 +61,8 @@ class Processes:
     """Ray's id of the node they are on."""
     members: tuple[tuple[int, int], ...]
     """Number and moment of start of each, as :func:`started`; the actor's own is the first."""
+    names: tuple[str, ...] = ()
+    """In shared memory, which go when they are killed."""
 
 
 def started(number: int) -> int:
@@ -75,17 +82,19 @@ def of_this_actor() -> Processes:
     import ray
 
     own = psutil.Process()
+    together = (own, *own.children(recursive=True))
     members = []
-    for process in (own, *own.children(recursive=True)):
+    for process in together:
         with contextlib.suppress(OSError):
             members.append((process.pid, started(process.pid)))
-    return Processes(ray.get_runtime_context().get_node_id(), tuple(members))
+    return Processes(ray.get_runtime_context().get_node_id(), tuple(members), of_engines(together))
 
 
-def kill(members: Sequence[tuple[int, int]]) -> list[int]:
+def kill(members: Sequence[tuple[int, int]], names: Sequence[str] = ()) -> list[int]:
     """Kill those of the processes of this machine that still run, and what they have started; returns their numbers.
 
-    SIGKILL, which ends stopped processes too.
+    SIGKILL, which ends stopped processes too. Of ``names`` in shared memory, and those that they have besides, what
+    nobody else uses is removed.
     """
     found: dict[int, psutil.Process] = {}
     for number, moment in members:
@@ -93,13 +102,24 @@ def kill(members: Sequence[tuple[int, int]]) -> list[int]:
             process = psutil.Process(number)
             if started(number) == moment:
                 found |= {each.pid: each for each in (process, *process.children(recursive=True))}
+    shared = {*names, *of_engines(found.values())}
     killed = []
     for process in found.values():
         with contextlib.suppress(psutil.Error):
-            # By psutil, which compares the moment of start once more.
-            process.kill()
-            killed.append(process.pid)
-    return killed
+            if not _cleans_up(process):
+                # By psutil, which compares the moment of start once more.
+                process.kill()
+                killed.append(process)
+    if shared:
+        psutil.wait_procs(killed, timeout=_ENDING_SECONDS)
+        remove_unused(shared)
+    return [process.pid for process in killed]
+
+
+def _cleans_up(process: psutil.Process) -> bool:
+    """Whether this is Python's resource tracker, which removes what those that it is of have left, semaphores too, and
+    ends when they have ended."""
+    return _TRACKER in " ".join(process.cmdline())
 
 
 @functools.cache
@@ -126,7 +146,7 @@ def kill_if_here(processes: Processes) -> bool:
 
     is_here = processes.node == ray.get_runtime_context().get_node_id()
     if is_here:
-        kill(processes.members)
+        kill(processes.members, processes.names)
     return is_here
 
 
@@ -143,4 +163,4 @@ def kill_on_node(processes: Processes) -> None:
     strategy = NodeAffinitySchedulingStrategy(processes.node, soft=False)
     with contextlib.suppress(RayError):
         asked = ray.remote(num_cpus=0, max_retries=0)(kill).options(scheduling_strategy=strategy)
-        ray.get(asked.remote(processes.members), timeout=_KILL_SECONDS)
+        ray.get(asked.remote(processes.members, processes.names), timeout=_KILL_SECONDS)

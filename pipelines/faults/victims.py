@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from actors.processes import is_engine_core, titled
+from actors.shared_memory import FOLDER, mapped_by
 from pipelines.faults.draws import DrawnFault
 
 # Part -> the log that its process writes to, and whether a process is it.
@@ -21,7 +22,6 @@ _FOUND_BY = {
 }
 # Ray's own processes, which a driver with a cluster of its own starts, by their programs.
 _RAYS = {"raylet": "raylet", "GCS": "gcs_server"}
-_SHARED_MEMORY = Path("/dev/shm")
 _ENDING_SECONDS = 90.0
 """For processes to end after the run; Ray's own agents look for their parent now and then."""
 
@@ -85,20 +85,9 @@ class Traces:
         """What is still there ``seconds`` after the run, in words; ``weights`` is its folder in shared memory."""
         _, alive = psutil.wait_procs(list(self._processes), timeout=seconds)
         left = {f"process {process.pid} ({_title(process)})" for process in {*alive, *writers(self._logs)}}
-        if there := (self._names | {weights}) & set(os.listdir(_SHARED_MEMORY)):
-            left |= {f"{_SHARED_MEMORY}/{name}" for name in there - mapped_by(psutil.process_iter())}
+        if there := (self._names | {weights}) & set(os.listdir(FOLDER)):
+            left |= {f"{FOLDER}/{name}" for name in there - mapped_by(psutil.process_iter())}
         return sorted(left)
-
-
-def mapped_by(processes: Iterable[psutil.Process]) -> set[str]:
-    """Names in shared memory that these processes have mapped."""
-    found: set[str] = set()
-    prefix = f"{_SHARED_MEMORY}/"
-    for process in processes:
-        with suppress(OSError):
-            lines = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-            found |= {line.partition(prefix)[2] for line in lines if prefix in line and not line.endswith("(deleted)")}
-    return found
 
 
 def _title(process: psutil.Process) -> str:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from actors.processes import end_with_parent, kill, started
+from actors.shared_memory import of_engines, remove_unused
 
 
 @pytest.mark.slow
@@ -70,3 +71,45 @@ def test_what_a_process_has_started_ends_with_it(tmp_path: Path) -> None:
 def test_a_process_that_was_not_started_by_another_ends_with_nobody() -> None:
     end_with_parent()
     assert "end-with-parent" not in {thread.name for thread in threading.enumerate()}
+
+
+_SHARES = """
+import multiprocessing, sys, time
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=4096)
+lock = multiprocessing.get_context("spawn").Lock()
+print(memory.name, lock._semlock.name.lstrip("/"), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_killed_processes_have_in_shared_memory_goes_with_them(stopped: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", _SHARES], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            memory, semaphore = process.stdout.readline().split()
+            names = {memory, f"sem.{semaphore}"}
+            assert names <= set(os.listdir("/dev/shm"))
+            assert of_engines([psutil.Process(process.pid)]) == (memory,)
+            assert remove_unused([memory]) == [], "it is in use"
+            if stopped:
+                psutil.Process(process.pid).suspend()
+            (tracker,) = psutil.Process(process.pid).children()
+            assert kill([(process.pid, started(process.pid))]) == [process.pid]
+            assert memory not in os.listdir("/dev/shm")
+            assert psutil.wait_procs([tracker], timeout=30)[1] == []
+            assert not names & set(os.listdir("/dev/shm"))
+        finally:
+            process.kill()
+
+
+def test_names_of_others_are_left_alone(tmp_path: Path) -> None:
+    file = Path("/dev/shm") / f"mine-{os.getpid()}"
+    file.write_bytes(b"x")
+    try:
+        assert remove_unused([file.name, "../etc/passwd", "psm_no_such_name"]) == []
+        assert file.exists()
+    finally:
+        file.unlink()
