@@ -60,10 +60,6 @@ class Engine:
         self._queued: set[asyncio.Task[None]] = set()
         """Samples that vLLM has not been asked for yet."""
         self._steps = Steps()
-        self._updates = 0
-        """Weight updates under way."""
-        self._longest_update: float | None = None
-        """Seconds that the longest took that came to its end; None: none has."""
         self._steps.count_those_of(self._llm.engine_core)
         self._version = 0
         self.sleeping = Sleeping(self._llm)
@@ -244,14 +240,8 @@ class Engine:
                 writes nothing more, because what it holds may be of two versions.
 
         """
-        self._updates += 1
-        began = time.monotonic()
-        try:
-            loaded = await self._update(update)
-        finally:
-            self._updates -= 1
-        self._longest_update = max(self._longest_update or 0.0, time.monotonic() - began)
-        return loaded
+        with self._steps.updating():
+            return await self._update(update)
 
     async def _update(self, update: WeightUpdate) -> LoadedWeights:
         from actors.weights.receive import VerifiedUpdate
@@ -293,8 +283,8 @@ class Engine:
         """
         if self._llm.errored:
             raise _died()
-        if self._updates:
-            return Beat(self._steps.count, "update", self._longest_update)
+        if self._steps.updates:
+            return Beat(self._steps.count, "update", self._steps.longest_update)
         at = "generate" if self._llm.output_processor.has_unfinished_requests() else ""
         return Beat(self._steps.count, at, self._steps.longest)
 

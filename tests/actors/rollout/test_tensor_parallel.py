@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from actors.deadlines import ActorFailed, NamedActor
 from actors.messages import Prompt, Sampling, Trace
 from actors.placement import Placement, Role, reserve
-from actors.processes import is_engine, is_engine_core
+from actors.processes import Processes, is_engine, is_engine_core, kill
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.worker import RolloutWorker
 from pipelines.data.tiny_model import build_tiny_model
@@ -54,6 +54,8 @@ class Host:
     family: list[psutil.Process]
     core: psutil.Process
     workers: list[psutil.Process]
+    processes: Processes
+    """All of them, as the actor says."""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def host(model: str, placement: Placement, tmp_path_factory: pytest.TempPathFact
     family = psutil.Process(own).children(recursive=True)
     [core] = [process for process in family if is_engine_core(process)]
     workers = [process for process in family if is_engine(process) and process != core]
-    yield Host(actor, fleet, family, core, workers)
+    yield Host(actor, fleet, family, core, workers, ray.get(actor.handle.processes.remote(), timeout=60))
     ray.kill(actor.handle)
     # Those of Python's multiprocessing as well, which an actor has for as long as it lives.
     assert ended(family)
@@ -114,3 +116,8 @@ def test_a_process_that_dies_is_noticed_and_takes_the_others_with_it(host: Host)
     with pytest.raises(ActorFailed, match=r"engines to load weight version 1: rollout worker 0"):
         host.fleet.update_weights(UPDATE)
     assert ended([host.core, *host.workers])
+    # What it had in shared memory was left by vLLM, and goes when its place is cleared.
+    left = set(host.processes.names) & set(os.listdir("/dev/shm"))
+    assert {name.partition("_")[0] for name in left} == {"psm", "vllm"}
+    kill(host.processes.members, host.processes.names)
+    assert not left & set(os.listdir("/dev/shm"))
