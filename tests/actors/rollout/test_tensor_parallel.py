@@ -116,8 +116,8 @@ def test_a_process_that_dies_is_noticed_and_takes_the_others_with_it(host: Host)
     with pytest.raises(ActorFailed, match=r"engines to load weight version 1: rollout worker 0"):
         host.fleet.update_weights(UPDATE)
     assert ended([host.core, *host.workers])
-    # What it had in shared memory was left by vLLM, and goes when its place is cleared.
-    left = set(host.processes.names) & set(os.listdir("/dev/shm"))
-    assert {name.partition("_")[0] for name in left} == {"psm", "vllm"}
+    # What of its shared memory vLLM itself could not remove any more goes when its place is cleared.
+    names = set(host.processes.names)
+    assert {name.partition("_")[0] for name in names} == {"psm", "vllm"}
     kill(host.processes.members, host.processes.names)
-    assert not left & set(os.listdir("/dev/shm"))
+    assert not names & set(os.listdir("/dev/shm"))
