@@ -43,12 +43,14 @@ def end_with_ray() -> None:
 def _watched(node: Any) -> dict[str, psutil.Process]:
     """By the names of their programs."""
     own = set(psutil.Process().children())
+    # The whole argument: of two nodes on one machine the one's socket may be called as the other's, and .1 after it.
+    socket = f"--raylet_socket_name={node.raylet_socket_name}"
     found = {}
     for process in psutil.process_iter():
         # It may have ended, or be another user's.
         with contextlib.suppress(psutil.Error):
             name = process.name()
-            is_ours = process in own if node.head else node.raylet_socket_name in " ".join(process.cmdline())
+            is_ours = process in own if node.head else socket in process.cmdline()
             if name in _PROGRAMS and is_ours:
                 found[name] = process
     return found
