@@ -17,9 +17,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from commands import SMALL, Runs, wait_until
-from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
+from leftovers import left_behind, left_in_shared_memory, of_actors
 
 from actors.processes import is_engine
+from actors.shared_memory import mapped_by
 from pipelines.data.order import batch_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]

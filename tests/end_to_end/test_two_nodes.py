@@ -21,9 +21,11 @@ import psutil
 import pytest
 import torch
 from commands import ROOT, SMALL, Runs, wait_until, without_ray
-from leftovers import left_behind, left_in_shared_memory, mapped_by, of_actors
+from leftovers import left_behind, left_in_shared_memory, of_actors
 from safetensors.torch import load_file
 from two_hosts import ADDRESSES, NoNamespaces, on, plug, two_hosts, unplug
+
+from actors.shared_memory import mapped_by
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 

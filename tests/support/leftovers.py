@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from actors.processes import is_engine
+from actors.shared_memory import mapped_by
 
 
 def left_behind(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -29,15 +29,6 @@ def of_actors(processes: list[psutil.Process]) -> list[psutil.Process]:
             if is_engine(process) or any(name in " ".join(process.cmdline()) for name in names):
                 found.append(process)
     return found
-
-
-def mapped_by(processes: Iterable[psutil.Process]) -> set[str]:
-    """Names in shared memory that these processes have mapped."""
-    names: set[str] = set()
-    for process in processes:
-        with suppress(psutil.Error):
-            names |= {region.path.removeprefix("/dev/shm/") for region in process.memory_maps()}
-    return names & set(os.listdir("/dev/shm"))
 
 
 def left_in_shared_memory(run: Path, mapped: set[str]) -> set[str]:
