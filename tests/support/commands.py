@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Small enough for two minutes on two cores; the parts are the real ones.
@@ -71,7 +73,9 @@ class Runs:
         """Run a stage to its end; returns what it printed. Fails if it exits with another status."""
         process = self.start(stage, run, *overrides, **environment)
         out, error = process.communicate(timeout=timeout)
-        assert process.returncode == status, f"{stage} ended with {process.returncode}:\n{out[-4000:]}\n{error[-4000:]}"
+        if process.returncode != status:
+            ended = f"{stage} ended with {process.returncode}:\n{out[-4000:]}\n{error[-4000:]}"
+            pytest.fail(ended + _ends_of_logs(self.path(run) / "logs"))
         return out + error
 
     def path(self, run: str) -> Path:
@@ -105,6 +109,11 @@ class Runs:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=30)
+
+
+def _ends_of_logs(folder: Path) -> str:
+    """What the run's processes said last: the folder is gone when a failure is read."""
+    return "".join(f"\n{file.name} ends:\n{file.read_text()[-6000:]}" for file in sorted(folder.glob("*.log")))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
