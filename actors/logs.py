@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,15 @@ from pathlib import Path
 from actors.redaction import redact
 
 _STACKS = signal.SIGUSR1
+_SEARCHED_BYTES = 2**20
+
+
+class _Output:
+    """Where this process's output goes."""
+
+    path: str | None = None
+    start = 0
+    """Of the file, where this process found it: it may hold what others in its place have written."""
 
 
 class LogFormatter(logging.Formatter):
@@ -42,11 +52,24 @@ def redirect_output(path: str | None) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        _Output.path, _Output.start = path, os.fstat(descriptor).st_size
         os.close(descriptor)
         answer_with_stacks()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def first_said(pattern: re.Pattern[str]) -> str:
+    """The first group of a pattern in the first line where it is found, of what this process and its children have
+    written to their log (its last MiB); "": in none.
+    """
+    if _Output.path is None:
+        return ""
+    with open(_Output.path, "rb") as file:
+        file.seek(max(_Output.start, os.fstat(file.fileno()).st_size - _SEARCHED_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((found[1].strip() for line in lines if (found := pattern.search(line))), "")
 
 
 def answer_with_stacks() -> None:

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from actors.failures import Kind
 from actors.liveness import Beat
 from actors.messages import (
     Added,
@@ -24,6 +23,7 @@ from actors.messages import (
     Trace,
     WeightUpdate,
 )
+from actors.rollout.errors import EngineDied, EngineError, died
 from actors.rollout.launching import beginning, environment, executor
 from actors.rollout.settings import EngineSettings
 from actors.rollout.sleeping import Sleeping
@@ -34,16 +34,6 @@ _PAUSE = 0.05
 # Requests that vLLM has at once, in those that it writes at a time: enough that it never waits for one. All of a large
 # batch at once would be half a minute in which this process answers nobody, and counts as stuck.
 _AHEAD = 4
-
-
-class EngineError(RuntimeError):
-    """The engine could not start, or a request or weights failed in it."""
-
-
-class EngineDied(EngineError):
-    """One of the engine's processes ended: no other answer will come."""
-
-    kind: Kind = "engine"
 
 
 class Engine:
@@ -150,8 +140,8 @@ class Engine:
                 waiting -= sum(not isinstance(answer, Added) for answer in ready)
                 if arrived := [answer for answer in ready if not isinstance(answer, EngineDied)]:
                     yield arrived
-                if died := [answer for answer in ready if isinstance(answer, EngineDied)]:
-                    raise died[0]
+                if deaths := [answer for answer in ready if isinstance(answer, EngineDied)]:
+                    raise deaths[0]
                 if watched:
                     await asyncio.sleep(_PAUSE)
         finally:
@@ -170,9 +160,9 @@ class Engine:
         except Exception as error:
             if self._llm.errored:
                 # Not a failure of this trace: there is no other to come.
-                died = _died()
-                died.__cause__ = error
-                finished.put_nowait(died)
+                death = died()
+                death.__cause__ = error
+                finished.put_nowait(death)
                 return
             is_too_long = len(prompt.token_ids) + len(prompt.written) >= self.settings.max_model_len
             cause, kind = ("prompt_too_long", "data") if is_too_long else ("engine_error", "request")
@@ -255,7 +245,7 @@ class Engine:
             await self._llm.update_weight_version(str(update.version))
         except Exception as error:
             if self._llm.errored:
-                raise _died() from error
+                raise died() from error
             raise EngineError(f"weight update to version {update.version} failed: {error}") from error
         if len(set(received)) != 1:
             raise EngineError(f"the engine's processes received different weights for version {update.version}")
@@ -282,7 +272,7 @@ class Engine:
 
         """
         if self._llm.errored:
-            raise _died()
+            raise died()
         if self._steps.updates:
             return Beat(self._steps.count, "update", self._steps.longest_update)
         at = "generate" if self._llm.output_processor.has_unfinished_requests() else ""
@@ -294,10 +284,6 @@ class Engine:
         # Its own clean-up when it is collected fails if that is at the interpreter's end.
         del self._llm, self.sleeping
         self._sockets.cleanup()
-
-
-def _died() -> EngineDied:
-    return EngineDied("the engine has died, in one of its processes; its log says which and how")
 
 
 def _request_seed(sampling: Sampling, uid: str, sample: int) -> int | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.deadlines import NamedActor, failure
 from actors.failures import KINDS, PROMPT_DEATHS, REQUEST_TRIES, STEP_DEATHS, RestartBudget, answer_to, kind_of
-from actors.rollout.engine import EngineDied, EngineError
+from actors.rollout.errors import EngineDied, EngineError
 
 DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
 

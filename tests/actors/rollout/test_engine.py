@@ -28,7 +28,8 @@ from actors.messages import (
     WeightUpdate,
 )
 from actors.rendezvous import open_store
-from actors.rollout.engine import Engine, EngineError
+from actors.rollout.engine import Engine
+from actors.rollout.errors import EngineError
 from actors.weights.channel import WeightChannel
 from actors.weights.send import gathered, write_update
 from pipelines.data.tiny_model import build_tiny_model

@@ -111,7 +111,8 @@ def test_shared_layers_compute_what_whole_ones_do(host: Host, model: str) -> Non
 def test_a_process_that_dies_is_noticed_and_takes_the_others_with_it(host: Host) -> None:
     """Last: the engine is of no use afterwards."""
     host.workers[1].send_signal(signal.SIGKILL)
-    with pytest.raises(ActorFailed, match=r"rollout worker 0 \(log: .*rollout\.log\) failed: EngineDied: .*died"):
+    death = r"rollout worker 0 \(log: .*rollout\.log\) failed: EngineDied: .* VllmWorker-1 died unexpectedly"
+    with pytest.raises(ActorFailed, match=death):
         generate(host, samples=4, tokens=24)
     with pytest.raises(ActorFailed, match=r"engines to load weight version 1: rollout worker 0"):
         host.fleet.update_weights(UPDATE)
