@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import re
 import signal
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from actors.redaction import redact
 
 _STACKS = signal.SIGUSR1
-_SEARCHED_BYTES = 2**20
+_READ_BYTES = 2**20
 
 
 class _Output:
@@ -60,16 +59,13 @@ def redirect_output(path: str | None) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def first_said(pattern: re.Pattern[str]) -> str:
-    """The first group of a pattern in the first line where it is found, of what this process and its children have
-    written to their log (its last MiB); "": in none.
-    """
+def written_by_this_process() -> str:
+    """What this process and its children have written to their log, of its last MiB; "" where it has none."""
     if _Output.path is None:
         return ""
     with open(_Output.path, "rb") as file:
-        file.seek(max(_Output.start, os.fstat(file.fileno()).st_size - _SEARCHED_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return next((found[1].strip() for line in lines if (found := pattern.search(line))), "")
+        file.seek(max(_Output.start, os.fstat(file.fileno()).st_size - _READ_BYTES))
+        return file.read().decode("utf-8", errors="replace")
 
 
 def answer_with_stacks() -> None:

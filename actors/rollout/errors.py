@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
+from actors.causes import one_line
 from actors.failures import Kind
-from actors.logs import first_said
+from actors.logs import written_by_this_process
 
-# Of a line that vLLM's processes write of what ended them: how Python names an error at a traceback's end, or who died.
-_CAUSE = re.compile(
-    r"^\(\S+ pid=\d+\) ERROR .*?\] ((?:\w+\.)*[A-Z]\w*(?:Error|Exception)\b.*|Worker proc \S+ died unexpectedly[^,]*)"
-)
+_OF_VLLM = re.compile(r"^(\(\S+ pid=\d+\)) ERROR ", re.MULTILINE)
+_KILLED = re.compile(r"Worker proc \S+ died unexpectedly[^,]*")
 
 
 class EngineError(RuntimeError):
@@ -24,6 +23,12 @@ class EngineDied(EngineError):
 
 
 def died() -> EngineDied:
-    """The death of this process's engine, with its cause where the log names one."""
-    cause = first_said(_CAUSE)
-    return EngineDied(f"the engine has died, in one of its processes; its log says {cause or 'which and how'}")
+    """The death of this process's engine, with the first cause that its log gives: others only follow from it."""
+    written = written_by_this_process()
+    first = _OF_VLLM.search(written)
+    if first is None:
+        return EngineDied("the engine has died, in one of its processes; its log says which and how")
+    of_the_same = [line for line in written[first.start() :].splitlines() if line.startswith(f"{first[1]} ERROR ")]
+    killed = _KILLED.search(of_the_same[0])
+    cause = killed[0] if killed else one_line("\n".join(of_the_same))
+    return EngineDied(f"the engine has died, in one of its processes; its log says {cause}")

@@ -22,6 +22,7 @@ AT = "ERROR 11-30 16:51:58 [multiproc_executor.py:1063]"
             f"(Worker_TP1 pid=12) {AT} Traceback (most recent call last):\n"
             f'(Worker_TP1 pid=12) {AT}   File "a.py", line 3, in b\n'
             f"(Worker_TP1 pid=12) {AT} torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
+            f"(EngineCore pid=9) {AT} EngineCore encountered a fatal error.\n"
             f"(EngineCore pid=9) {AT} RuntimeError: Worker failed\n",
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
         ),
@@ -30,7 +31,12 @@ AT = "ERROR 11-30 16:51:58 [multiproc_executor.py:1063]"
             f"(EngineCore pid=9) {AT} RuntimeError: cancelled\n",
             "Worker proc VllmWorker-1 died unexpectedly (exit code: -9)",
         ),
-        (f"(EngineCore pid=9) {AT} AssertionError\n\xff\n", "AssertionError"),
+        (
+            f"(EngineCore pid=9) {AT} EngineCore encountered a fatal error.\n"
+            f"(EngineCore pid=9) {AT} Traceback (most recent call last):\n"
+            f"(EngineCore pid=9) {AT} AssertionError\n\xff\n",
+            "AssertionError",
+        ),
     ],
     ids=["nothing", "traceback", "killed", "no message"],
 )
