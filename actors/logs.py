@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from actors.errors import machine_fault
 from actors.redaction import redact
 
 _STACKS = signal.SIGUSR1
@@ -36,6 +37,21 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
         return redact(super().format(record))
+
+
+class LogFile(logging.FileHandler):
+    """A log that may miss lines, where the machine refuses to write them: what the process does says so itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing for a fault of the machine; else what Python does."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, Exception) or machine_fault(error, self.baseFilename) is None:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, of which what could not be written is lost."""
+        with suppress(OSError):
+            super().close()
 
 
 def redirect_output(path: str | None) -> None:

@@ -13,6 +13,17 @@ _GROUPS = (
 )
 
 
+# As torch says it without a class for it: of its CPU allocator, of files it maps, and of C++ itself.
+_TORCH_SAYS = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that the machine or its device has no memory left for what was asked."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_SAYS)
+
+
 def free_memory(root: Path = Path("/sys/fs/cgroup")) -> float:
     """Bytes that the machine has free, or that its control group may still take, whichever is less."""
     left = [float(psutil.virtual_memory().available)]

@@ -7,13 +7,22 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from actors.causes import one_line
+from actors.failures import Kind
 from actors.liveness import Beat
+from actors.memory import is_out_of_memory
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 _IN_MICRO_BATCHES = ("supervised_step", "add_policy_gradients", "policy_step", "logprobs", "kl_to_reference")
 """Work that moves with every micro-batch, one as large as the next. Of all other work, such as a publication or a
 checkpoint, one time says nothing about the next."""
+
+
+class OutOfMemory(RuntimeError):
+    """A rank lacks memory for work that it has done before: others took it, or it is in pieces. Another may have it."""
+
+    kind: Kind = "learner"
 
 
 class Progress:
@@ -34,14 +43,16 @@ class Progress:
         self._since = now
         self._count += 1
 
-    def begin(self, what: str) -> None:
-        """Work of this kind begins."""
+    def begin(self, what: str) -> bool:
+        """Work of this kind begins; whether some was done to its end before."""
         self._at, self._since = what, time.monotonic()
+        return what in self._done
 
-    def end(self) -> None:
-        """It is done."""
+    def end(self, is_done: bool = True) -> None:
+        """It is over: done to its end, or not."""
         self.moved()
-        self._done.add(self._at)
+        if is_done:
+            self._done.add(self._at)
         self._at = ""
 
     def beat(self) -> Beat:
@@ -56,10 +67,15 @@ def at_work(method: Method) -> Method:
 
     @functools.wraps(method)
     def counted(self: Any, *arguments: Any, **named: Any) -> Any:
-        self.progress.begin(method.__name__)
+        fitted = self.progress.begin(method.__name__)
         try:
-            return method(self, *arguments, **named)
-        finally:
-            self.progress.end()
+            result = method(self, *arguments, **named)
+        except Exception as error:
+            self.progress.end(is_done=False)
+            if fitted and is_out_of_memory(error):
+                raise OutOfMemory(one_line(str(error))) from error
+            raise
+        self.progress.end()
+        return result
 
     return counted  # type: ignore[return-value]

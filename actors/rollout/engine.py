@@ -23,7 +23,7 @@ from actors.messages import (
     Trace,
     WeightUpdate,
 )
-from actors.rollout.errors import EngineDied, EngineError, died
+from actors.rollout.errors import EngineDied, EngineError, UpdateFailed, UpdateFailedAgain, died
 from actors.rollout.launching import beginning, environment, executor
 from actors.rollout.settings import EngineSettings
 from actors.rollout.sleeping import Sleeping
@@ -52,6 +52,8 @@ class Engine:
         self._steps = Steps()
         self._steps.count_those_of(self._llm.engine_core)
         self._version = 0
+        self._has_loaded = self._failed_last = False
+        """Whether weights were ever loaded, and whether the last could not be."""
         self.sleeping = Sleeping(self._llm)
         self._tokenizer: Any = None
 
@@ -226,12 +228,22 @@ class Engine:
         Generation stands still from the end of the step that was under way to the next.
 
         Raises:
-            EngineError: the weights could not be loaded, or the engine's processes received different ones. Then it
-                writes nothing more, because what it holds may be of two versions.
+            UpdateFailed: the weights could not be loaded, or the engine's processes received different ones. Then it
+                writes nothing until others are, because what it holds may be of two versions.
+            UpdateFailedAgain: nor could those before, though it has loaded some once.
+            EngineDied: in whichever of its processes.
 
         """
         with self._steps.updating():
-            return await self._update(update)
+            try:
+                loaded = await self._update(update)
+            except UpdateFailed as error:
+                if self._failed_last and self._has_loaded:
+                    raise UpdateFailedAgain(str(error)) from error
+                self._failed_last = True
+                raise
+            self._has_loaded, self._failed_last = True, False
+            return loaded
 
     async def _update(self, update: WeightUpdate) -> LoadedWeights:
         from actors.weights.receive import VerifiedUpdate
@@ -246,9 +258,9 @@ class Engine:
         except Exception as error:
             if self._llm.errored:
                 raise died() from error
-            raise EngineError(f"weight update to version {update.version} failed: {error}") from error
+            raise UpdateFailed(f"weight update to version {update.version} failed: {error}") from error
         if len(set(received)) != 1:
-            raise EngineError(f"the engine's processes received different weights for version {update.version}")
+            raise UpdateFailed(f"the engine's processes received different weights for version {update.version}")
         self._version = update.version
         if not self.sleeping.now:
             await self._llm.resume_generation()

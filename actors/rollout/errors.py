@@ -22,6 +22,21 @@ class EngineDied(EngineError):
     kind: Kind = "engine"
 
 
+class UpdateFailed(EngineError):
+    """Weights could not be loaded: damaged on the way, or the machine refused something. Published again they may be.
+
+    The engine writes nothing more until then, because what it holds may be of two versions.
+    """
+
+    kind: Kind = "request"
+
+
+class UpdateFailedAgain(EngineError):
+    """Weights could not be loaded twice in a row by an engine that has loaded others: another is needed."""
+
+    kind: Kind = "engine"
+
+
 def died() -> EngineDied:
     """The death of this process's engine, with the first cause that its log gives: others only follow from it."""
     written = written_by_this_process()

@@ -5,16 +5,20 @@ Over the network they are sent while they are gathered, bucket by bucket. A file
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
 from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get
+from actors.failures import answer_to
 from actors.learner.group import LearnerGroup
 from actors.messages import ChannelTerms, LoadedWeights, WeightUpdate
 from actors.rollout.fleet import EnginesLost, RolloutFleet
 from actors.rollout.roster import WeightsDiffer, refuse_other
 from actors.turns import Together
+
+log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
 
@@ -70,13 +74,18 @@ class WeightSync:
 
         """
         with self._turns.publishing(), self._one_at_a_time:
+            is_again = False
             try:
                 while True:
                     try:
                         return self._publish(version)
                     except WeightsDiffer:
                         raise
-                    except ActorFailed:
+                    except ActorFailed as error:
+                        if answer_to("request", 1 + is_again) == "ask again" and error.kind == "request":
+                            is_again = True
+                            log.warning("%s; weight version %d is published once more", error, version)
+                            continue
                         # Engines miss what a learner that died was to give them: once more, from those in their place.
                         if not self._learners.came_back():
                             raise

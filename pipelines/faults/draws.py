@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["kill", "stop", "damage"]
+Action = Literal["kill", "stop", "damage", "no memory", "no disk"]
 """``kill``: SIGKILL; ``stop``: SIGSTOP; ``damage``: bytes of the newest checkpoint are changed, and the driver is
-killed, so that the checkpoint is needed."""
+killed, so that the checkpoint is needed. ``no memory``: a process gets no more than it has (RLIMIT_AS); ``no disk``:
+what it writes is refused (RLIMIT_FSIZE), as a full disk or a quota refuses it."""
 Part = Literal[
     "engine core", "rollout worker", "verifier", "learner rank", "driver", "newest checkpoint", "raylet", "GCS"
 ]
@@ -28,6 +29,9 @@ KINDS: tuple[tuple[Action, Part], ...] = (
     ("damage", "newest checkpoint"),
     ("kill", "raylet"),
     ("kill", "GCS"),
+    ("no memory", "engine core"),
+    ("no memory", "learner rank"),
+    ("no disk", "driver"),
 )
 """Nobody watches the driver, so a stopped one is not among them."""
 
@@ -66,6 +70,11 @@ class DrawnFault:
     def ends_driver(self) -> bool:
         """Whether the run has to be started again by whoever submitted it."""
         return self.part in _ENDS_DRIVER
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether the driver meets it, and ends of it with a message."""
+        return self.part in ("raylet", "GCS") or self.action == "no disk"
 
 
 def draw(

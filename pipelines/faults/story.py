@@ -70,7 +70,7 @@ class Story:
             for fault in self.open():
                 fault.remark = "the driver was killed meanwhile"
         fault = StruckFault(drawn, now, self.steps)
-        if drawn.part == "driver":
+        if (drawn.action, drawn.part) == ("kill", "driver"):
             # Whoever submitted the run is told by its end.
             fault.noticed = now
         self.faults.append(fault)
@@ -91,7 +91,7 @@ class Story:
                 fault.back = now
 
     def said_by_its_end(self, now: float) -> None:
-        """The run has ended of what it met: it refused what was damaged, or has no Ray."""
+        """The run has ended of what it met: it refused what was damaged, or has no Ray, or could not write."""
         for fault in self.open():
             fault.noticed = now if fault.noticed is None else fault.noticed
 
@@ -111,8 +111,8 @@ class Story:
         self.steps = steps
 
     def _is_ending(self) -> bool:
-        """Whether the driver has lost its Ray and has not ended yet: it may still end a step."""
-        return any(fault.drawn.part in ("raylet", "GCS") and fault.noticed is None for fault in self.open())
+        """Whether the driver has lost its Ray, or its disk, and has not ended yet: it may still end a step."""
+        return any(fault.drawn.ends_by_itself and fault.noticed is None for fault in self.open())
 
     @property
     def waits_for_driver(self) -> bool:
@@ -126,7 +126,7 @@ HEADINGS = ("run", "fault", "victim", "at step", "noticed after", "back after", 
 def row_of(run: str, fault: StruckFault) -> tuple[str, ...]:
     """A fault as a row of the table."""
     drawn = fault.drawn
-    action = {"kill": "kill -9", "stop": "SIGSTOP", "damage": "damaged"}[drawn.action]
+    action = {"kill": "kill -9", "stop": "SIGSTOP", "damage": "damaged"}.get(drawn.action, drawn.action)
     when = f"{fault.step}" + (f", {drawn.shortly:.1f} s later" if drawn.shortly is not None else "")
     lost = f"{fault.lost_steps} steps" if fault.lost_steps != 1 else "1 step"
     after = ["-" if moment is None else f"{moment - fault.struck:.1f} s" for moment in (fault.noticed, fault.back)]

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from actors.files import remove_whole
 from actors.jsonl import lines_of
 from actors.learner.manifest import latest
-from pipelines.faults.draws import DrawnFault
+from pipelines.faults.draws import Action, DrawnFault
 from pipelines.faults.story import Story, said_in
 from pipelines.faults.victims import Traces, victim
 
@@ -78,8 +80,8 @@ class Trial:
         self._tell = tell
         self._driver: subprocess.Popen[bytes] | None = None
         self._was_killed = False
-        self._lost_ray = False
-        """Ray's own process was killed, without which the driver cannot go on."""
+        self._lost = ""
+        """What the driver has lost and cannot go on without: ``Ray``, ``disk``; its end says so."""
         self._damaged: Path | None = None
         self._log_read = 0
         self._output_begins = 0
@@ -105,7 +107,9 @@ class Trial:
         while True:
             now = time.monotonic()
             self._listen(now)
-            if (status := self._driver.poll()) is not None:
+            status = self._driver.poll()
+            self._keep_output()
+            if status is not None:
                 if status == 0:
                     return None
                 if not self._goes_on(status, now):
@@ -124,24 +128,35 @@ class Trial:
         self.submission.root.mkdir(parents=True, exist_ok=True)
         with self.submission.output.open("ab") as output:
             self._output_begins = output.tell()
-            self._driver = subprocess.Popen(
-                self.submission.command,
-                env={**os.environ, "COLUMNS": "150"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._driver = subprocess.Popen(
+            self.submission.command,
+            env={**os.environ, "COLUMNS": "150"},
+            stdin=subprocess.DEVNULL,
+            # Not the file itself: a driver that may write to no file still has a terminal.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self._driver.stdout is not None
+        os.set_blocking(self._driver.stdout.fileno(), False)
+
+    def _keep_output(self) -> None:
+        """Write down what the run has said since the last time; its actors' processes may hold the pipe for longer."""
+        assert self._driver is not None
+        assert self._driver.stdout is not None
+        if said := self._driver.stdout.read():
+            with self.submission.output.open("ab") as output:
+                output.write(said)
 
     def _goes_on(self, status: int, now: float) -> bool:
         """Whether the end of the driver is what was done to it, or the refusal of what was damaged; then as told."""
         if self._was_killed:
             self._was_killed = False
             return status == -signal.SIGKILL
-        if self._lost_ray:
-            self._lost_ray = False
+        lost, self._lost = self._lost, ""
+        if lost:
             self.story.said_by_its_end(now)
-            return True
+            return "Traceback" not in self.said_last() and (lost == "Ray" or "ulimit -f" in self.said_last())
         damaged, self._damaged = self._damaged, None
         if (
             damaged is None
@@ -182,7 +197,7 @@ class Trial:
     def _strike(self, fault: DrawnFault, now: float) -> bool:
         """Apply a fault; False where what it strikes is not there at the moment."""
         assert self._driver is not None
-        if fault.part in ("driver", "newest checkpoint"):
+        if fault.action in ("kill", "damage") and fault.part in ("driver", "newest checkpoint"):
             if fault.action == "damage":
                 newest = latest(self.submission.folder / "checkpoints" / "rl")
                 if newest is None:
@@ -195,8 +210,12 @@ class Trial:
             process = victim(fault, self.submission.folder / "logs", self._driver.pid)
             if process is None:
                 return False
-            process.send_signal(_SIGNALS[fault.action])
-            self._lost_ray = fault.ends_driver
+            if fault.action in _SIGNALS:
+                process.send_signal(_SIGNALS[fault.action])
+            else:
+                give_no_more(process, fault.action)
+            if fault.ends_by_itself:
+                self._lost = "disk" if fault.action == "no disk" else "Ray"
         self.story.struck(fault, now)
         self._tell(f"after step {self.story.steps}: {fault.action} {fault.victim}")
         return True
@@ -216,6 +235,15 @@ class Trial:
         left = self.traces.left_behind(f"reasoning-reward-models-{digest}")
         self.traces.end()
         return left
+
+
+def give_no_more(process: psutil.Process, of: Action) -> None:
+    """Refuse a process what it does not have yet: memory, or writing to files."""
+    if of == "no memory":
+        now = process.memory_info().vms
+        process.rlimit(psutil.RLIMIT_AS, (now, now))
+    else:
+        process.rlimit(psutil.RLIMIT_FSIZE, (0, 0))
 
 
 def damage(checkpoint: Path) -> Path:

@@ -28,6 +28,8 @@ _ENDING_SECONDS = 90.0
 
 def victim(fault: DrawnFault, logs: Path, driver: int) -> psutil.Process | None:
     """The process that a fault strikes; None where it is not there now, or stopped already."""
+    if fault.part == "driver":
+        return psutil.Process(driver)
     if fault.part in _RAYS:
         candidates: Iterable[psutil.Process] = _below(driver)
         is_it = _runs(_RAYS[fault.part])

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from actors.files import write_text
 from actors.learner.group import LearnerGroup
-from actors.logs import LogFormatter
+from actors.logs import LogFile, LogFormatter
 from actors.redaction import redact
 from pipelines.config import Config, ConfigError, known_keys
 from pipelines.evaluation.comparisons import JudgedComparison
@@ -207,7 +207,7 @@ def open_run(config: Config) -> Iterator[RunDirectory]:
     with RunDirectory(config.output_root, config.run, config.recipe_name) as run:
         write_text(run.config_file, redact(OmegaConf.to_yaml(OmegaConf.structured(config))))
         run.update_summary({"run": config.run, "recipe": config.recipe_name, "seed": config.seed})
-        handler = logging.FileHandler(run.logs / "driver.log", encoding="utf-8")
+        handler = LogFile(run.logs / "driver.log", encoding="utf-8")
         handler.setFormatter(LogFormatter())
         root = logging.getLogger()
         root.addHandler(handler)

@@ -30,6 +30,7 @@ from actors.messages import (
 )
 from actors.processes import Processes, of_this_actor
 from actors.restarts import Faults, StartTime
+from actors.rollout.errors import UpdateFailed, UpdateFailedAgain
 from actors.rollout.roster import Revival
 
 # Processes of the cluster do not find this folder: send them the classes, not their names.
@@ -60,7 +61,7 @@ class StreamingWorker:
             print(f"started on {getattr(settings, 'model', settings)}", flush=True)
         self._fault = fault
         self._hangs = False
-        self._version = 0
+        self._version = self._tries = 0
 
     async def start(self, version: int) -> None:
         """Ready at once."""
@@ -98,6 +99,12 @@ class StreamingWorker:
         """What it was sent, unless the fault is in what it says it holds."""
         if self._fault == f"cannot open {update.version}":
             raise FileNotFoundError(f"version {update.version}")
+        if self._fault == "can load no more" and update.version > 1:
+            self._tries += 1
+            raise (UpdateFailed, UpdateFailedAgain)[self._tries > 1](f"version {update.version}: no memory")
+        if self._fault == "cannot load" or (self._fault == "cannot load once" and not self._tries):
+            self._tries += 1
+            raise UpdateFailed(f"version {update.version}: no memory")
         version = self._version = update.version - (self._fault == "old version")
         return LoadedWeights(version, (update.checksum or UPDATE.checksum) + (self._fault == "other bytes"), 0.25)
 

@@ -1,6 +1,6 @@
 """A run to be struck by faults, without its work: steps, checkpoints, logs, and a process that comes back if it dies.
 
-python scripted_run.py run=NAME output_root=ROOT steps=20 [fails_at=5] [hangs_at=5] [leaves=yes]
+python scripted_run.py run=NAME output_root=ROOT steps=20 [fails_at=5] [hangs_at=5] [leaves=yes] [says=Traceback]
 """
 
 from __future__ import annotations
@@ -66,8 +66,12 @@ def main(**settings: str) -> int:
             while str(step) == settings.get("hangs_at"):
                 time.sleep(SECONDS)
             row: dict[str, Any] = {"stage": "rl", "step": step, "time": time.time(), "metrics": {}}
-            with metrics.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            try:
+                with metrics.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError:
+                print(settings.get("says", "error: the file is larger than is allowed here (`ulimit -f`)"), flush=True)
+                return 1
             if step % 4 == 0:
                 checkpoint = saved / f"step-{step:06d}"
                 checkpoint.mkdir()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.learner.progress import Progress, at_work
+from actors.failures import kind_of
+from actors.learner.progress import OutOfMemory, Progress, at_work
 from actors.liveness import Beat, Liveness, Patience
 
 PATIENCE = Patience(floor=30.0, factor=10.0, unmeasured=600.0)
@@ -17,6 +18,7 @@ class Rank:
         self.progress = Progress()
         self.now = 0.0
         self.beats: list[Beat] = []
+        self.error: Exception | None = None
         monkeypatch.setattr("actors.learner.progress.time.monotonic", lambda: self.now)
 
     @at_work
@@ -25,6 +27,8 @@ class Rank:
             self.now += seconds
             self.beats.append(self.progress.beat())
             self.progress.moved()
+        if self.error is not None:
+            raise self.error
 
     @at_work
     def save(self, seconds: float) -> None:
@@ -67,6 +71,44 @@ def test_a_listener_does_not_measure_what_is_not_alike() -> None:
     assert liveness.deadline() == 30.0
     liveness.beat(Beat(5, "", None, False), 5.0)
     assert liveness.deadline() == 30.0, "with nothing to do it only has to answer"
+
+
+class TorchOutOfMemory(RuntimeError):
+    pass
+
+
+TorchOutOfMemory.__name__ = "OutOfMemoryError"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        TorchOutOfMemory("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: 8 bytes"
+        ),
+        RuntimeError("unable to mmap 123 bytes from file <weights>: Cannot allocate memory (12)"),
+    ],
+)
+def test_memory_that_was_enough_before_and_lacks_now_is_the_ranks_failure(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = Rank(monkeypatch)
+    rank.error = error
+    with pytest.raises(type(error)) as first:
+        rank.policy_step(1.0)
+    assert kind_of(first.value) is None, "it may never be enough"
+    rank.error = None
+    rank.policy_step(1.0)
+    rank.error = error
+    with pytest.raises(OutOfMemory) as later:
+        rank.policy_step(1.0)
+    assert kind_of(later.value) == "learner"
+    assert later.value.__cause__ is error
+    rank.error = ValueError("something else")
+    with pytest.raises(ValueError, match="something else"):
+        rank.policy_step(1.0)
 
 
 def test_an_error_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from actors.messages import (
 )
 from actors.rendezvous import open_store
 from actors.rollout.engine import Engine
-from actors.rollout.errors import EngineError
+from actors.rollout.errors import EngineError, UpdateFailed, UpdateFailedAgain
 from actors.weights.channel import WeightChannel
 from actors.weights.send import gathered, write_update
 from pipelines.data.tiny_model import build_tiny_model
@@ -391,17 +391,34 @@ def test_an_engine_that_must_sleep_at_once_gives_up_what_it_writes(host: Host) -
     assert [type(item) for item in ended] == [GenerationFailure] * 2
 
 
-# Last: an engine whose update failed writes nothing more, because its weights may be of two versions.
+VICTIM = "model.layers.1.mlp.up_proj.weight"
 
 
-def test_a_tensor_that_was_damaged_on_the_way_stops_the_update_and_is_named(host: Host, tmp_path: Path) -> None:
-    update = host.publish(changed(host, seed=4), 4, tmp_path)
+def damaged(host: Host, version: int, folder: Path) -> WeightUpdate:
+    update = host.publish(changed(host, seed=version), version, folder)
     tensors = load_file(update.path)
-    victim = "model.layers.1.mlp.up_proj.weight"
-    tensors[victim][3, 5] += 1e-6
+    tensors[VICTIM][3, 5] += 1e-6
     save_file(tensors, update.path)
-    with pytest.raises(EngineError, match=rf"weight update to version 4 failed.*{victim}.*checksum"):
-        host.run(host.engine.update(update))
+    return update
+
+
+def test_a_tensor_that_was_damaged_on_the_way_stops_the_update_until_it_is_published_whole(
+    host: Host, tmp_path: Path
+) -> None:
+    host.run(host.engine.update(host.publish(changed(host, seed=3), 3, tmp_path)))
+    with pytest.raises(UpdateFailed, match=rf"weight update to version 4 failed.*{VICTIM}.*checksum"):
+        host.run(host.engine.update(damaged(host, 4, tmp_path)))
+    assert host.run(host.engine.update(host.publish(changed(host, seed=4), 4, tmp_path))).version == 4
+    [trace] = host.generate([prompt(0)], Sampling(max_tokens=8, seed=1))
+    assert isinstance(trace, Trace)
+    assert set(trace.versions.tolist()) == {4}
+    with pytest.raises(UpdateFailed):
+        host.run(host.engine.update(damaged(host, 5, tmp_path)))
+    with pytest.raises(UpdateFailedAgain, match=VICTIM):
+        host.run(host.engine.update(damaged(host, 5, tmp_path)))
+
+
+# Last: an engine whose update failed writes nothing more, because its weights may be of two versions.
 
 
 def test_weights_for_another_vocabulary_stop_the_update_and_say_so(host: Host, tmp_path: Path) -> None:

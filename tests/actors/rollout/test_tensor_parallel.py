@@ -119,6 +119,7 @@ def test_a_process_that_dies_is_noticed_and_takes_the_others_with_it(host: Host)
     assert ended([host.core, *host.workers])
     # What of its shared memory vLLM itself could not remove any more goes when its place is cleared.
     names = set(host.processes.names)
-    assert {name.partition("_")[0] for name in names} == {"psm", "vllm"}
+    # With AVX-512 vLLM's processes add up their layers in shared memory of its own, else over torch.
+    assert {"psm"} <= {name.partition("_")[0] for name in names} <= {"psm", "vllm"}
     kill(host.processes.members, host.processes.names)
     assert not names & set(os.listdir("/dev/shm"))

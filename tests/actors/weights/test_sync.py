@@ -123,6 +123,33 @@ def test_through_a_file_nobody_meets(tmp_path: Path) -> None:
     assert said(tmp_path, "rollout-1") == []
 
 
+@pytest.mark.parametrize("directory", ["folder", None], ids=["file", "network"])
+def test_weights_that_an_engine_could_not_load_are_published_once_more(tmp_path: Path, directory: str | None) -> None:
+    weights = sync(tmp_path, directory, "", "cannot load once")
+    assert weights.publish(1) == 0.25
+    assert weights.publish(2) == 0.25
+    published = [line for line in said(tmp_path, "learner-0") if line.startswith("published")]
+    assert published == [f"published {version} as bfloat16" for version in (1, 1, 2)]
+
+
+def test_what_cannot_be_loaded_twice_ends_the_run_by_name(tmp_path: Path) -> None:
+    weights = sync(tmp_path, "folder", "", "cannot load")
+    with pytest.raises(ActorFailed, match=r"rollout worker 1 \(log: .*\) failed: UpdateFailed: version 1: no memory"):
+        weights.publish(1)
+    assert said(tmp_path, "learner-0") == ["published 1 as bfloat16"] * 2
+
+
+def test_an_engine_that_could_load_others_and_cannot_load_these_twice_is_restarted(tmp_path: Path) -> None:
+    faults = Faults(5, 3600.0)
+    weights = sync(tmp_path, "folder", "", "can load no more", revival=reviving(tmp_path, faults))
+    assert weights.publish(1) == 0.25
+    weights.publish(2)
+    wait_until(lambda: bool(faults.seen) and faults.seen[0].back is not None, 60, "the engine to be back")
+    assert [fault.who for fault in faults.seen] == ["rollout worker 1"]
+    assert "version 2: no memory" in faults.seen[0].why
+    assert weights.publish(3) == 0.25
+
+
 def test_over_the_network_every_process_joins_once_and_rank_0_sends_each_time(tmp_path: Path) -> None:
     weights = sync(tmp_path, None, "", "")
     for version in (1, 2):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import psutil
 import pytest
 from commands import ROOT
 
 from pipelines.faults.draws import DrawnFault
-from pipelines.faults.trial import Submission, Trial, rl_rows
+from pipelines.faults.trial import Submission, Trial, give_no_more, rl_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,36 @@ def test_killed_stopped_and_damaged_parts_and_a_killed_driver(tmp_path: Path) ->
     assert checkpoint.lost_steps == checkpoint.step % 4 + 4
     assert struck.left_behind() == []
     assert "is damaged. Remove that folder" in struck.submission.output.read_text()
+
+
+@pytest.mark.slow
+def test_a_driver_that_may_write_no_more_ends_with_a_message_and_goes_on(tmp_path: Path) -> None:
+    struck = trial(tmp_path, [fault("no disk", "driver", 6.3)])
+    assert struck.run() is None
+    assert [row["step"] for row in rl_rows(struck.submission.folder)] == list(range(1, 31))
+    [disk] = struck.story.faults
+    assert disk.noticed is not None
+    assert disk.back is not None
+    assert disk.struck < disk.noticed <= disk.back
+    assert disk.lost_steps == disk.step % 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("says", ["Traceback (most recent call last): ulimit -f", "error: something else"])
+def test_one_that_says_it_otherwise_has_not_survived(says: str, tmp_path: Path) -> None:
+    problem = trial(tmp_path, [fault("no disk", "driver", 6.3)], f"says={says}").run()
+    assert problem is not None
+    assert problem.startswith("ended with status 1, though it should have gone on")
+
+
+def test_a_process_gets_no_more_memory_than_it_has() -> None:
+    code = "print('begun', flush=True)\ninput()\ntry: bytearray(2**28)\nexcept MemoryError: print('refused')"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        give_no_more(psutil.Process(process.pid), "no memory")
+        out, _ = process.communicate("go on\n", timeout=60)
+    assert out.split() == ["refused"]
 
 
 @pytest.mark.slow
