@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from commands import ROOT, wait_until, without_ray
+
+from actors.local_ray import _watched
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -86,3 +90,20 @@ def test_a_driver_that_ends_its_ray_goes_on_with_another(driver: subprocess.Pope
     out, error = driver.communicate(timeout=180)
     assert driver.returncode == 0, error
     assert out.endswith("went on\n")
+
+
+def test_of_two_raylets_on_one_machine_a_drivers_own_is_watched(tmp_path: Path) -> None:
+    program = tmp_path / "raylet"
+    program.symlink_to("/bin/sh")
+    sockets = [f"{tmp_path}/raylet", f"{tmp_path}/raylet.1"]
+    processes = [
+        subprocess.Popen([program, "-c", "read x", "sh", f"--raylet_socket_name={socket}"], stdin=subprocess.PIPE)
+        for socket in reversed(sockets)
+    ]
+    try:
+        for socket, process in zip(reversed(sockets), processes, strict=True):
+            node = SimpleNamespace(head=False, raylet_socket_name=socket)
+            assert _watched(node) == {"raylet": psutil.Process(process.pid)}
+    finally:
+        for process in processes:
+            process.communicate(timeout=30)
