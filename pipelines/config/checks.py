@@ -65,7 +65,7 @@ def _of_endpoint(config: Config) -> Iterator[str]:
         if getattr(evaluate.endpoint, name) is not None:
             yield f"evaluate.endpoint.{name} is not read: set evaluate.{name}"
     if evaluate.model is not None and not evaluate.model.removeprefix("openai:").strip():
-        yield f"evaluate.model={evaluate.model!r} names no model: write openai:NAME"
+        yield f"evaluate.model={evaluate.model!r} names no model: write a folder, a hub name, or openai:NAME"
     if evaluate.base_url is not None and not (evaluate.model or "").startswith("openai:"):
         yield (
             f"evaluate.base_url is only read for a model behind an endpoint: write evaluate.model=openai:"

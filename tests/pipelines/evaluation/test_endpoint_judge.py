@@ -164,7 +164,8 @@ def test_an_endpoint_that_judges_nothing_ends_with_one_clear_line(
             ["evaluate.base_url=http://h/v1"],
             r"only read for a model behind an endpoint: write evaluate\.model=openai:NAME",
         ),
-        (["evaluate.model='openai:'"], r"names no model: write openai:NAME"),
+        (["evaluate.model='openai:'"], r"names no model: write a folder, a hub name, or openai:NAME"),
+        (["evaluate.model=''"], r"evaluate\.model='' names no model"),
         (["evaluate.model=openai:x", "evaluate.endpoint.model=y"], r"evaluate\.endpoint\.model is not read"),
     ],
 )
