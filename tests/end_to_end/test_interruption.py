@@ -26,6 +26,10 @@ from pipelines.data.order import batch_of
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow]
 
 
+SETTINGS = (*SMALL, "rl.steps=8", "rl.checkpoints.every=50")
+"""No schedule saves anything."""
+
+
 def trained_prompts(run: Path) -> dict[int, list[str]]:
     """Prompts by RL step, from the traces that were kept."""
     history: dict[int, list[str]] = {}
@@ -36,53 +40,78 @@ def trained_prompts(run: Path) -> dict[int, list[str]]:
     return history
 
 
-def test_killed_run_continues_and_no_prompt_is_missing_or_twice(runs: Runs) -> None:
+def test_a_run_that_was_stopped_and_then_killed_misses_no_prompt_and_has_none_twice(runs: Runs) -> None:
+    """Stopped by SIGTERM, which saves its step; continued; killed; and continued from what was saved and journalled."""
     run = runs.path("killed")
-    process = runs.start("run", "killed", *SMALL)
+    process = runs.start("run", "killed", *SETTINGS)
+    stopped_at = stopped(runs, process, "killed", "rl", signal.SIGTERM)
+
+    process = runs.start("run", "killed", *SETTINGS)
     wait_until(
-        lambda: process.poll() is not None or bool(list(run.glob("traces/rl-rollouts-000003.parquet"))),
+        lambda: process.poll() is not None or (run / f"traces/rl-rollouts-{stopped_at + 2:06d}.parquet").exists(),
         300,
-        "the third RL step",
+        "two more RL steps",
     )
     assert process.poll() is None, process.communicate()
     # Ray's own agents, which ask a cluster that is gone, need a minute.
     started = of_actors(psutil.Process(process.pid).children(recursive=True))
     assert [each for each in started if is_engine(each)]
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    out, _ = process.communicate(timeout=30)
+    assert f"continues after step {stopped_at}" in out
     # Also what Ray, whose processes ended with the driver, did not end.
     assert left_behind(started) == []
-    before = list(run.glob("checkpoints/rl/step-*"))
-    assert before, "a checkpoint was written before the kill"
     # Of weights: they have no name in shared memory.
     assert left_in_shared_memory(run, set()) == set()
 
-    output = runs("run", "killed", *SMALL)
-    assert "continues after step" in output
+    output = runs("run", "killed", *SETTINGS)
+    assert f"continues after step {stopped_at}" in output
     history = trained_prompts(run)
-    assert sorted(history) == [1, 2, 3, 4, 5, 6]
+    assert sorted(history) == list(range(1, 9))
     expected = {
         step + 1: sorted(
             f"rl-{item}/{order}" for item in batch_of(400, 0, 4, step, 1) for order in ("chosen_first", "chosen_second")
         )
-        for step in range(6)
+        for step in range(8)
     }
     assert {step: sorted(prompts) for step, prompts in history.items()} == expected
     assert max(Counter(prompt for prompts in history.values() for prompt in prompts).values()) == 1
     lines = runs.metrics("killed", "rl")
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert [line["metrics"]["weight_version"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["metrics"]["weight_version"] for line in lines] == list(range(1, 9))
     assert {"before", "distill", "rl"} <= set(runs.summary("killed"))
+
+
+def stopped(runs: Runs, process: subprocess.Popen[str], name: str, stage: str, number: signal.Signals) -> int:
+    """Stop a run by a signal after its second step of a stage: it says so, saves its step, and leaves nothing.
+
+    Returns the step.
+    """
+    wait_until(
+        lambda: process.poll() is not None or bool(runs.lines(name, stage)[1:]), 300, f"the second step of {stage}"
+    )
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert of_actors(started)
+    mapped = mapped_by(started)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, out + error
+    steps = len(runs.lines(name, stage))
+    assert f"Run the same command again to continue {stage} after step {steps}:" in error
+    assert [int(path.name[-6:]) for path in runs.path(name).glob(f"checkpoints/{stage}/step-*")] == [steps]
+    assert left_behind(started) == []
+    assert left_in_shared_memory(runs.path(name), mapped) == set()
+    return steps
 
 
 def test_finished_stage_says_so_and_does_nothing(runs: Runs) -> None:
     stamp = (runs.path("killed") / "rl" / "hf" / "model.safetensors").stat().st_mtime_ns
-    assert "is finished already; overwrite=true starts it over" in runs("rl", "killed", *SMALL)
+    assert "is finished already; overwrite=true starts it over" in runs("rl", "killed", *SETTINGS)
     assert (runs.path("killed") / "rl" / "hf" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_finished_stage_refuses_other_settings(runs: Runs) -> None:
-    output = runs("rl", "killed", *SMALL, "rl.optimizer.learning_rate=1e-3", status=1)
+    output = runs("rl", "killed", *SETTINGS, "rl.optimizer.learning_rate=1e-3", status=1)
     assert "rl.optimizer.learning_rate: was 0.0003, is 0.001" in output
     assert "overwrite=true" in output
 
@@ -94,39 +123,14 @@ def test_damaged_checkpoint_is_named(runs: Runs) -> None:
     newest = sorted(run.glob("checkpoints/rl/step-*"))[-1]
     victim = next(newest.rglob("*.distcp"))
     victim.unlink()
-    output = runs("rl", "killed", *SMALL, status=1)
+    output = runs("rl", "killed", *SETTINGS, status=1)
     assert victim.name in output
     assert newest.name in output
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_run_saves_its_step_leaves_nothing_and_continues(runs: Runs, number: int, status: int) -> None:
-    """Ctrl-C comes in the distillation, SIGTERM in RL; both save what no schedule would have."""
-    name = f"stopped-{status}"
-    rare = (*SMALL, "rl.checkpoints.every=50", "distill.checkpoints.every=50")
-    stage, rare = (
-        ("rl", rare)
-        if number == signal.SIGTERM
-        else ("distill", (*rare, "distill.epochs=40", "rl.steps=1", "learner.ranks=1"))
-    )
-    process = runs.start("run", name, *rare)
-    wait_until(
-        lambda: process.poll() is not None or bool(runs.lines(name, stage)[1:]), 300, f"the second step of {stage}"
-    )
-    started = psutil.Process(process.pid).children(recursive=True)
-    assert of_actors(started)
-    mapped = mapped_by(started)
-    process.send_signal(number)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == status, out + error
-    steps = len(runs.lines(name, stage))
-    assert f"Run the same command again to continue {stage} after step {steps}:" in error
-    assert [int(path.name[-6:]) for path in runs.path(name).glob(f"checkpoints/{stage}/step-*")] == [steps]
-    assert left_behind(started) == []
-    assert left_in_shared_memory(runs.path(name), mapped) == set()
-    if number == signal.SIGTERM:
-        assert f"continues after step {steps}" in runs("run", name, *rare)
-        assert [line["step"] for line in runs.lines(name, stage)] == [1, 2, 3, 4, 5, 6]
+def test_an_interrupted_distillation_saves_its_step_and_leaves_nothing(runs: Runs) -> None:
+    settings = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=50", "learner.ranks=1")
+    assert stopped(runs, runs.start("run", "stopped", *settings), "stopped", "distill", signal.SIGINT) >= 2
 
 
 def free_ports(count: int) -> list[int]:
