@@ -102,6 +102,12 @@ class LastingRanks:
         self._begun = self._done = 0
         """Optimiser steps that were asked for, and that are answered."""
         self._reviving = threading.Lock()
+        self._awaited: set[Call] = set()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an answer, and so learns of a death."""
+        return bool(self._awaited)
 
     def join(self, start: float, rendezvous: float) -> None:
         """Let the ranks meet: ``start`` seconds for all of them to be there, ``rendezvous`` for them to connect."""
@@ -158,13 +164,17 @@ class LastingRanks:
 
     def answers(self, call: Call) -> list[Any]:
         """A call's answers, by rank; where ranks died, those of others, which have done it again."""
-        while call.answers is None:
-            asked = call.references
-            try:
-                call.answers = get(asked, call.seconds, call.what, call.actors)
-            except ActorFailed as failed:
-                if not self._revived(failed, call, asked):
-                    raise
+        self._awaited.add(call)
+        try:
+            while call.answers is None:
+                asked = call.references
+                try:
+                    call.answers = get(asked, call.seconds, call.what, call.actors)
+                except ActorFailed as failed:
+                    if not self._revived(failed, call, asked):
+                        raise
+        finally:
+            self._awaited.discard(call)
         if call.ends_step and call.step is not None:
             self._has_done(call.step)
         return call.answers

@@ -34,9 +34,22 @@ class RevivedVerifier:
         self._at_work = at_work
         self._faults = faults
         self._restarting: asyncio.Task[None] | None = None
+        self._awaited = 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an answer, and so learns of a death."""
+        return self._awaited > 0
 
     async def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """The answer of the actor, or of one that was started in its place."""
+        self._awaited += 1
+        try:
+            return await self._answer(method, arguments)
+        finally:
+            self._awaited -= 1
+
+    async def _answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
         from ray.exceptions import RayActorError
 
         while True:

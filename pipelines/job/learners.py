@@ -64,8 +64,11 @@ class LearnerRanks:
                 *(revival, self._turns),
             )
             self.group.join(cluster.start_timeout, cluster.rendezvous_timeout)
-            self._watch.over_learners(self.group.actors, self._lost)
+            self._watch.over_learners(self.group.actors, self._lost, self._are_awaited)
         return self.group
+
+    def _are_awaited(self) -> bool:
+        return self.group is not None and self.group.ranks.is_awaited
 
     def _started(self) -> list[NamedActor]:
         ranks, settings = self._config.learner.ranks, learner_settings(self._config)
@@ -100,7 +103,7 @@ class LearnerRanks:
             if self._is_ending:
                 return None
             self._actors = self._started()
-            self._watch.over_learners(self._actors, self._lost)
+            self._watch.over_learners(self._actors, self._lost, self._are_awaited)
             return self._actors
 
     def end(self) -> None:

@@ -36,7 +36,10 @@ class LastingVerifier:
     def ready(self) -> NamedActor:
         """The verifier, which comes back where its process dies."""
         if self._shown is None:
-            over = self._watch.over_verifier
+
+            def over(verifier: NamedActor) -> None:
+                self._watch.over_verifier(verifier, lambda: scoring.is_awaited)
+
             scoring = RevivedVerifier(self._started(), self._restarted, over, self._watch.faults)
             over(scoring.actor)
             self._shown = NamedActor(scoring, scoring.actor.name, scoring.actor.log)

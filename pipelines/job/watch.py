@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from actors.deadlines import ActorFailed, NamedActor
 from actors.learner.actor import BESIDE
@@ -39,21 +40,23 @@ class Watch:
         """Listen to a rollout worker; ``lost`` is told of its death."""
         self._monitor.watch(worker, replace(self._patience, is_up=True), lost)
 
-    def over_verifier(self, verifier: NamedActor) -> None:
-        """Listen to the verifier. A user's function has its own deadline, and is no reason to end the verifier."""
-        floor = self._patience.floor + self._longest_function
-        self._monitor.watch(verifier, replace(self._patience, floor=floor, unmeasured=floor), _nobody)
+    def over_verifier(self, verifier: NamedActor, is_awaited: Callable[[], bool]) -> None:
+        """Listen to the verifier. A user's function has its own deadline, and is no reason to end the verifier.
 
-    def over_learners(self, ranks: Iterable[NamedActor], lost: Lost) -> None:
+        ``is_awaited``: whether somebody waits for it, who would learn of its death.
+        """
+        floor = self._patience.floor + self._longest_function
+        patience = replace(self._patience, floor=floor, unmeasured=floor)
+        self._monitor.watch(verifier, patience, partial(_say, is_awaited=is_awaited))
+
+    def over_learners(self, ranks: Iterable[NamedActor], lost: Lost, is_awaited: Callable[[], bool]) -> None:
         """Listen to learner ranks beside their work; all are started again when whoever waits for one learns of it.
 
-        ``lost`` is told of a death at once.
+        ``lost`` is told of a death at once. ``is_awaited``: whether somebody waits for them.
         """
 
         def told(rank: NamedActor, error: ActorFailed) -> None:
-            if isinstance(error, Stuck):
-                # The rank's next call says that it died, but not why.
-                log.warning("%s", error)
+            _say(rank, error, is_awaited)
             lost(rank, error)
 
         for rank in ranks:
@@ -79,8 +82,12 @@ class Watch:
         self._monitor.close()
 
 
-def _nobody(actor: NamedActor, error: ActorFailed) -> None:
-    """Nobody is told: the next call of the actor is."""
+def _say(actor: NamedActor, error: ActorFailed, is_awaited: Callable[[], bool]) -> None:
+    """Say what nobody else will: why one that was stuck dies, and that one died of which nothing is asked now."""
+    if isinstance(error, Stuck):
+        log.warning("%s", error)
+    elif not is_awaited():
+        log.warning("%s %s; nobody waits for it now, it is restarted when somebody does", actor.name, error.why)
 
 
 def _kill(actor: NamedActor) -> None:
