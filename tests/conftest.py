@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -27,6 +28,15 @@ collect_seldom()
 
 # Ray gives its workers niceness 15: beside another test's processes they would get a thirtieth of a core.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def pytest_report_header() -> str:
+    """What of the processor decides which kernels torch and vLLM take."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = text.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+    flags = set(text.partition("flags")[2].partition("\n")[0].split())
+    found = sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni"})
+    return f"processor: {model} ({', '.join(found)})"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,8 +6,10 @@ computed again, parameters given back after the forward pass, weights sent in ma
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from commands import SMALL, Runs
+from commands import SMALL, Runs, ends_of_logs
 
 from actors.logs import _writers
 
@@ -42,7 +44,13 @@ def test_two_workers_and_two_ranks_agree_and_stay_within_the_staleness_bound(run
 
 def test_ranks_in_bfloat16_agree_with_an_engine_whose_layers_are_shared(runs: Runs) -> None:
     half = ("learner.dtype=bfloat16", "rollout.dtype=bfloat16", "learner.packing=true", "algorithm.correction=truncate")
-    runs("run", "half", *SMALL, "learner.ranks=2", *SHARED, *LARGE, *NETWORK, *half, "rl.steps=2")
+    settings = (*SMALL, "learner.ranks=2", *SHARED, *LARGE, *NETWORK, *half, "rl.steps=2")
+    process = runs.start("run", "half", *settings)
+    out, error = process.communicate(timeout=900)
+    # By a signal of the processor's, at its first request: some have bfloat16 that vLLM's build for CPUs crashes on.
+    if crashed := re.search(r"Worker proc \S+ died unexpectedly \(exit code: -(?:4|8|11)\)", out + error):
+        pytest.skip(f"vLLM crashes on this processor in bfloat16: {crashed[0]}")
+    assert process.returncode == 0, out[-4000:] + error[-4000:] + ends_of_logs(runs.path("half") / "logs")
     steps = [line["metrics"] for line in runs.metrics("half", "rl")]
     assert [step["weight_version"] for step in steps] == [1, 2]
     for step in steps:

@@ -75,7 +75,7 @@ class Runs:
         out, error = process.communicate(timeout=timeout)
         if process.returncode != status:
             ended = f"{stage} ended with {process.returncode}:\n{out[-4000:]}\n{error[-4000:]}"
-            pytest.fail(ended + _ends_of_logs(self.path(run) / "logs"))
+            pytest.fail(ended + ends_of_logs(self.path(run) / "logs"))
         return out + error
 
     def path(self, run: str) -> Path:
@@ -111,7 +111,7 @@ class Runs:
             process.communicate(timeout=30)
 
 
-def _ends_of_logs(folder: Path) -> str:
+def ends_of_logs(folder: Path) -> str:
     """What the run's processes said last: the folder is gone when a failure is read."""
     return "".join(f"\n{file.name} ends:\n{file.read_text()[-6000:]}" for file in sorted(folder.glob("*.log")))
 
