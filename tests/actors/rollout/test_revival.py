@@ -92,9 +92,12 @@ def test_a_worker_that_does_not_start_again_has_another_in_its_place(tmp_path: P
     start.took(0.5)
     assert ended(generate(fleet, 4)) == once(4)
     wait_until(lambda: faults.seen[-1].back is not None, 60, "the worker")
-    assert [fault.why.partition(" (log")[0] for fault in faults.seen][1:] == ["did not start within 5 s"]
+    # On a busy machine others may be late as well.
+    late = [fault.why.partition(" (log")[0] for fault in faults.seen][1:]
+    assert late[0] == "did not start within 5 s"
+    assert all(why.startswith("did not start within") for why in late)
     assert start.late == 0
-    assert faults.metrics() == {"restarts/engine": 2.0}
+    assert faults.metrics() == {"restarts/engine": 1.0 + len(late)}
 
 
 def test_a_worker_works_only_with_the_weights_that_the_others_hold(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class NeverReady(RewardVerifier):
 
 
 def test_one_that_does_not_start_again_is_given_up(tmp_path: Path) -> None:
-    config = load_config(["cluster.stuck_after=1"])
+    config = load_config(["cluster.stuck_after=3"])
     coming = iter((RewardVerifier, NeverReady))
     started: list[NamedActor] = []
 
@@ -41,7 +41,7 @@ def test_one_that_does_not_start_again_is_given_up(tmp_path: Path) -> None:
     verifier = LastingVerifier(lambda: config, start, lambda: None, watch)  # type: ignore[arg-type, return-value]
     try:
         scoring = verifier.ready().handle
-        # A first start of a quarter of a second: those that follow may take 1.5, then 3, then 6.
+        # A first start of a quarter of a second: those that follow may take 3.5, then 7, then 14.
         verifier._start_time.first = 0.25
         ray.kill(started[0].handle)
         one, zero = np.ones(1, np.int32), np.zeros(1, np.float32)
@@ -50,7 +50,8 @@ def test_one_that_does_not_start_again_is_given_up(tmp_path: Path) -> None:
         [scored] = asyncio.run(asyncio.wait_for(scoring.score.remote([request]), 120))
         assert scored.reward == 1.0
         assert len(started) >= 3
-        assert watch.faults.seen[1].why.startswith("did not start within 2 s")
+        # On a busy machine another may be late as well.
+        assert any(fault.why.startswith("did not start within 4 s") for fault in watch.faults.seen)
         assert verifier._start_time.late == 0
     finally:
         verifier.end()
