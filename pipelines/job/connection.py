@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +147,8 @@ def start_own(seconds: float, **options: Any) -> None:
         there = set(psutil.Process().children(recursive=True))
         tries += 1
         try:
-            ray.init(address="local", **settings)
+            with _without_idle_processes():
+                ray.init(address="local", **settings)
             return
         except Exception as error:
             # Ray has no class of its own for this, and leaves the processes of the half node.
@@ -162,6 +163,23 @@ def start_own(seconds: float, **options: Any) -> None:
                     "when the machine is less busy, or name a cluster that stands (cluster.address)"
                 ) from error
             log.warning("Ray's node did not start within its half minute, for the machine is busy: another is started")
+
+
+@contextlib.contextmanager
+def _without_idle_processes() -> Iterator[None]:
+    """A node that starts meanwhile has no autoscaler, no log monitor and no usage statistics: for one machine, whose
+    actors write to files, they have nothing to do, and each takes a second of a core to start, and 80 MB. There is no
+    setting for it."""
+    from ray._private.node import Node
+
+    idle = {name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")}
+    for name in idle:
+        setattr(Node, name, lambda self, **options: None)
+    try:
+        yield
+    finally:
+        for name, method in idle.items():
+            setattr(Node, name, method)
 
 
 def refuse_long(folder: str, adds: str, variable: str) -> None:

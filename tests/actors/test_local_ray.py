@@ -75,7 +75,9 @@ def driver(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
 def test_without_ray_a_driver_ends_and_says_why(driver: subprocess.Popen[str], program: str, says: str) -> None:
     assert driver.stdout is not None
     actor = psutil.Process(int(driver.stdout.readline()))
-    (struck,) = (process for process in psutil.Process(driver.pid).children() if process.name() == program)
+    started = psutil.Process(driver.pid).children(recursive=True)
+    assert sorted(process.name() for process in started if process.ppid() == driver.pid) == ["gcs_server", "raylet"]
+    (struck,) = (process for process in started if process.name() == program)
     struck.kill()
     _, error = driver.communicate(timeout=30)
     assert driver.returncode == 1, error
