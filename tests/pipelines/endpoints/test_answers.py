@@ -21,7 +21,7 @@ from pipelines.endpoints.journal import Journal
 from pipelines.endpoints.limits import Budget
 from pipelines.endpoints.requests import Answer
 
-ONE = replace(QUICK, attempts=1)
+ONE = replace(QUICK, attempts=1, timeout=30.0)
 BOTH = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
 
