@@ -30,6 +30,9 @@ collect_seldom()
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+_LONGEST = ("test_demo.py", "test_linear_time.py")
+
+
 def pytest_report_header() -> str:
     """What of the processor decides which kernels torch and vLLM take."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -40,8 +43,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take longest come first, so that no test worker is left alone with one at the end: the demo, then
-    those with engines, with Ray, with slow tests, and the rest."""
+    """Files that take longest come first, so that no test worker is left alone with one at the end: those named above,
+    then those with engines, with Ray, with slow tests, and the rest."""
 
     def markers(item: pytest.Item) -> set[str]:
         return {marker.name for marker in item.iter_markers()}
@@ -51,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         of_file.setdefault(str(item.path), set()).update(markers(item))
     items.sort(
         key=lambda item: (
-            item.path.name != "test_demo.py",
+            item.path.name not in _LONGEST,
             *(name not in of_file[str(item.path)] for name in ("engine", "ray", "slow")),
         )
     )
