@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from deaths import kill_actor
 from judge_ranks import build_model, sequences
 from small_settings import small_learner, small_optimizer, small_policy
 
@@ -111,8 +112,6 @@ def test_batches_that_cannot_be_cut_are_refused_before_any_rank_works(group: Lea
 
 def test_a_dead_rank_is_named_with_its_log(group: LearnerGroup) -> None:
     """Last: the group is of no use afterwards."""
-    import ray
-
-    ray.kill(group.actors[1].handle)
+    kill_actor(group.actors[1].handle)
     with pytest.raises(ActorFailed, match=r"a supervised step: learner rank 1 \(log: .*rank-1\.log\) died"):
         group.supervised_step(sequences(6, 1))

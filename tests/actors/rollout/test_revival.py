@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 from commands import wait_until
+from deaths import kill_actor
 from rollout_actors import UPDATE, reviving, workers
 
 from actors.deadlines import ActorFailed, NamedActor
@@ -104,12 +105,12 @@ def test_a_worker_works_only_with_the_weights_that_the_others_hold(tmp_path: Pat
     """It died before, or while, they were published; either way it is given no work under those it loaded."""
     fleet, faults = revived(tmp_path, "", "")
     fleet.update_weights(UPDATE)
-    ray.kill(fleet.workers[0].handle)
+    kill_actor(fleet.workers[0].handle)
     traces = generate(fleet, 8)
     assert ended(traces) == once(8)
     assert {int(item.versions[0]) for item in traces} == {UPDATE.version}
     wait_until(lambda: all_back(faults), 60, "the worker")
-    ray.kill(fleet.workers[1].handle)
+    kill_actor(fleet.workers[1].handle)
     assert fleet.update_weights(UPDATE) == 0.25
     assert {int(item.versions[0]) for item in generate(fleet, 8)} == {UPDATE.version}
 
@@ -117,7 +118,7 @@ def test_a_worker_works_only_with_the_weights_that_the_others_hold(tmp_path: Pat
 def test_a_worker_waits_for_the_next_weights_where_those_before_ended_with_their_learner(tmp_path: Path) -> None:
     fleet, faults = revived(tmp_path, "", "", later=("cannot open 1",))
     fleet.update_weights(UPDATE)
-    ray.kill(fleet.workers[0].handle)
+    kill_actor(fleet.workers[0].handle)
     log = tmp_path / "rollout-0.log"
     assert ended(generate(fleet, 4)) == once(4)
     wait_until(lambda: log.read_text().count("started on") == 2, 60, "another in its place")
@@ -135,7 +136,7 @@ def test_who_waits_for_the_only_worker_is_told_where_its_weights_ended_with_a_le
     """Otherwise the worker would wait for weights, their publisher for traces, and the traces for the worker."""
     fleet, faults = revived(tmp_path, "", later=("cannot open 1",))
     fleet.update_weights(UPDATE)
-    ray.kill(fleet.workers[0].handle)
+    kill_actor(fleet.workers[0].handle)
     died, rank = ActorFailed("a sign of life: learner rank 0 died"), NamedActor(None, "learner rank 0", None, "learner")
     died.kind, died.actor = "learner", rank
     fleet.roster.learner_lost(rank, died)
@@ -178,7 +179,7 @@ def test_a_worker_that_dies_asleep_is_no_error_of_the_turn(tmp_path: Path) -> No
     fleet.start(0, 120.0)
     with turns.learners():
         pass
-    ray.kill(fleet.workers[0].handle)
+    kill_actor(fleet.workers[0].handle)
     with turns.publishing():
         fleet.update_weights(UPDATE)
     assert ended(generate(fleet, 8)) == once(8)

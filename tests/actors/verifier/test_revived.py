@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import ray
+from deaths import kill_actor
 
 from actors.deadlines import NamedActor
 from actors.messages import ScoredTrace, Trace, VerificationRequest
@@ -67,7 +68,7 @@ def test_what_was_on_its_way_is_scored_by_the_next(tmp_path: Path) -> None:
 
 def test_one_death_too_many_ends_the_run(tmp_path: Path) -> None:
     scoring, _ = revived(tmp_path, most=0)
-    ray.kill(scoring.actor.handle)
+    kill_actor(scoring.actor.handle)
     with pytest.raises(RestartsExhausted, match=r"^the reward verifier died: .*: 0 restarts within 3600 s are allowed"):
         asyncio.run(scoring.score.remote(batch()))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 import ray.cloudpickle
-from commands import wait_until
+from deaths import is_gone, kill_actor
 
 from actors.deadlines import NamedActor
 from actors.messages import Trace, VerificationRequest
@@ -49,8 +49,7 @@ def test_one_that_does_not_start_again_is_given_up(tmp_path: Path) -> None:
         scoring = verifier.ready().handle
         # A first start of a quarter of a second: those that follow may take 3.5, then 7, then 14.
         verifier._start_time.first = 0.25
-        ray.kill(started[0].handle)
-        wait_until(lambda: is_gone(started[0]), 60, "its death: until then it may answer")
+        kill_actor(started[0].handle)
         one, zero = np.ones(1, np.int32), np.zeros(1, np.float32)
         trace = Trace("p", 0, one, zero, "<answer>[[A]]</answer>", "stop", one)
         request = VerificationRequest(trace, "A", "p", "chosen_first", "chat")
@@ -63,12 +62,4 @@ def test_one_that_does_not_start_again_is_given_up(tmp_path: Path) -> None:
     finally:
         verifier.end()
         watch.close()
-    assert is_gone(started[1])
-
-
-def is_gone(actor: NamedActor) -> bool:
-    try:
-        ray.get(actor.handle.__ray_ready__.remote(), timeout=60)
-    except ray.exceptions.RayActorError:
-        return True
-    return False
+    assert is_gone(started[1].handle)
