@@ -31,24 +31,31 @@ class SimulatedEngines:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    async def generate(self, prompts: Sequence[Any], sampling: Any) -> AsyncIterator[list[Any]]:
-        """Finish the traces of ``prompts`` at even distances over the time a generation takes."""
+    async def generate(
+        self, prompts: Sequence[Any], sampling: Any, samples: Sequence[Sequence[int]] | None = None
+    ) -> AsyncIterator[list[Any]]:
+        """Finish the traces of ``prompts`` at even distances over the time a generation takes.
+
+        ``samples`` are the numbers of those wanted of each, where some are asked for again: these come at once, because
+        the time that they take is the engines', not the driver's.
+        """
         import numpy as np
 
         from actors.messages import GenerationFailure, Trace
 
-        started, total = time.monotonic(), len(prompts) * sampling.samples
-        for number in range(total):
-            due = started + self._seconds * (number + 1) / total
+        numbers = samples or [range(sampling.samples)] * len(prompts)
+        wanted = [(prompt.uid, sample) for prompt, each in zip(prompts, numbers, strict=True) for sample in each]
+        started, seconds = time.monotonic(), 0.0 if samples else self._seconds
+        for number, (uid, sample) in enumerate(wanted):
+            due = started + seconds * (number + 1) / len(wanted)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if random.random() < FAILING:
-                uid = prompts[number % len(prompts)].uid
-                yield [GenerationFailure(uid, number // len(prompts), "engine_error", "simulated")]
+                yield [GenerationFailure(uid, sample, "engine_error", "simulated")]
                 continue
             yield [
                 Trace(
-                    prompts[number % len(prompts)].uid,
-                    number // len(prompts),
+                    uid,
+                    sample,
                     np.zeros(LENGTH, np.int32),
                     np.zeros(LENGTH, np.float32),
                     f"<answer>[[{'AB'[number % 2]}]]</answer>",
