@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,8 +164,7 @@ class LastingRanks:
 
     def answers(self, call: Call) -> list[Any]:
         """A call's answers, by rank; where ranks died, those of others, which have done it again."""
-        self._awaited.add(call)
-        try:
+        with self._awaiting(call):
             while call.answers is None:
                 asked = call.references
                 try:
@@ -173,8 +172,6 @@ class LastingRanks:
                 except ActorFailed as failed:
                     if not self._revived(failed, call, asked):
                         raise
-        finally:
-            self._awaited.discard(call)
         if call.ends_step and call.step is not None:
             self._has_done(call.step)
         return call.answers
@@ -190,7 +187,16 @@ class LastingRanks:
         """Call every rank with the same arguments; a death is an error."""
         call = Call(method, [arguments] * len(self.actors), what, seconds or self._timeout)
         self._send(call)
-        return get(call.references, call.seconds, call.what, call.actors)
+        with self._awaiting(call):
+            return get(call.references, call.seconds, call.what, call.actors)
+
+    @contextmanager
+    def _awaiting(self, call: Call) -> Iterator[None]:
+        self._awaited.add(call)
+        try:
+            yield
+        finally:
+            self._awaited.discard(call)
 
     def _begin(self, point: _Point) -> None:
         self._began, self._begun, self._done = point, point.step, point.step

@@ -74,7 +74,7 @@ class WeightSync:
 
         """
         with self._turns.publishing(), self._one_at_a_time:
-            is_again = False
+            failures = 0
             try:
                 while True:
                     try:
@@ -82,8 +82,8 @@ class WeightSync:
                     except WeightsDiffer:
                         raise
                     except ActorFailed as error:
-                        if answer_to("request", 1 + is_again) == "ask again" and error.kind == "request":
-                            is_again = True
+                        failures += error.kind == "request"
+                        if error.kind == "request" and answer_to("request", failures) == "ask again":
                             log.warning("%s; weight version %d is published once more", error, version)
                             continue
                         # Engines miss what a learner that died was to give them: once more, from those in their place.

@@ -168,8 +168,7 @@ def start_own(seconds: float, **options: Any) -> None:
 @contextlib.contextmanager
 def _without_idle_processes() -> Iterator[None]:
     """A node that starts meanwhile has no autoscaler, no log monitor and no usage statistics: for one machine, whose
-    actors write to files, they have nothing to do, and each takes a second of a core to start, and 80 MB. There is no
-    setting for it."""
+    actors write to files, they have nothing to do but take time to start, and memory. There is no setting for it."""
     from ray._private.node import Node
 
     idle = {name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")}

@@ -87,7 +87,7 @@ def _say(actor: NamedActor, error: ActorFailed, is_awaited: Callable[[], bool]) 
     if isinstance(error, Stuck):
         log.warning("%s", error)
     elif not is_awaited():
-        log.warning("%s %s; nobody waits for it now, it is restarted when somebody does", actor.name, error.why)
+        log.warning("%s %s; whoever waits for it, or asks it next, has it restarted", actor.name, error.why)
 
 
 def _kill(actor: NamedActor) -> None:

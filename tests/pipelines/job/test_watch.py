@@ -44,7 +44,7 @@ def test_a_death_is_said_where_nobody_waits(told: Any, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         of_rank(RANK, error)
         of_verifier(VERIFIER, death(VERIFIER))
-    ends = "died: its process was killed; nobody waits for it now, it is restarted when somebody does"
+    ends = "died: its process was killed; whoever waits for it, or asks it next, has it restarted"
     assert [record.getMessage() for record in caplog.records] == [
         f"learner rank 1 {ends}",
         f"the reward verifier {ends}",
