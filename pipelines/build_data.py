@@ -21,11 +21,11 @@ from pipelines.data.lint.run import LintReport, lint
 from pipelines.data.mix import entries, mix
 from pipelines.data.prompts import PromptTemplate, load_template
 from pipelines.data.schema import write_pairs
+from pipelines.data.tokenizer import load_tokenizer
 from pipelines.reporting.cards import render_card
 from pipelines.reporting.console import Console
 from pipelines.runs.command_line import clear_errors
 from pipelines.runs.request import HELDOUT, TRAIN, configured
-from pipelines.stages.inputs import load_tokenizer
 
 
 def prompt_template(config: Config) -> PromptTemplate:

@@ -17,6 +17,7 @@ import uvicorn
 
 from actors.redaction import read_key
 from pipelines.config import Config, ConfigError
+from pipelines.data.tokenizer import load_tokenizer
 from pipelines.judgment.judge import Judge
 from pipelines.judgment.over_http import is_address
 from pipelines.judgment.rewards import Rewards
@@ -27,7 +28,6 @@ from pipelines.rewarding.peers import PolicyText
 from pipelines.runs import interruption
 from pipelines.runs.command_line import main
 from pipelines.serving.limits import check_port, read_keys
-from pipelines.stages.inputs import load_tokenizer
 
 
 def command(config: Config) -> None:

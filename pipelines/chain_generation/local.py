@@ -10,13 +10,13 @@ from typing import Self
 from actors.messages import GenerationFailure, Prompt, Sampling, Trace
 from pipelines.config import Config
 from pipelines.data.prompts import encode
+from pipelines.data.tokenizer import load_tokenizer
 from pipelines.endpoints.answers import Completion
 from pipelines.endpoints.failures import AttemptFailed
 from pipelines.endpoints.requests import Request
 from pipelines.endpoints.teachers import NamedTeacher
 from pipelines.job.session import Session
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.inputs import load_tokenizer
 
 
 class LocalTeacher:

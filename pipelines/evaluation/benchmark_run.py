@@ -27,6 +27,7 @@ from pipelines.config import Config
 from pipelines.data.prompts import load_template
 from pipelines.data.rows import stem_of
 from pipelines.data.schema import DataError
+from pipelines.data.tokenizer import PROMPT_AND_RESPONSE, load_tokenizer
 from pipelines.endpoints.journal import Journal, set_aside
 from pipelines.evaluation.endpoint_judge import endpoint_facts, endpoint_of, is_endpoint, judge_by_endpoint
 from pipelines.evaluation.judging import Judgment, judge, pending, plan, plan_modes
@@ -41,7 +42,6 @@ from pipelines.judgment.modes import check_mode, mode_templates, modes_of
 from pipelines.judgment.weights import weights_id
 from pipelines.reporting.model_card import write_model_cards
 from pipelines.runs.folder import RunDirectory
-from pipelines.stages.inputs import PROMPT_AND_RESPONSE, load_tokenizer
 from pipelines.stages.stage import Stage, open_run, open_stage
 
 Sets = dict[str, tuple[Benchmark, list[Comparison]]]

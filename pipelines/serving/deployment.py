@@ -25,6 +25,7 @@ from actors.rollout.settings import EngineSettings
 from actors.rollout.worker import RolloutWorker
 from pipelines.config import Config
 from pipelines.data.prompts import load_template
+from pipelines.data.tokenizer import load_tokenizer
 from pipelines.job.settings import actors_environment, engine_settings, replica_role
 from pipelines.judgment.judging import EngineJudge, JudgingRule
 from pipelines.judgment.modes import mode_templates, modes_of
@@ -32,7 +33,6 @@ from pipelines.serving import proxy
 from pipelines.serving.app import build_app
 from pipelines.serving.limits import Limits
 from pipelines.serving.service import Service
-from pipelines.stages.inputs import load_tokenizer
 
 _NAME = "judge"
 # Of a sick replica three checks fail before Ray Serve replaces it.

@@ -23,11 +23,11 @@ def judging() -> dict[str, float]:
     from pipelines.data.prompts import load_template
     from pipelines.data.tiny_model import build_tiny_model
     from pipelines.data.tiny_tasks import generate_items, teacher_chain
+    from pipelines.data.tokenizer import load_tokenizer
     from pipelines.evaluation.judging import judge, plan
     from pipelines.evaluation.log import JudgmentLog
     from pipelines.job.session import Session
     from pipelines.runs.folder import RunDirectory
-    from pipelines.stages.inputs import load_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         model = str(Path(folder) / "model")

@@ -5,7 +5,6 @@ Each comes from the built-in family that `prepare` wrote, or from the user's fil
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,16 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from actors.learner.settings import ModelError
 from actors.messages import Prompt, TrainingSequence
 from pipelines.config import Config
 from pipelines.config.data import Modes
 from pipelines.data.family import family_checks
-from pipelines.data.hub import check_reached
 from pipelines.data.modes import items_of
 from pipelines.data.preference_file import PairFile, losses, read_pair_file, split_by_prompt
 from pipelines.data.prompts import DroppedPrompts
-from pipelines.data.published import conversation, is_hub_name, is_published
+from pipelines.data.published import conversation, is_published
 from pipelines.data.question import check_all_read, without
 from pipelines.data.rows import placed_rows
 from pipelines.data.schema import (
@@ -35,7 +32,8 @@ from pipelines.data.schema import (
     plain_messages,
     read_pairs,
 )
-from pipelines.data.tokens import chat_tokenizer, with_variables
+from pipelines.data.tokenizer import load_tokenizer
+from pipelines.data.tokens import chat_tokenizer
 from pipelines.runs.folder import RunDirectory
 
 PAIRWISE = Modes()
@@ -115,85 +113,10 @@ class UsersPairs:
     """What was not read of the training file, in words."""
 
 
-PROMPT_AND_RESPONSE = "model.max_prompt_tokens + model.max_response_tokens"
-
-
-def load_tokenizer(
-    model: str,
-    longest: int = 0,
-    limits: str = PROMPT_AND_RESPONSE,
-    variables: Mapping[str, Any] | None = None,
-) -> Any:
-    """The tokenizer of a checkpoint; one that stands without a model's configuration is taken as it is.
-
-    Args:
-        model: folder or hub name.
-        longest: how many tokens a prompt and its response may take together, by the settings that ``limits`` names.
-        limits: see there.
-        variables: what its chat template is told besides the messages: `model.chat_template_kwargs`.
-
-    Raises:
-        ModelError: there is none at that path or name, it has no end-of-sequence token or more tokens than the model
-            beside it, that model's context holds fewer than ``longest``, or its chat template knows no such
-            ``variables``.
-        HubUnreached: see :func:`pipelines.data.hub.check_reached`.
-
-    """
-    from transformers import AutoConfig, AutoTokenizer
-
-    check_reached(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        is_path = "/" in model and not is_hub_name(model)
-        why = str(error).splitlines()[0]
-        if is_path and not any(Path(model).glob("tokenizer*")):
-            why = "no files of a tokenizer are in it" if Path(model).is_dir() else "there is no such folder"
-        raise ModelError(f"cannot load a tokenizer from {model!r}: {why}") from error
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"the tokenizer of {model!r} has no end-of-sequence token, so no response could end: name the one the "
-            "model writes as `eos_token` in its tokenizer_config.json"
-        )
-    if variables:
-        tokenizer.chat_template = with_variables(tokenizer.chat_template or "", variables, model)
-    try:
-        settings = AutoConfig.from_pretrained(model).get_text_config()
-    except (OSError, ValueError):
-        return tokenizer
-    if len(tokenizer) > settings.vocab_size:
-        raise ModelError(
-            f"the tokenizer of {model!r} has {len(tokenizer):,} tokens, the model a vocabulary of "
-            f"{settings.vocab_size:,}: save the tokenizer the model was trained with, or enlarge the model with "
-            "resize_token_embeddings"
-        )
-    context = context_of(settings)
-    if longest > context:
-        raise ModelError(
-            f"{limits} = {longest:,} tokens, and {model!r} has a context of {context:,.0f} (max_position_embeddings "
-            "in its config.json): lower the settings, or use a model with a longer context"
-        )
-    return tokenizer
-
-
 def tokenizer_of(config: Config, model: str) -> Any:
     """:func:`load_tokenizer` for prompts and responses as long as the settings allow."""
     longest = config.model.max_prompt_tokens + config.model.max_response_tokens
     return load_tokenizer(model, longest, variables=config.model.chat_template_kwargs)
-
-
-def context_of(settings: Any) -> float:
-    """Positions a model can tell apart, by its text configuration; infinity where that names none.
-
-    As vLLM counts them: a ``factor`` of linear or dynamic rotary scaling multiplies ``max_position_embeddings``; the
-    other kinds state it scaled already.
-    """
-    positions = getattr(settings, "max_position_embeddings", None) or math.inf
-    rope = getattr(settings, "rope_parameters", None) or {}
-    kinds = [kind for kind in rope.values() if isinstance(kind, Mapping)] or [rope]
-    factors = [kind.get("factor") or 1.0 for kind in kinds if kind.get("rope_type") in ("linear", "dynamic")]
-    already = "gemma3" in settings.model_type
-    return positions if already or not factors else positions * max(factors)
 
 
 def _task(

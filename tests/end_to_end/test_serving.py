@@ -247,13 +247,20 @@ def test_an_engine_that_is_killed_has_its_replica_replaced(server: Server) -> No
 
 
 def test_a_judge_that_cannot_start_says_why(runs: Runs, server: Server, tmp_path: Path) -> None:
-    """Half of its weights are missing: what the engine says is passed on."""
-    shutil.copytree(server.model, tmp_path / "half")
-    weights = tmp_path / "half" / "model.safetensors"
-    os.truncate(weights, weights.stat().st_size // 2)
-    error = runs("serve", "broken", "recipe=tiny", f"serve.model={tmp_path}/half", "serve.port=18437", status=1)
-    assert "Traceback" not in error
+    """Half of its weights are missing: it is not tried. vLLM does not know it: what the engine says is passed on."""
+    model = tmp_path / "model"
+    shutil.copytree(server.model, model)
+    weights, config = model / "model.safetensors", model / "config.json"
+    whole, known = weights.read_bytes(), json.loads(config.read_text())
+    os.truncate(weights, len(whole) // 2)
+    error = runs("serve", "broken", "recipe=tiny", f"serve.model={model}", "serve.port=18437", status=1)
+    assert f"{weights} is damaged" in " ".join(error.split())
+    weights.write_bytes(whole)
+    config.write_text(json.dumps(known | {"architectures": ["NobodysForCausalLM"]}))
+    error += runs("serve", "broken", "recipe=tiny", f"serve.model={model}", "serve.port=18437", status=1)
     assert "did not start" in error
+    assert "NobodysForCausalLM" in error
+    assert "Traceback" not in error
 
 
 def test_it_ends_without_a_trace(server: Server) -> None:

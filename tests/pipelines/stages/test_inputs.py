@@ -21,8 +21,9 @@ from pipelines.data.prompts import load_template, render
 from pipelines.data.schema import DataError, PreferencePair, content_key, prompt_key, write_pairs
 from pipelines.data.tiny_modes import with_others
 from pipelines.data.tiny_tasks import generate_items, teacher_chain
+from pipelines.data.tokenizer import context_of, load_tokenizer
 from pipelines.runs.folder import RunDirectory, StageMissing
-from pipelines.stages.inputs import context_of, distillation_set, heldout_task, load_tokenizer, training_task
+from pipelines.stages.inputs import distillation_set, heldout_task, training_task
 
 
 @pytest.fixture
