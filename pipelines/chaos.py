@@ -2,11 +2,12 @@
 
     python -m pipelines.chaos --seeds 0,1 [--faults 5] [key=value ...]
 
-A judge is distilled once and reinforced once undisturbed; then a run of the same settings for each seed meets faults
-that are applied from outside to its real processes. A run whose driver was killed is submitted again by the same
-command. At the end each must have trained on every prompt exactly once, be as good as the undisturbed run, and have
-left nothing behind. Runs, their output and the table as chaos.json lie in --output, where an undisturbed run of the
-same settings is used again. Exit status 1 where a check failed. docs/faults.md says what is drawn.
+A judge is distilled and reinforced once undisturbed; then a run of the same settings for each seed reinforces the same
+distilled judge and meets faults that are applied from outside to its real processes. A run whose driver was killed is
+submitted again by the same command. At the end each must have trained on every prompt exactly once, be as good as the
+undisturbed run, and have left nothing behind. Runs, their output and the table as chaos.json lie in --output, where an
+undisturbed run of the same settings is used again. Exit status 1 where a check failed. docs/faults.md says what is
+drawn.
 """
 
 from __future__ import annotations
@@ -70,23 +71,19 @@ class Undisturbed:
 
 
 def undisturbed(root: Path, settings: Sequence[str], console: Console) -> tuple[Undisturbed, tuple[str, ...]]:
-    """The undisturbed run, and the settings by which all runs start from its distilled judge."""
-    first = Submission("prepare", "distilled", root, tuple(settings))
-    for stage in ("prepare", "distill"):
-        _quietly(Submission(stage, first.name, root, first.settings), console)
-    shared = (*settings, "rl.distil_first=false", f"rl.policy={first.folder / 'distill' / 'hf'}")
-    run = Submission("run", "undisturbed", root, shared)
-    _quietly(run, console)
-    return Undisturbed(run.folder, rl_rows(run.folder), _accuracy(run.folder)), shared
+    """The undisturbed run, and the settings by which all others start from its distilled judge.
 
+    Raises:
+        RunFailed: without any fault.
 
-def _quietly(submission: Submission, console: Console) -> None:
-    trial = Trial(submission, seconds=_QUIET_SECONDS)
-    console.note(f"{submission.stage} of {submission.name}, without faults")
+    """
+    run = Submission("run", "undisturbed", root, tuple(settings))
+    trial = Trial(run, seconds=_QUIET_SECONDS)
+    console.note(f"{run.name}: distilled and reinforced without faults")
     if problem := trial.run():
-        raise RunFailed(
-            f"{submission.stage} of {submission.name} {problem}. Its last words: {trial.said_last()[-600:]}"
-        )
+        raise RunFailed(f"{run.name} {problem}. Its last words: {trial.said_last()[-600:]}")
+    before = Undisturbed(run.folder, rl_rows(run.folder), _accuracy(run.folder))
+    return before, (*settings, "rl.distil_first=false", f"rl.policy={run.folder / 'distill' / 'hf'}")
 
 
 def disturbed(trial: Trial, before: Undisturbed, margin: float) -> list[str]:

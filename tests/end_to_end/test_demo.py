@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from browser import chromium
-from commands import ROOT, Runs, wait_until
+from commands import Runs, wait_until
 from wandb_server import wandb_server
 
 from pipelines.reporting.panels import WITHOUT_PANEL, panels_of
@@ -176,39 +173,6 @@ def test_make_judge_decides_pairs_without_labels(
     assert "Traceback" not in output + again
 
 
-def test_the_judge_in_python_ranks_as_it_compares(demo: Path, heldout: list[dict[str, Any]], tmp_path: Path) -> None:
-    row = next(row for row in heldout if row["id"] == heldout[0]["id"])
-    responses = [row["response_b"], row["response_a"], "zzz"]
-    script = f"""
-import asyncio, json
-from pipelines.judgment.judge import Judge
-
-if __name__ == "__main__":
-    with Judge({str(demo / "rl" / "hf")!r}) as judge:
-        row, responses = json.loads({json.dumps(row)!r}), json.loads({json.dumps(responses)!r})
-        asked = row["prompt"], row["response_a"], row["response_b"]
-        decision = judge.compare(*asked)
-        assert asyncio.run(judge.acompare(*asked)).as_json() == decision.as_json()
-        ranking = judge.rank(row["prompt"], responses, method="all_pairs")
-        print("FOUND", json.dumps([decision.winner, ranking.ranking, ranking.calls, ranking.wins[1][0]]))
-"""
-    file = tmp_path / "use.py"
-    file.write_text(script)
-    done = subprocess.run(
-        [sys.executable, str(file)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    winner, ranking, calls, score = json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
-    assert sorted(ranking) == [0, 1, 2]
-    assert calls == 3
-    # Response a of the comparison stands at 1 here: the same judgment, the same score.
-    assert (winner == "a") == (score == 1.0)
-
-
 def judged_on_the_page(browser: Any, address: str, row: dict[str, Any]) -> None:
     """Where there is a browser; the page's own tests skip where there is none."""
     page = browser.new_page()
@@ -241,7 +205,7 @@ def test_make_serve_answers_as_the_judge_decides_and_ends_cleanly(
     keys.chmod(0o600)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = runs.start("serve", "demo", f"serve.port={port}", f"serve.keys={keys}", "serve.replicas=2")
+    process = runs.start("serve", "demo", f"serve.port={port}", f"serve.keys={keys}")
     address, bearer = f"http://127.0.0.1:{port}", {"authorization": "Bearer secret-of-the-test"}
 
     def answers() -> bool:
@@ -272,7 +236,7 @@ def test_make_serve_answers_as_the_judge_decides_and_ends_cleanly(
     long = {**bodies[0], "votes": 16, "temperature": 1.0}
 
     def counted() -> bool:
-        return any(httpx.get(f"{address}/health").json()["in_flight"] for _ in range(4))
+        return bool(httpx.get(f"{address}/health").json()["in_flight"])
 
     with httpx.Client(timeout=120) as http, ThreadPoolExecutor(1) as threads:
         last = threads.submit(http.post, f"{address}/v1/compare", json=long, headers=bearer)
@@ -300,6 +264,7 @@ def test_own_pairs_train_from_the_distilled_model(runs: Runs, demo: Path, tmp_pa
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     policy = demo / "distill" / "hf"
     small = ["rl.steps=2", "rl.prompts_per_step=4", "rl.mini_batch_prompts=4", "algorithm.samples=2", "tracking=off"]
+    small += ["learner.ranks=1"]
     output = runs("rl", "own", f"data.train={pairs}", "data.heldout_fraction=0.2", f"rl.policy={policy}", *small)
     assert "prompts too long" in output
     assert [line["step"] for line in runs.metrics("own", "rl")] == [1, 2]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ROOT
 
 from pipelines.config.compose import load_config
 from pipelines.distill import distill
 from pipelines.job.session import Session
-from pipelines.judgment.judge import Judge
 from pipelines.prepare import prepare
 from pipelines.rl import rl
 from pipelines.stages.stage import open_run
@@ -60,12 +63,42 @@ def test_every_mode_is_learnt_and_rewarded(run: Path) -> None:
             assert figures["parse_rate"] > 0.5, (stage, mode)
 
 
-def test_the_judge_of_the_run_is_asked_in_every_mode(run: Path) -> None:
-    with Judge(str(run / "rl" / "hf")) as judge:
-        rated = judge.score_all([("count b in e f f f b", number) for number in ("one", "two", "five")])
-        assert all(item.rating is None or 1 <= item.rating <= 10 for item in rated)
-        assert sum(sum(item.failures.values()) + (item.rating is not None) for item in rated) == 3
-        ranking = judge.rank("count b in e f f f b", ["two", "one", "five"], method="listwise")
-        assert ranking.calls == 3
-        assert sorted(ranking.ranking) == [0, 1, 2]
-        assert judge.compare("count b in e f f f b", "two", "one").winner in ("a", "b", "tie")
+# As a user's own script: engines start processes, which begin by reading it again.
+SCRIPT = """
+import asyncio, json, sys
+from pipelines.judgment.judge import Judge
+
+if __name__ == "__main__":
+    with Judge(sys.argv[1]) as judge:
+        question, answers = "count b in e f f f b", ["two", "one", "five"]
+        decision = judge.compare(question, "one", "two")
+        assert asyncio.run(judge.acompare(question, "one", "two")).as_json() == decision.as_json()
+        pairs = judge.rank(question, answers, method="all_pairs")
+        rated = judge.score_all([(question, answer) for answer in answers])
+        listed = judge.rank(question, answers, method="listwise")
+        print("FOUND", json.dumps({
+            "winner": decision.winner, "score": pairs.wins[1][0], "calls": [pairs.calls, listed.calls],
+            "rankings": [pairs.ranking, listed.ranking], "ratings": [item.rating for item in rated],
+            "failures": [sum(item.failures.values()) for item in rated],
+        }))
+"""
+
+
+def test_the_judge_in_python_is_asked_in_every_mode(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "use.py"
+    file.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(file), str(run / "rl" / "hf")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
+    # Response a of the comparison stands at 1, b at 0: the same judgment, the same score.
+    assert {"a": 1.0, "b": 0.0, "tie": 0.5}[found["winner"]] == found["score"]
+    assert found["calls"] == [3, 3]
+    assert [sorted(ranking) for ranking in found["rankings"]] == [[0, 1, 2]] * 2
+    assert all(rating is None or 1 <= rating <= 10 for rating in found["ratings"])
+    assert sum(rating is not None for rating in found["ratings"]) + sum(found["failures"]) == 3

@@ -412,7 +412,7 @@ def test_the_whole_run_gives_the_same_outputs_on_a_cluster(cluster: Cluster, tmp
 
     command = [sys.executable, "-m", "launch.submit", "--pipeline", "run", "--address", cluster.address, "--"]
     job = subprocess.run(
-        [*command, *SMALL, "rl.steps=3", "run=job", f"output_root={tmp_path}"],
+        [*command, *SMALL, "learner.ranks=1", "rl.steps=3", "run=job", f"output_root={tmp_path}"],
         cwd=ROOT,
         env=cluster.environment,
         stdin=subprocess.DEVNULL,

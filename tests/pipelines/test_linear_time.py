@@ -1,7 +1,7 @@
 """Everything that reads responses, chains and traces takes time linear in their length, whatever they repeat.
 
-Growth is compared in processor time of this process, from 10^4 to 10^5 to 10^6 characters: ten times the text may take
-forty times as long. What is quadratic takes a hundred times as long.
+Growth is compared in processor time of this process, from 10^4 to 10^5 to 4 * 10^5 characters: ten times the text may
+take forty times as long, and four times nine. What is quadratic takes a hundred and sixteen times as long.
 """
 
 from __future__ import annotations
@@ -126,11 +126,12 @@ def texts(length: int, frames: tuple[str, ...]) -> dict[tuple[str, str], str]:
 
 
 def grows_too_fast(name: str, small: int, large: int) -> list[tuple[str, str]]:
-    """Texts whose tenfold takes a reader more than forty times as long."""
+    """Texts that take a reader much longer than their length says: time may grow with its power of 1.6."""
     reader, frames = READERS[name], ENDS if name in KNOWS_NO_TAGS else FRAMES
     before = {which: seconds(reader, text) for which, text in texts(small, frames).items()}
     found = texts(large, frames).items()
-    return [which for which, text in found if seconds(reader, text) > 40 * max(before[which], _FLOOR)]
+    limit = (large / small) ** 1.6
+    return [which for which, text in found if seconds(reader, text) > limit * max(before[which], _FLOOR)]
 
 
 @pytest.mark.slow
@@ -141,8 +142,8 @@ def test_ten_times_the_text(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
-def test_a_hundred_times_the_text(name: str) -> None:
-    assert not grows_too_fast(name, 100_000, 1_000_000)
+def test_forty_times_the_text(name: str) -> None:
+    assert not grows_too_fast(name, 100_000, 400_000)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_model(tmp_path_factory.mktemp("lasting") / "model")
 
 
+@dataclass(frozen=True)
+class Quiet:
+    """A job to which nothing was done before the last test, and what its steps came to."""
+
+    job: Job
+    metrics: list[dict[str, float]]
+    states: list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(cluster: None, tmp_path_factory: pytest.TempPathFactory, model: str) -> tuple[list[Any], list[Any]]:
-    made = Job(tmp_path_factory.mktemp("undisturbed"))
+def quiet(cluster: None, tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Quiet]:
+    made = Job(tmp_path_factory.mktemp("quiet"))
     made.load(model)
-    found = train(made.group, lambda method: None), made.states()
-    assert made.told == []
+    yield Quiet(made, train(made.group, lambda method: None), made.states())
     made.end()
-    return found
 
 
 def train(group: LearnerGroup, begun: Callable[[str], None]) -> list[dict[str, float]]:
@@ -162,9 +170,7 @@ def train(group: LearnerGroup, begun: Callable[[str], None]) -> list[dict[str, f
     return metrics
 
 
-def test_ranks_killed_in_the_middle_of_steps_come_back_from_their_copies(
-    job: Job, model: str, undisturbed: tuple[list[Any], list[Any]]
-) -> None:
+def test_ranks_killed_in_the_middle_of_steps_come_back_from_their_copies(job: Job, model: str, quiet: Quiet) -> None:
     """One with gradients of a part of its batch; all at once, between steps; one with the next step given to it."""
 
     def begun(what: str) -> None:
@@ -179,8 +185,8 @@ def test_ranks_killed_in_the_middle_of_steps_come_back_from_their_copies(
     job.load(model)
     metrics = train(job.group, begun)
     states = job.states()
-    assert metrics == undisturbed[0], "to the last bit"
-    assert states == undisturbed[1], "to the last bit"
+    assert metrics == quiet.metrics, "to the last bit"
+    assert states == quiet.states, "to the last bit"
     assert [row["counts"] for row in states] == [(6, 0), (6, 0)]
     assert len(job.faults.seen) == 3
     began = [line for line in job.told if "restarted" in line]
@@ -194,15 +200,15 @@ def test_ranks_killed_in_the_middle_of_steps_come_back_from_their_copies(
 
 
 def test_before_there_are_copies_they_come_back_to_where_training_began(
-    job: Job, model: str, undisturbed: tuple[list[Any], list[Any]], tmp_path: Path
+    job: Job, model: str, quiet: Quiet, tmp_path: Path
 ) -> None:
     def begun(what: str) -> None:
         if what == "policy 0":
             job.kill_in("policy_step", 0)
 
     job.load(model)
-    assert train(job.group, begun) == undisturbed[0]
-    assert job.states() == undisturbed[1]
+    assert train(job.group, begun) == quiet.metrics
+    assert job.states() == quiet.states
     assert job.told[0].endswith("go on from the model that training began with")
 
     directory = str(tmp_path / "step-000006")
@@ -219,19 +225,14 @@ def test_whatever_else_is_asked_of_ranks_that_are_dead_is_asked_of_those_in_thei
     job: Job, model: str, tmp_path: Path
 ) -> None:
     job.load(model)
-    items = sequences(8, 1)
-    job.group.supervised_step(items)
-    expected = job.group.logprobs(items)
+    job.group.supervised_step(sequences(8, 1))
     assert not job.group.came_back()
-    os.kill(job.process(0), signal.SIGKILL)
-    for ours, theirs in zip(job.group.logprobs(items), expected, strict=True):
-        assert ours.tobytes() == theirs.tobytes()
     os.kill(job.process(1), signal.SIGKILL)
     assert job.group.came_back()
     os.kill(job.process(1), signal.SIGKILL)
     update = job.group.publish(1, str(tmp_path), "float32")
     assert Path(update.path or "").is_file()
-    assert [fault.who for fault in job.faults.seen] == ["learner rank 0", "learner rank 1", "learner rank 1"]
+    assert [fault.who for fault in job.faults.seen] == ["learner rank 1", "learner rank 1"]
 
 
 def test_a_rank_that_does_not_start_again_has_another_in_its_place(job: Job, model: str) -> None:
@@ -252,35 +253,24 @@ def test_a_rank_that_does_not_start_again_has_another_in_its_place(job: Job, mod
     assert job.group.ranks._start_time.late == 0
 
 
-def test_without_copies_that_are_whole_the_death_is_an_error(job: Job, model: str) -> None:
-    job.load(model)
-    for seed in range(3):
-        job.group.supervised_step(sequences(8, seed))
-    ray.kill(job.holders[1].handle)
-    os.kill(job.process(0), signal.SIGKILL)
-    with pytest.raises(ActorFailed, match=r"a supervised step: learner rank 0 \(log: .*\) died"):
-        job.group.supervised_step(sequences(8, 3))
-    assert job.group.ranks.lacking == "for their copies are gone too"
+def test_ranks_that_cannot_come_back_or_must_not_are_an_error(quiet: Quiet) -> None:
+    """The last: these ranks stay dead. They have whole copies until those are taken away."""
+    job = quiet.job
     assert job.told == []
-
-
-def test_a_copy_that_one_rank_lacks_is_not_taken(job: Job, model: str) -> None:
-    job.load(model)
-    for seed in range(3):
-        job.group.supervised_step(sequences(8, seed))
-    ray.get(job.holders[1].handle.drop.remote(), timeout=60)
+    job.is_ending = True
     os.kill(job.process(0), signal.SIGKILL)
+    with pytest.raises(ActorFailed):
+        job.group.logprobs(sequences(8, 0))
+
+    job.is_ending = False
+    ray.get(job.holders[1].handle.drop.remote(), timeout=60)
     with pytest.raises(ActorFailed) as caught:
         job.group.supervised_step(sequences(8, 3))
     assert caught.value.kind == "learner"
     assert job.group.ranks.lacking == "for no copy of their state is whole on all of them"
 
-
-def test_ranks_that_are_being_ended_do_not_come_back(job: Job, model: str) -> None:
-    job.load(model)
-    job.group.supervised_step(sequences(8, 0))
-    job.is_ending = True
-    os.kill(job.process(0), signal.SIGKILL)
-    with pytest.raises(ActorFailed):
-        job.group.logprobs(sequences(8, 0))
+    ray.kill(job.holders[1].handle)
+    with pytest.raises(ActorFailed, match=r"a supervised step: learner rank 0 \(log: .*\) died"):
+        job.group.supervised_step(sequences(8, 3))
+    assert job.group.ranks.lacking == "for their copies are gone too"
     assert job.told == []

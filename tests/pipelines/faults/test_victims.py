@@ -84,20 +84,30 @@ def test_a_victim_is_of_the_run_and_of_the_part_that_was_drawn(tmp_path: Path) -
         wait_until(lambda: victim(stopped, mine, actor.pid) is None, 30, "the process to be stopped")
 
 
+# A driver with one process of its own: what this test process has started besides, as Ray for other tests, is not its.
+_DRIVER = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
+
 @pytest.mark.parametrize(("part", "program"), [("raylet", "raylet"), ("GCS", "gcs_server")])
 def test_rays_processes_are_the_drivers_own(tmp_path: Path, part: str, program: str) -> None:
     run = tmp_path / program
     shutil.copy("/bin/sleep", run)
-    with process(tmp_path / "logs" / "driver.log", "driver") as driver, subprocess.Popen([run, "600"]) as mine:
+    fault = DrawnFault("kill", part, 0, 1.0)  # type: ignore[arg-type]
+    with (
+        process(tmp_path / "logs" / "driver.log", "driver") as other,
+        subprocess.Popen([sys.executable, "-c", _DRIVER, str(run), "600"]) as driver,
+    ):
+        own = psutil.Process(driver.pid)
         try:
-            fault = DrawnFault("kill", part, 0, 1.0)  # type: ignore[arg-type]
-            wait_until(lambda: psutil.Process(mine.pid).name() == program, 30, "the program")
-            assert victim(fault, tmp_path / "logs", driver.pid) is None, "it is another's"
-            found = victim(fault, tmp_path / "logs", os.getpid())
+            wait_until(lambda: [each.name() for each in own.children()] == [program], 30, "the program")
+            [ray] = own.children()
+            assert victim(fault, tmp_path / "logs", other.pid) is None, "it is another's"
+            found = victim(fault, tmp_path / "logs", driver.pid)
             assert found is not None
-            assert found.pid == mine.pid
+            assert found.pid == ray.pid
         finally:
-            mine.kill()
+            for each in (*own.children(), own):
+                each.kill()
 
 
 @pytest.mark.slow
