@@ -136,6 +136,12 @@ class Faults:
         fault.back = time.monotonic()
         self._tell(f"{fault.who} is back after {fault.back - fault.noticed:.1f} s{with_what}")
 
+    def is_under_way(self, kind: Kind | None) -> bool:
+        """Whether what died last of a kind is not back yet."""
+        with self._lock:
+            last = next((fault for fault in reversed(self.seen) if fault.kind == kind), None)
+        return last is not None and last.back is None
+
     def metrics(self) -> dict[str, float]:
         """Restarts so far by kind, only of kinds that had some."""
         with self._lock:

@@ -47,7 +47,7 @@ class Watch:
         """
         floor = self._patience.floor + self._longest_function
         patience = replace(self._patience, floor=floor, unmeasured=floor)
-        self._monitor.watch(verifier, patience, partial(_say, is_awaited=is_awaited))
+        self._monitor.watch(verifier, patience, partial(self._say, is_awaited=is_awaited))
 
     def over_learners(self, ranks: Iterable[NamedActor], lost: Lost, is_awaited: Callable[[], bool]) -> None:
         """Listen to learner ranks beside their work; all are started again when whoever waits for one learns of it.
@@ -56,7 +56,7 @@ class Watch:
         """
 
         def told(rank: NamedActor, error: ActorFailed) -> None:
-            _say(rank, error, is_awaited)
+            self._say(rank, error, is_awaited)
             lost(rank, error)
 
         for rank in ranks:
@@ -81,13 +81,12 @@ class Watch:
         """Listen to nobody any more."""
         self._monitor.close()
 
-
-def _say(actor: NamedActor, error: ActorFailed, is_awaited: Callable[[], bool]) -> None:
-    """Say what nobody else will: why one that was stuck dies, and that one died of which nothing is asked now."""
-    if isinstance(error, Stuck):
-        log.warning("%s", error)
-    elif not is_awaited():
-        log.warning("%s %s; whoever waits for it, or asks it next, has it restarted", actor.name, error.why)
+    def _say(self, actor: NamedActor, error: ActorFailed, is_awaited: Callable[[], bool]) -> None:
+        """Say what nobody else says: why one that was stuck dies, and that one died of which nothing is asked now."""
+        if isinstance(error, Stuck):
+            log.warning("%s", error)
+        elif not is_awaited() and not self.faults.is_under_way(actor.kind):
+            log.warning("%s %s; whoever waits for it, or asks it next, has it restarted", actor.name, error.why)
 
 
 def _kill(actor: NamedActor) -> None:

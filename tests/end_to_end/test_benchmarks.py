@@ -15,7 +15,6 @@ from commands import Runs, wait_until
 pytestmark = [pytest.mark.ray, pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SETTINGS = (
-    "evaluate.benchmarks=[builtin,mine]",
     "evaluate.limit=12",
     "evaluate.votes=2",
     "evaluate.temperature=1.0",
@@ -34,12 +33,16 @@ def arguments(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     rows.append(rows[0] | {"id": "long", "prompt": "word " * 2000})
     path = tmp_path_factory.mktemp("pairs") / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [f"evaluate.benchmarks=[builtin,'{path}']", *SETTINGS[1:]]
+    return [f"evaluate.benchmarks=[builtin,'{path}']", "evaluate.label=killed", *SETTINGS]
 
 
-def log(runs: Runs, label: str) -> list[dict[str, Any]]:
-    """The judgments of an evaluation, as they stand."""
-    path = runs.path("judge") / "evaluations" / label / "judgments.jsonl"
+def folder(runs: Runs) -> Path:
+    return runs.path("judge") / "evaluations" / "killed"
+
+
+def log(runs: Runs) -> list[dict[str, Any]]:
+    """The judgments of the evaluation, as they stand."""
+    path = folder(runs) / "judgments.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
 
 
@@ -49,38 +52,36 @@ def by_key(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], str]:
 
 
 def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[str]) -> None:
-    whole = runs("evaluate", "judge", *arguments, "evaluate.label=whole")
-    assert "88 judgments" in whole
-    assert "4 not judged because their prompt is too long" in whole
-    process = runs.start("evaluate", "judge", *arguments, "evaluate.label=killed", "rollout.max_sequences=8")
-    wait_until(lambda: process.poll() is not None or len(log(runs, "killed")) > 20, 900, "the first judgments")
+    process = runs.start("evaluate", "judge", *arguments, "rollout.max_sequences=8")
+    wait_until(lambda: process.poll() is not None or len(log(runs)) > 20, 900, "the first judgments")
     assert process.poll() is None, process.communicate()
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
-    before = by_key(log(runs, "killed"))
-    assert 20 < len(before) < 88
-    again = runs("evaluate", "judge", *arguments, "evaluate.label=killed")
-    assert f"{88 - len(before)} to make" in again
-    rows = log(runs, "killed")
+    rows = log(runs)
+    before = by_key(rows)
+    assert 20 < len(before) == len(rows) < 88
+    # Ten are taken away, to be made again beside others than at first.
+    journal = folder(runs) / "judgments.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[10:]))
+    again = runs("evaluate", "judge", *arguments)
+    assert f"88 judgments, {88 - len(before) + 10} to make" in again
+    assert "4 not judged because their prompt is too long" in again
+    rows = log(runs)
     assert len(rows) == 88
     after = by_key(rows)
     assert len(after) == 88
-    assert {key: after[key] for key in before} == before
     # Sampled by a seed of its own, a judgment does not depend on what else the engine did.
-    assert after == by_key(log(runs, "whole"))
-    folders = [runs.path("judge") / "evaluations" / label for label in ("whole", "killed")]
-    first, second = (json.loads((folder / "results.json").read_text()) for folder in folders)
-    assert first["benchmarks"] == second["benchmarks"]
-    assert (folders[1] / "report.html").stat().st_size > 20_000
-    assert pq.read_table(folders[1] / "judgments.parquet").num_rows == 88
+    assert {key: after[key] for key in before} == before
+    results = json.loads((folder(runs) / "results.json").read_text())
+    assert set(results["benchmarks"]) == {"builtin", "mine"}
+    assert (folder(runs) / "report.html").stat().st_size > 20_000
+    assert pq.read_table(folder(runs) / "judgments.parquet").num_rows == 88
 
 
-def test_other_settings_are_refused_and_nothing_is_judged_twice(
-    runs: Runs, arguments: list[str], tmp_path: Path
-) -> None:
-    error = runs("evaluate", "judge", *arguments, "evaluate.label=whole", "evaluate.votes=3", status=1)
+def test_other_settings_are_refused_and_nothing_is_judged_twice(runs: Runs, arguments: list[str]) -> None:
+    error = runs("evaluate", "judge", *arguments, "evaluate.votes=3", status=1)
     assert "begun with other settings (evaluate.votes: was 2, is 3)" in error
-    out = runs("evaluate", "judge", *arguments, "evaluate.label=whole")
+    out = runs("evaluate", "judge", *arguments)
     assert "88 judgments, 0 to make" in out
     error = runs("evaluate", "judge", "evaluate.benchmarks=[rewardbench]", "evaluate.label=x", "tracking=off", status=1)
     assert "there is no benchmark 'rewardbench'" in error

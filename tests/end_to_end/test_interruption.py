@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -61,15 +62,22 @@ def test_a_run_that_was_stopped_misses_no_prompt_and_has_none_twice(runs: Runs) 
     assert {"before", "distill", "rl"} <= set(runs.summary("stopped"))
 
 
-def stopped(runs: Runs, process: subprocess.Popen[str], name: str, stage: str, number: signal.Signals) -> int:
+def stopped(
+    runs: Runs,
+    process: subprocess.Popen[str],
+    name: str,
+    stage: str,
+    number: signal.Signals,
+    its: Callable[[], list[psutil.Process]] | None = None,
+) -> int:
     """Stop a run by a signal after its second step of a stage: it says so, saves its step, and leaves nothing.
 
-    Returns the step.
+    ``its`` are the processes that have to end with it; by default all that it has started. Returns the step.
     """
     wait_until(
         lambda: process.poll() is not None or bool(runs.lines(name, stage)[1:]), 300, f"the second step of {stage}"
     )
-    started = psutil.Process(process.pid).children(recursive=True)
+    started = its() if its else psutil.Process(process.pid).children(recursive=True)
     assert of_actors(started)
     mapped = mapped_by(started)
     process.send_signal(number)
@@ -107,11 +115,6 @@ def test_damaged_checkpoint_is_named(runs: Runs) -> None:
     assert newest.name in output
 
 
-def test_an_interrupted_distillation_saves_its_step_and_leaves_nothing(runs: Runs) -> None:
-    settings = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=50", "learner.ranks=1")
-    assert stopped(runs, runs.start("run", "short", *settings), "short", "distill", signal.SIGINT) >= 2
-
-
 def free_ports(count: int) -> list[int]:
     with ExitStack() as opened:
         servers = [opened.enter_context(socket.create_server(("", 0))) for _ in range(count)]
@@ -138,22 +141,14 @@ def standing() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
             head.wait(timeout=60)
 
 
-def test_on_a_standing_cluster_a_stopped_run_ends_its_actors_and_nothing_else(
+def test_on_a_standing_cluster_an_interrupted_distillation_saves_its_step_and_ends_its_actors_and_nothing_else(
     runs: Runs, standing: tuple[subprocess.Popen[bytes], dict[str, str]]
 ) -> None:
     head, joined = standing
     overrides = (*SMALL, "distill.epochs=40", "distill.checkpoints.every=500", "learner.ranks=1")
-    runs("prepare", "guest", *overrides)
+    for name in ("data", "model"):
+        shutil.copytree(runs.path("stopped") / name, runs.path("guest") / name)
     process = runs.start("distill", "guest", *overrides, **joined)
-    wait_until(lambda: process.poll() is not None or bool(runs.lines("guest", "distill")), 300, "distillation")
-    assert process.poll() is None, process.communicate()
-    actors = of_actors(psutil.Process(head.pid).children(recursive=True))
-    assert actors
-    mapped = mapped_by(actors)
-    process.send_signal(signal.SIGTERM)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 143, out + error
-    assert f"continue distill after step {len(runs.lines('guest', 'distill'))}:" in error
-    assert left_behind(actors) == []
-    assert left_in_shared_memory(runs.path("guest"), mapped) == set()
+    family = psutil.Process(head.pid)
+    stopped(runs, process, "guest", "distill", signal.SIGINT, lambda: of_actors(family.children(recursive=True)))
     assert head.poll() is None

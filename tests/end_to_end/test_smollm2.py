@@ -25,7 +25,6 @@ TWO_STEPS = (
     "data.rl_pairs=4",
     "data.heldout_pairs=2",
     "distill.batch_size=2",
-    "distill.epochs=2",
     "rl.steps=2",
     "rl.prompts_per_step=2",
     "rl.mini_batch_prompts=2",

@@ -28,9 +28,11 @@ def death(of: NamedActor) -> ActorFailed:
 def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], tuple[Told, Told, list[Any]]]:
     """What the monitor would tell of a rank and of the verifier, where somebody waits or not; and who was lost."""
 
-    def over(is_awaited: bool) -> tuple[Told, Told, list[Any]]:
+    def over(is_awaited: bool, known: str = "") -> tuple[Told, Told, list[Any]]:
         watch, lost, watched = Watch(load_config(["recipe=tiny"])), [], []
         monkeypatch.setattr(watch._monitor, "watch", lambda actor, patience, told, group=None: watched.append(told))
+        if known:
+            watch.faults.noticed("learner", known, "died", "all ranks are restarted")
         watch.over_learners([RANK], lambda *what: lost.append(what), lambda: is_awaited)
         watch.over_verifier(VERIFIER, lambda: is_awaited)
         return watched[0], watched[1], lost
@@ -64,3 +66,15 @@ def test_who_waits_learns_of_it_by_itself_but_not_why_one_was_stuck(
         of_rank(RANK, Stuck("learner rank 1 was stuck"))
     assert [record.getMessage() for record in caplog.records] == ["learner rank 1 was stuck"]
     assert len(lost) == 2
+
+
+def test_a_death_of_which_somebody_has_learnt_is_said_once(told: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A rank whose death somebody has noticed, and who waits for room to restart all of them, and not for the rank."""
+    of_rank, of_verifier, lost = told(is_awaited=False, known="learner rank 1")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        of_rank(RANK, death(RANK))
+        assert caplog.records == []
+        of_verifier(VERIFIER, death(VERIFIER))
+    assert len(caplog.records) == 1
+    assert len(lost) == 1
