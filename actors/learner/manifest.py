@@ -91,7 +91,19 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return body
 
 
-def damage(directory: Path, manifest: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def refuse_incomplete(directory: Path) -> None:
+    """Refuse a checkpoint of which a file is missing or has another size: asked before ranks start, which read all.
+
+    Raises:
+        CheckpointError: naming the file and what to do.
+
+    """
+    manifest = read_manifest(directory)
+    refuse(directory, damage(directory, manifest, sorted(manifest["files"]), contents=False))
+
+
+def damage(directory: Path, manifest: Mapping[str, Any], names: Sequence[str], contents: bool = True) -> list[str]:
+    """What is wrong with these files, in words; without ``contents`` by their sizes alone."""
     problems = []
     for name in names:
         path, entry = directory / name, manifest["files"][name]
@@ -99,7 +111,7 @@ def damage(directory: Path, manifest: Mapping[str, Any], names: Sequence[str]) -
             problems.append(f"{name} is missing")
         elif path.stat().st_size != entry["bytes"]:
             problems.append(f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        elif sha256_file(path) != entry["sha256"]:
+        elif contents and sha256_file(path) != entry["sha256"]:
             problems.append(f"{name} is damaged (its SHA-256 differs from the manifest's)")
     return problems
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from actors.files import write_text
 from actors.learner.group import LearnerGroup
+from actors.learner.manifest import latest, refuse_incomplete
 from actors.logs import LogFile, LogFormatter
 from actors.redaction import redact
 from pipelines.config import Config, ConfigError, known_keys
@@ -143,6 +144,7 @@ def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = T
 
     Raises:
         ConfigError: the stage was begun or finished with other settings, or files it reads have another content now.
+        CheckpointError: the checkpoint that it would continue from lacks a file, or one was cut off.
 
     """
     console = Console()
@@ -157,6 +159,8 @@ def open_stage(config: Config, run: RunDirectory, name: str, resumable: bool = T
         stage.is_finished = True
         yield stage
         return
+    if newest := latest(run.checkpoints(name)):
+        refuse_incomplete(newest)
     run.note(name, settings=STAGES[name].settings(config), contents=read)
     failed = True
     warnings, ours = _Warnings(stage), logging.getLogger("pipelines")

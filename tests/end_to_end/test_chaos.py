@@ -59,9 +59,9 @@ def test_a_run_survives_the_faults_of_a_seed(tmp_path: Path) -> None:
     folder = tmp_path / f"seed-{SEED}"
     last = rl_rows(folder)[-1]["metrics"]
     told = " ".join((tmp_path / f"seed-{SEED}.run.out").read_text().split())
-    restarts = {kind: last[f"restarts/{kind}"] for kind in ("engine", "learner", "verifier")}
-    assert restarts["engine"] >= 2
-    assert restarts["learner"] >= 2
-    assert told.count("is back after") >= sum(restarts.values())
+    # Of the second driver: the first had the verifier's death, and maybe an engine's.
+    assert last["restarts/engine"] >= 2
+    assert last["restarts/learner"] >= 2
+    assert told.count("is back after") >= last["restarts/engine"] + last["restarts/learner"]
     assert told.count("continues after step") == 1
     assert "all ranks are restarted and go on from their copies of optimiser step" in told

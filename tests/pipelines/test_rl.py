@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from checkpoints import read_checkpoint, write_checkpoint
 from pairs import many_pairs
 
 from actors.learner.settings import PolicySettings
@@ -99,11 +100,10 @@ class Parts:
 
     def save(self, directory: str, state: dict[str, Any], in_background: bool = False) -> None:
         self.events.append(f"save {state['step']}")
-        Path(directory).mkdir(parents=True)
-        (Path(directory) / "state.json").write_text(json.dumps(state))
+        write_checkpoint(directory, state)
 
     def restore(self, directory: str) -> dict[str, Any]:
-        return cast(dict[str, Any], json.loads((Path(directory) / "state.json").read_text()))
+        return read_checkpoint(directory)
 
 
 class PartsInTurn(Parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
+from checkpoints import STATE, write_checkpoint
 
+from actors.learner.manifest import CheckpointError, checkpoint_path
 from actors.messages import Order, Verdict
 from pipelines.config import ConfigError
 from pipelines.config.compose import load_config
@@ -41,6 +44,26 @@ def test_a_stage_begun_with_other_settings_is_refused_and_says_which(opened: Ope
     with opened("rl.checkpoints.every=3", "rl.evaluate_every=7", "learner.ranks=2", "data.mix.folder=x") as stage:
         assert not stage.is_finished
     with opened("rl.epochs=2", "overwrite=true"), opened("rl.epochs=2") as stage:
+        assert not stage.is_finished
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_lacks_a_file_or_a_part_of_one_is_refused_before_anything_starts(
+    opened: Open, run: RunDirectory
+) -> None:
+    with opened():
+        pass
+    file = write_checkpoint(checkpoint_path(run.checkpoints("rl"), 4), {"step": 4}) / STATE
+    with opened() as stage:
+        assert not stage.is_finished
+    os.truncate(file, 9)
+    says = r"step-000004: state\.json has 9 bytes instead of 11\. Remove that folder to begin the stage"
+    with pytest.raises(CheckpointError, match=says):
+        opened().__enter__()
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"state\.json is missing"):
+        opened().__enter__()
+    with opened("overwrite=true") as stage:
         assert not stage.is_finished
 
 

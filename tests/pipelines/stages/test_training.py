@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from checkpoints import read_checkpoint, write_checkpoint
 
 from actors.learner.group import LearnerGroup
 from actors.messages import Verdict
@@ -35,14 +36,13 @@ class Learners:
 
     def save(self, path: str, state: dict[str, Any], in_background: bool = False) -> None:
         self.calls.append(f"{Path(path).name}{' in background' * in_background}")
-        Path(path).mkdir(parents=True)
-        (Path(path) / "state.json").write_text(json.dumps(state))
+        write_checkpoint(path, state)
 
     def finish_saving(self) -> None:
         self.calls.append("finish")
 
     def restore(self, path: str) -> dict[str, Any]:
-        return json.loads((Path(path) / "state.json").read_text())
+        return read_checkpoint(path)
 
 
 LEARNERS = cast(LearnerGroup, Learners())
