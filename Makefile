@@ -152,7 +152,7 @@ bench: .venv/.ready-bench ## measure speed; ONLY=name,name for some measures
 	$(BIN)/python -m pipelines.speed $(if $(ONLY),--only $(call quote,$(ONLY)))
 
 .PHONY: chaos
-chaos: setup ## kill, stop and damage parts of short tiny runs at moments drawn by SEEDS=0,1, FAULTS=5 each; status 1 if anything is lost
+chaos: setup ## kill, stop, damage and starve parts of short tiny runs at moments drawn by SEEDS=0,1, FAULTS=5 each; status 1 if anything is lost
 	$(BIN)/python -m pipelines.chaos $(if $(SEEDS),--seeds $(call quote,$(SEEDS))) $(if $(FAULTS),--faults $(call quote,$(FAULTS))) $(LINE)
 
 .PHONY: picture
