@@ -276,11 +276,12 @@ class Learner:
         trainer.step, trainer.skipped = extra["optimizer_step"], extra["skipped"]
         return extra["stage"]
 
-    def keep_copies(self, holder: Any) -> None:
-        """From the next loading on, copy what is trained after every optimiser step; this Ray actor has the memory."""
+    def keep_copies(self, holder: Any, elsewhere: bool) -> None:
+        """From the next loading on, copy what is trained after every optimiser step; this Ray actor has the memory, and
+        sends the copies to another node where they are kept ``elsewhere`` as well."""
         from actors.learner.copies import RemoteHolder
 
-        self._holder = RemoteHolder(holder)
+        self._holder = RemoteHolder(holder, elsewhere)
 
     def copies(self) -> tuple[int, str]:
         """Optimiser steps that what is trained now has had, and why no copies are made; empty: they are."""

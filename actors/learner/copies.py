@@ -40,6 +40,10 @@ _RECORD_ROOM = 2**16
 """Bytes for a record beyond twice those of the first: all are of nearly the same length."""
 _TIMES_FREE = PLACES + 1
 """Times a copy's bytes that have to be free: a checkpoint that is written in the background takes one more."""
+_SEND_SECONDS = 600.0
+_BEHIND_SECONDS = 10.0
+"""How long a step waits for the copy before it to be on another node: then that node has none of it, and nobody is
+taken for stuck."""
 
 
 class NoCopies(UserError, RuntimeError):
@@ -53,12 +57,18 @@ class Holder(Protocol):
 
     def held(self) -> tuple[str, list[int]]: ...
 
+    def send(self, step: int) -> str: ...
+
+    def forget(self, step: int) -> None: ...
+
 
 class RemoteHolder:
     """A holder that is a Ray actor."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, elsewhere: bool) -> None:
+        """``elsewhere``: it sends copies to another node."""
         self._handle = handle
+        self._elsewhere = elsewhere
 
     def reserve(self, size: int) -> str:
         """See :meth:`CopyHolder.reserve`."""
@@ -68,10 +78,19 @@ class RemoteHolder:
         """See :meth:`CopyHolder.held`."""
         return self._answer(self._handle.held.remote())
 
-    def _answer(self, reference: Any) -> Any:
+    def send(self, step: int) -> str:
+        """See :meth:`CopyHolder.send`."""
+        return self._answer(self._handle.send.remote(step), _SEND_SECONDS) if self._elsewhere else ""
+
+    def forget(self, step: int) -> None:
+        """See :meth:`CopyHolder.forget`."""
+        if self._elsewhere:
+            self._answer(self._handle.forget.remote(step))
+
+    def _answer(self, reference: Any, seconds: float = ANSWER_SECONDS) -> Any:
         import ray
 
-        return ray.get(reference, timeout=ANSWER_SECONDS)
+        return ray.get(reference, timeout=seconds)
 
 
 class Memory:
@@ -159,6 +178,10 @@ class Copier:
         self._memory: Memory | None = None
         self._table: list[Entry] = []
         self._thread: threading.Thread | None = None
+        self._is_written = threading.Event()
+        """Whether the copy that was begun last is whole on this node; it may be on its way to another."""
+        self._is_written.set()
+        self._told = ""
 
     def begin(self, trainer: Trainer) -> None:
         """Copy the state as it is now, while other things are done that do not change it. All ranks call this."""
@@ -180,14 +203,20 @@ class Copier:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
         arguments = (self._memory, trainer.step, plain, record, stream)
+        self._is_written.clear()
         self._thread = threading.Thread(target=self._copy, args=arguments, name="copy", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the copy that is being made: what it is of may change then."""
+        """Wait for the copy that is being made: what it is of may change then.
+
+        And, for some seconds, until it is on another node, where copies are sent to one: all ranks meet after this, so
+        what is whole there is of the step before on every rank.
+        """
+        self._is_written.wait()
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.join()
+            thread.join(_BEHIND_SECONDS)
 
     def close(self) -> None:
         """Copy no more, and let the memory go."""
@@ -209,6 +238,7 @@ class Copier:
         record: StateRecord = pickle.loads(self._memory.record(step))
         # What a rank had of the step after it, others had not.
         self._memory.invalidate(step + 1)
+        self._holder.forget(step + 1)
         give_state(trainer, record)
         tensors = list(state_tensors(trainer))
         self._table = table_of(tensors)
@@ -227,7 +257,21 @@ class Copier:
             # Training goes on without.
             log.exception("no copy of optimiser step %d", step)
             self.refusal = one_line(str(error))
-        self.seconds = time.monotonic() - began
+        finally:
+            self.seconds = time.monotonic() - began
+            self._is_written.set()
+        if not self.refusal:
+            self._send(step)
+
+    def _send(self, step: int) -> None:
+        """Let the holder send a copy to another node, if it has a peer there."""
+        try:
+            why = self._holder.send(step)
+        except Exception as error:
+            why = one_line(str(error))
+        if why != self._told:
+            log.info("copies on another node: %s", f"none of optimiser step {step}: {why}" if why else "there again")
+            self._told = why
 
     def _open(self, size: int) -> None:
         """Have memory for copies, on all ranks or on none."""

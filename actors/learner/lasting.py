@@ -12,11 +12,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get, settled
+from actors.learner.holders import Holders
 from actors.restarts import Fault, Faults, StartTime
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ class Revival:
     being ended."""
     is_ending: Callable[[], bool]
     """Whether ranks are being ended: then they die of that."""
-    holders: Sequence[NamedActor]
-    """By rank, who has the memory for its copies."""
+    holders: Holders
+    """Who has the memory for their copies."""
     faults: Faults
     tell: Callable[[str], None]
     """Gets a line where no copies can be made."""
@@ -119,7 +120,8 @@ class LastingRanks:
         what = f"learner ranks to meet at {address}:{port}"
         self._once("join", what, address, port, seconds=rendezvous + ANSWER_SECONDS)
         if self._revival is not None:
-            handles = [(holder.handle,) for holder in self._revival.holders]
+            holders = self._revival.holders
+            handles = [(handle, holders.elsewhere) for handle in holders.ready()]
             call = Call("keep_copies", handles, "learner ranks to know their copies", self._timeout)
             self._send(call)
             get(call.references, call.seconds, call.what, call.actors)
@@ -292,23 +294,20 @@ class LastingRanks:
         """Where all ranks can come back to so that what came after is in the journal; None: nowhere."""
         assert self._revival is not None
         latest = [self._done, self._done - 1]
-        try:
-            asked = [holder.handle.held.remote() for holder in self._revival.holders]
-            held = get(asked, ANSWER_SECONDS, "copies to be found", self._revival.holders)
-        except (ActorFailed, DeadlineExceeded):
-            log.info("the learners' copies are not all there", exc_info=True)
-            held = []
-        whole = set.intersection(*(set(steps) for _, steps in held)) if held else set()
+        held = self._revival.holders.steps()
+        known = [steps for steps in held if steps is not None]
+        whole = set.intersection(*known) if len(known) == len(held) else set()
         for step in latest:
             if step in whole:
                 return _Point(step, True)
         if self._began.step in latest:
             return self._began
-        self.lacking = "for no copy of their state is whole on all of them" if held else "for their copies are gone too"
+        are_there = len(known) == len(held)
+        self.lacking = (
+            f"for {'no copy of their state is whole on all of them' if are_there else 'their copies are gone too'}"
+        )
         return None
 
     def _drop_copies(self) -> None:
         if self._revival is not None:
-            dropped = [holder.handle.drop.remote() for holder in self._revival.holders]
-            with suppress(ActorFailed, DeadlineExceeded):  # Those that are gone hold nothing.
-                get(dropped, ANSWER_SECONDS, "copies to be let go", self._revival.holders)
+            self._revival.holders.drop()

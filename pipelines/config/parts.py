@@ -67,6 +67,9 @@ class Learner:
     peer_copy: bool = True
     """Copy the training state into memory outside of the ranks after every optimiser step, so that ranks that die come
     back with the step before instead of the last checkpoint. Two copies are kept, where three times one is free."""
+    copies_on_other_nodes: bool = False
+    """Send these copies on to the node of another rank, so that the loss of a node loses no step either. Takes as much
+    memory again, and a copy's bytes over the network in every optimiser step."""
     threads: int = number(1, at_least=1)
 
 

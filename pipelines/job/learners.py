@@ -9,7 +9,8 @@ from collections.abc import Callable
 from actors.deadlines import NamedActor
 from actors.learner.actor import Learner
 from actors.learner.group import LearnerGroup
-from actors.learner.holder import CopyHolder
+from actors.learner.holder import THREADS, CopyHolder
+from actors.learner.holders import Holders
 from actors.learner.lasting import Revival
 from actors.monitor import Lost
 from actors.placement import Placement
@@ -45,7 +46,7 @@ class LearnerRanks:
         self.group: LearnerGroup | None = None
         """They, from the moment that they are started."""
         self._actors: list[NamedActor] = []
-        self._holders: list[NamedActor] = []
+        self._holders: Holders | None = None
         self._is_ending = False
         self._starting = threading.Lock()
         """Held while ranks are started in the place of others, which no end of all of them must miss."""
@@ -86,14 +87,17 @@ class LearnerRanks:
         ]
 
     def _revival(self) -> Revival:
+        learner = self._config.learner
+        self._holders = Holders(learner.ranks, self._holder, learner.copies_on_other_nodes)
+        return Revival(self._restarted, lambda: self._is_ending, self._holders, self._watch.faults, log.warning)
+
+    def _holder(self, rank: int) -> NamedActor:
+        """Who holds a rank's copies, on the rank's node, without anything of its own."""
         import ray
 
-        for rank in range(self._config.learner.ranks):
-            # On the rank's node, without anything of its own.
-            options = self._placed().options("learner", rank) | {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
-            holder = ray.remote(CopyHolder).options(**options).remote()
-            self._holders.append(NamedActor(holder, f"who holds the copies of learner rank {rank}"))
-        return Revival(self._restarted, lambda: self._is_ending, self._holders, self._watch.faults, log.warning)
+        options = self._placed().options("learner", rank) | {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0}
+        holder = ray.remote(CopyHolder).options(max_concurrency=THREADS, **options).remote()
+        return NamedActor(holder, f"who holds the copies of learner rank {rank}")
 
     def _restarted(self) -> list[NamedActor] | None:
         """Others in the place of the ranks, without waiting for them; None where all are being ended."""
@@ -110,7 +114,8 @@ class LearnerRanks:
         """End the actors, for which threads of the driver may wait while they train, save or publish."""
         with self._starting:
             self._is_ending = True
-        self._watch.end([*self._actors, *self._holders])
+        holders = [] if self._holders is None else [holder for holder in self._holders.actors if holder is not None]
+        self._watch.end([*self._actors, *holders])
 
     def end_dead(self) -> None:
         """End what is left of ranks of which one is dead: the others wait for it, and nobody waits for them."""
@@ -119,4 +124,4 @@ class LearnerRanks:
 
     def forget(self) -> None:
         """The next to ask gets other ranks."""
-        self.group, self._actors, self._holders, self._is_ending = None, [], [], False
+        self.group, self._actors, self._holders, self._is_ending = None, [], None, False

@@ -112,6 +112,8 @@ def budget(config: Config, shape: ModelShape, training: tuple[str, ...] | None =
     copies = 0.0
     if training and config.learner.peer_copy and not shares_devices(config):
         copies = _COPIES * checkpoint * max(node.count("learner") for node in nodes) / config.learner.ranks
+        if config.learner.copies_on_other_nodes and sum(bool(node.count("learner")) for node in nodes) > 1:
+            copies *= 2  # Those of as many ranks of other nodes.
     return Budget(learner, engine, driver, max(taken), copies, publish, checkpoint, disk, nodes, turns, moved)
 
 

@@ -155,7 +155,7 @@ class RankWithoutModel:
         if address != "here":
             raise ConnectionError(f"nobody meets at {address}:{port}")
 
-    def keep_copies(self, holder: Any) -> None:
+    def keep_copies(self, holder: Any, elsewhere: bool) -> None:
         pass
 
     def load(self, *arguments: Any) -> int:

@@ -21,6 +21,7 @@ from actors.deadlines import ActorFailed, NamedActor, get
 from actors.learner.actor import BESIDE, Learner
 from actors.learner.group import LearnerGroup
 from actors.learner.holder import CopyHolder
+from actors.learner.holders import Holders
 from actors.learner.lasting import Revival
 from actors.restarts import Fault, Faults, StartTime
 
@@ -45,6 +46,10 @@ def state(learner: Learner) -> dict[str, Any]:
     return found | {"counts": (trainer.step, trainer.skipped), "random": random_state.capture()}
 
 
+def start_holder(rank: int) -> NamedActor:
+    return NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}")
+
+
 class NeverMeets(Learner):
     def rendezvous(self) -> tuple[str, int] | None:
         threading.Event().wait()
@@ -57,9 +62,7 @@ class Job:
     def __init__(self, logs: Path) -> None:
         self.told: list[str] = []
         self.faults = Faults(10, 3600.0, self.told.append)
-        self.holders = [
-            NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}") for rank in range(2)
-        ]
+        self.holders = Holders(2, start_holder)
         self.is_ending = False
         self.coming: list[type] = []
         """What the next rank 1 is, where it is no learner as it should be."""
@@ -119,7 +122,7 @@ class Job:
         self._killing.start()
 
     def end(self) -> None:
-        for actor in [*self._started, *self.holders]:
+        for actor in [*self._started, *filter(None, self.holders.actors)]:
             ray.kill(actor.handle)
 
 
@@ -263,13 +266,15 @@ def test_ranks_that_cannot_come_back_or_must_not_are_an_error(quiet: Quiet) -> N
         job.group.logprobs(sequences(8, 0))
 
     job.is_ending = False
-    ray.get(job.holders[1].handle.drop.remote(), timeout=60)
+    holder = job.holders.actors[1]
+    assert holder is not None
+    ray.get(holder.handle.drop.remote(), timeout=60)
     with pytest.raises(ActorFailed) as caught:
         job.group.supervised_step(sequences(8, 3))
     assert caught.value.kind == "learner"
     assert job.group.ranks.lacking == "for no copy of their state is whole on all of them"
 
-    ray.kill(job.holders[1].handle)
+    ray.kill(holder.handle)
     with pytest.raises(ActorFailed, match=r"a supervised step: learner rank 0 \(log: .*\) died"):
         job.group.supervised_step(sequences(8, 3))
     assert job.group.ranks.lacking == "for their copies are gone too"

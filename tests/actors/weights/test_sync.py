@@ -19,6 +19,7 @@ from actors.deadlines import ActorFailed, NamedActor
 from actors.learner import lasting as learner_revival
 from actors.learner.group import LearnerGroup
 from actors.learner.holder import CopyHolder
+from actors.learner.holders import Holders
 from actors.messages import LoadedWeights, WeightUpdate
 from actors.restarts import Faults
 from actors.rollout.fleet import RolloutFleet
@@ -71,7 +72,7 @@ def test_weights_of_a_learner_that_died_before_engines_had_them_are_published_on
         120.0,
         reviving(tmp_path, faults),
     )
-    holders = [NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}") for rank in range(2)]
+    holders = Holders(2, lambda rank: NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}"))
     started: list[NamedActor] = []
 
     def restart() -> list[NamedActor]:
@@ -98,7 +99,7 @@ def test_weights_of_a_learner_that_died_before_engines_had_them_are_published_on
     if directory is None:
         joined = [line for line in said(tmp_path, "rollout-0") if line.startswith("joined")]
         assert joined == ["joined there:2 as 1 of 3"] * 2, "engines meet the new sender, once"
-    for actor in [*started, *holders]:
+    for actor in [*started, *filter(None, holders.actors)]:
         ray.kill(actor.handle)
 
 

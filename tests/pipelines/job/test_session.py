@@ -38,6 +38,11 @@ def logs(session: Session) -> set[str]:
     return {file.name for file in session.run.logs.iterdir()}
 
 
+def holders(session: Session) -> list[NamedActor]:
+    assert session._learners._holders is not None
+    return [holder for holder in session._learners._holders.actors if holder is not None]
+
+
 def block(actor: Any) -> None:
     threading.Event().wait()
 
@@ -107,7 +112,7 @@ def test_all_of_it_ends_with_the_session_also_where_a_stage_fails(session: Sessi
             session.verifier()
             assert session._verifier._actor is not None
             started.extend([*session.rollouts("model").workers, *session.learners().actors, session._verifier._actor])
-            started.extend(session._learners._holders)
+            started.extend(holders(session))
             session.weights_directory.mkdir()
             raise ZeroDivisionError
 
@@ -172,9 +177,9 @@ def test_only_the_learners_are_released(session: Session) -> None:
     with session:
         fleet, group = session.rollouts("model"), session.learners()
         session.weight_sync()
-        holders = session._learners._holders
+        ended = [*group.actors, *holders(session)]
         session.release_learners()
-        assert [has_ended(actor) for actor in [*group.actors, *holders]] == [True] * 4
+        assert [has_ended(actor) for actor in ended] == [True] * 4
         assert session.rollouts() is fleet
         with pytest.raises(RuntimeError, match="start both first"):
             session.weight_sync()

@@ -51,7 +51,7 @@ ARRIVALS: dict[str, tuple[Any, Callable[[Any], Any], set[str]]] = {
     "learner": (
         Config().learner,
         lambda it: learner_settings(replace(Config(), learner=it)),
-        {"ranks", "micro_batch_tokens", "lora", "peer_copy"},
+        {"ranks", "micro_batch_tokens", "lora", "peer_copy", "copies_on_other_nodes"},
     ),
     "optimizer": (Optimizer(), lambda it: optimizer_settings(it, 10), {"warmup_fraction", "betas"}),
     "algorithm": (
