@@ -40,6 +40,7 @@ def check(config: Config) -> None:
         _of_optimizers(config),
         _of_devices(config),
         _of_turns(config),
+        _of_copies(config),
     ):
         if reason := next(reasons, None):
             raise ConfigError(reason)
@@ -232,3 +233,13 @@ def _of_turns(config: Config) -> Iterator[str]:
             f"rollout.workers={rollout.workers} and learner.ranks={learner.ranks} must be equal with {shared}: an "
             "engine and a rank have a device together"
         )
+
+
+def _of_copies(config: Config) -> Iterator[str]:
+    if not config.learner.copies_on_other_nodes:
+        return
+    sent = "learner.copies_on_other_nodes=true sends on the copies that"
+    if not config.learner.peer_copy:
+        yield f"{sent} learner.peer_copy=false does not make: set learner.peer_copy=true, or leave it out"
+    if config.cluster.share_devices:
+        yield f"{sent} learners on shared devices do not make: set cluster.share_devices=false, or leave it out"

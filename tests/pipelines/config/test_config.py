@@ -87,6 +87,15 @@ def test_what_needs_engines_and_learners_at_once_does_not_go_with_devices_in_tur
         load_config([*SHARED, override])
 
 
+@pytest.mark.parametrize("other", ["learner.peer_copy=false", "cluster.share_devices=true"])
+def test_copies_that_are_not_made_are_not_sent_on(other: str) -> None:
+    sent = "learner.copies_on_other_nodes=true"
+    assert load_config([sent]).learner.copies_on_other_nodes
+    overrides = [*SHARED, sent] if "devices" in other else [sent, other]
+    with pytest.raises(ConfigError, match=rf"{sent} .*{other.partition('=')[0]}=(true|false).*leave it out"):
+        load_config(overrides)
+
+
 def test_odd_mini_batch_cannot_hold_both_orders() -> None:
     with pytest.raises(ConfigError, match=r"must be even with data\.orders=both"):
         load_config(["rl.prompts_per_step=9", "rl.mini_batch_prompts=3"])

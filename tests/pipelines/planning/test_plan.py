@@ -97,6 +97,7 @@ def test_two_copies_of_the_learners_state_are_told_and_no_limit() -> None:
     recipe = "recipe=rm_r1_deepseek_32b"
     found = planned(recipe)
     assert found["copies_gib"] == pytest.approx(12 * 32_763_876_352 / GIB, rel=1e-3)
+    assert planned(recipe, "learner.copies_on_other_nodes=true")["copies_gib"] == 2 * found["copies_gib"]
     without = planned(recipe, "learner.peer_copy=false")
     assert without["copies_gib"] == 0
     assert without["node_gib"] == found["node_gib"]
