@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import ray.cloudpickle
+from deaths import kill_actor
 from judge_ranks import build_model, sequences
+from placed_holders import Places
 from small_settings import small_learner, small_optimizer, small_policy
 
 from actors.deadlines import ActorFailed, NamedActor, get
 from actors.learner.actor import BESIDE, Learner
 from actors.learner.group import LearnerGroup
-from actors.learner.holder import CopyHolder
 from actors.learner.holders import Holders
 from actors.learner.lasting import Revival
 from actors.restarts import Fault, Faults, StartTime
@@ -46,10 +47,6 @@ def state(learner: Learner) -> dict[str, Any]:
     return found | {"counts": (trainer.step, trainer.skipped), "random": random_state.capture()}
 
 
-def start_holder(rank: int) -> NamedActor:
-    return NamedActor(ray.remote(CopyHolder).options(num_cpus=0).remote(), f"holder {rank}")
-
-
 class NeverMeets(Learner):
     def rendezvous(self) -> tuple[str, int] | None:
         threading.Event().wait()
@@ -59,10 +56,10 @@ class NeverMeets(Learner):
 class Job:
     """A group of two ranks that may come back, and what is said of it."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, elsewhere: bool = False) -> None:
         self.told: list[str] = []
         self.faults = Faults(10, 3600.0, self.told.append)
-        self.holders = Holders(2, start_holder)
+        self.holders = Holders(2, Places("one", "another").start, elsewhere)
         self.is_ending = False
         self.coming: list[type] = []
         """What the next rank 1 is, where it is no learner as it should be."""
@@ -103,8 +100,8 @@ class Job:
         handle = self.group.actors[rank].handle
         return int(ray.get(handle.processes.options(concurrency_group=BESIDE).remote(), timeout=60).members[0][0])
 
-    def kill_in(self, method: str, rank: int) -> None:
-        """Kill a rank when it is in the middle of a call, which comes."""
+    def kill_in(self, method: str, rank: int, with_holder: bool = False) -> None:
+        """Kill a rank when it is in the middle of a call, that comes, and who holds its copies, as with their node."""
         handle, process = self.group.actors[rank].handle, self.process(rank)
 
         def kill() -> None:
@@ -115,6 +112,9 @@ class Job:
                 if beat.at == method:
                     begun = beat.progress if begun is None else begun
                     if beat.progress > begun + 1:
+                        if with_holder and (holder := self.holders.actors[rank]):
+                            os.kill(process, signal.SIGSTOP)
+                            kill_actor(holder.handle)
                         os.kill(process, signal.SIGKILL)
                         return
 
@@ -128,7 +128,7 @@ class Job:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
-    made = Job(tmp_path)
+    made = Job(tmp_path, elsewhere=True)
     yield made
     made.end()
 
@@ -174,13 +174,14 @@ def train(group: LearnerGroup, begun: Callable[[str], None]) -> list[dict[str, f
 
 
 def test_ranks_killed_in_the_middle_of_steps_come_back_from_their_copies(job: Job, model: str, quiet: Quiet) -> None:
-    """One with gradients of a part of its batch; all at once, between steps; one with the next step given to it."""
+    """One with gradients of a part of its batch; all at once, between steps; one with the next step given to it, and
+    with the node of its copies, of which another node has others."""
 
     def begun(what: str) -> None:
         if what == "policy 1":
             job.kill_in("policy_step", 1)
         elif what == "supervised 4":
-            job.kill_in("supervised_step", 0)
+            job.kill_in("supervised_step", 0, with_holder=True)
         elif what == "policy 2":
             for rank in range(2):
                 os.kill(job.process(rank), signal.SIGKILL)
