@@ -152,6 +152,9 @@ def why_it_died(text: str) -> str:
                 "log says more"
             )
         return one_line(re.split(r" There are some potential root causes", detail)[0])
-    # What is left of the report without the actor's particulars.
-    lines = [line for line in text.splitlines() if not line.startswith(("\t", "  "))]
-    return one_line("\n".join(lines[-1:] if len(lines) > 1 else lines))
+    # What is left of the report without the actor's particulars; of an exception its indented lines say what is wrong.
+    every = text.splitlines()
+    lines = [number for number, line in enumerate(every) if not line.startswith(("\t", "  "))]
+    if lines and _EXCEPTION.match(every[lines[-1]]):
+        return one_line("\n".join(every[lines[-1] :]))
+    return one_line("\n".join(every[number] for number in (lines[-1:] if len(lines) > 1 else lines)))

@@ -107,6 +107,14 @@ def test_a_cause_above_is_found_in_the_log(tmp_path: Path) -> None:
             'Traceback (most recent call last):\n  File "w.py", line 4, in __init__\nValueError: no such model\n',
             "ValueError: no such model",
         ),
+        (
+            "The actor died because of an error raised in its creation task, ray::Worker.__init__() (pid=1, ip=::1)\n"
+            '  File "w.py", line 4, in __init__\n    start()\n'
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+            "  Value error, Model architectures ['Nobodys'] are not supported [type=value_error, input_value=3]\n"
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+            "1 validation error for ModelConfig: Value error, Model architectures ['Nobodys'] are not supported",
+        ),
         ("Task was killed due to the node running low on memory.\nMemory on the node was 23GB / 24GB", "low on memory"),
     ],
 )
