@@ -61,9 +61,9 @@ def test_a_killed_evaluation_ends_like_a_whole_one(runs: Runs, arguments: list[s
     rows = log(runs)
     before = by_key(rows)
     assert 20 < len(before) == len(rows) < 88
-    # Ten are taken away, to be made again beside others than at first.
+    # The last ten are taken away, to be made again beside others than at first. (The first are of prompts too long.)
     journal = folder(runs) / "judgments.jsonl"
-    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[10:]))
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[: len(rows) - 10]))
     again = runs("evaluate", "judge", *arguments)
     assert f"88 judgments, {88 - len(before) + 10} to make" in again
     assert "4 not judged because their prompt is too long" in again
