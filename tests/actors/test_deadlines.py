@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deaths import kill_actor
 
 from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, failure, get, settled, wait
 from actors.logs import redirect_output, write_stacks
@@ -115,11 +116,10 @@ def test_who_lost_a_peer_is_asked_only_until_that_ones_death_is_known(
 def test_an_actor_that_cannot_be_reached_is_asked_until_it_is_known_what_became_of_it(
     workers: list[NamedActor],
 ) -> None:
-    import ray
     from ray.exceptions import ActorUnavailableError
 
     alive, dead = (replace(worker, kind="engine") for worker in workers)
-    ray.kill(dead.handle)
+    kill_actor(dead.handle)
     lost = [failure(ActorUnavailableError("RpcError", None), "traces", worker) for worker in (alive, dead)]
     assert str(lost[0]) == f"traces: {alive} cannot be reached: the connection to its process was lost"
     assert settled(lost[0]) is lost[0], "it answers"

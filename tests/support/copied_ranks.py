@@ -33,6 +33,12 @@ class Given:
     def held(self) -> tuple[str, list[int]]:
         return self._path, []
 
+    def send(self, step: int) -> str:
+        return ""
+
+    def forget(self, step: int) -> None:
+        pass
+
 
 def play(rank: int, model: str, path: str, begin: int, steps: int, dies_in: int, left: str) -> None:
     learner = Learner(rank, 2, small_learner(timeout=60.0))
