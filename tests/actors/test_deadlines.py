@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deaths import kill_actor
 
 from actors.deadlines import ActorFailed, DeadlineExceeded, NamedActor, failure, get, settled, wait
 from actors.logs import redirect_output, write_stacks
@@ -116,6 +115,7 @@ def test_who_lost_a_peer_is_asked_only_until_that_ones_death_is_known(
 def test_an_actor_that_cannot_be_reached_is_asked_until_it_is_known_what_became_of_it(
     workers: list[NamedActor],
 ) -> None:
+    from deaths import kill_actor  # Here: the cluster's processes import this file, and do not find that one.
     from ray.exceptions import ActorUnavailableError
 
     alive, dead = (replace(worker, kind="engine") for worker in workers)
