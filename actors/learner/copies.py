@@ -41,6 +41,7 @@ _RECORD_ROOM = 2**16
 _TIMES_FREE = PLACES + 1
 """Times a copy's bytes that have to be free: a checkpoint that is written in the background takes one more."""
 _SEND_SECONDS = 600.0
+"""For a copy to be on another node: gigabytes, over a network."""
 _BEHIND_SECONDS = 10.0
 """How long a step waits for the copy before it to be on another node: then that node has none of it, and nobody is
 taken for stuck."""

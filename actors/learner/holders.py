@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.deadlines import ANSWER_SECONDS, ActorFailed, DeadlineExceeded, NamedActor, get
+from actors.learner.holder import NOTHING
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Holders:
                 self._take(rank, peer)
         if gone and self.elsewhere:
             self._pair()
-        return [holder.handle for holder in self._there()]
+        return [holder.handle for holder in self.there()]
 
     def steps(self) -> list[set[int] | None]:
         """The optimiser steps by rank of which there is a whole copy, here or there; None: nobody has any memory."""
@@ -57,11 +58,11 @@ class Holders:
 
     def drop(self) -> None:
         """Let all copies go; holders that are gone hold nothing."""
-        for holder in self.actors:
-            if holder is not None:
-                _asked(holder, "drop", "copies to be let go")
+        for holder in self.there():
+            _asked(holder, "drop", "copies to be let go")
 
-    def _there(self) -> list[NamedActor]:
+    def there(self) -> list[NamedActor]:
+        """Those that were started."""
         return [holder for holder in self.actors if holder is not None]
 
     def _own_steps(self, rank: int) -> set[int] | None:
@@ -70,8 +71,6 @@ class Holders:
         return None if held is None else set(held[1])
 
     def _guest_steps(self, rank: int, peer: int) -> set[int] | None:
-        from actors.learner.holder import NOTHING
-
         holder = self.actors[peer]
         kept = None if holder is None else _asked(holder, "guests", "copies to be found on another node", rank)
         return None if kept is None else {head.step for head in kept[1] if head.step != NOTHING}
@@ -86,7 +85,7 @@ class Holders:
 
     def _pair(self) -> None:
         """Let each send to one of the next node, spread over those; with one node to nobody."""
-        holders = self._there()
+        holders = self.there()
         nodes = get([each.handle.node.remote() for each in holders], ANSWER_SECONDS, "nodes of holders", holders)
         on = {node: [rank for rank, of in enumerate(nodes) if of == node] for node in nodes}
         after = dict(zip(on, [*list(on)[1:], nodes[0]], strict=True))

@@ -114,8 +114,7 @@ class LearnerRanks:
         """End the actors, for which threads of the driver may wait while they train, save or publish."""
         with self._starting:
             self._is_ending = True
-        holders = [] if self._holders is None else [holder for holder in self._holders.actors if holder is not None]
-        self._watch.end([*self._actors, *holders])
+        self._watch.end([*self._actors, *(self._holders.there() if self._holders else [])])
 
     def end_dead(self) -> None:
         """End what is left of ranks of which one is dead: the others wait for it, and nobody waits for them."""

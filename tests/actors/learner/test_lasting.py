@@ -122,7 +122,7 @@ class Job:
         self._killing.start()
 
     def end(self) -> None:
-        for actor in [*self._started, *filter(None, self.holders.actors)]:
+        for actor in [*self._started, *self.holders.there()]:
             ray.kill(actor.handle)
 
 

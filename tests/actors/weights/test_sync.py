@@ -99,7 +99,7 @@ def test_weights_of_a_learner_that_died_before_engines_had_them_are_published_on
     if directory is None:
         joined = [line for line in said(tmp_path, "rollout-0") if line.startswith("joined")]
         assert joined == ["joined there:2 as 1 of 3"] * 2, "engines meet the new sender, once"
-    for actor in [*started, *filter(None, holders.actors)]:
+    for actor in [*started, *holders.there()]:
         ray.kill(actor.handle)
 
 

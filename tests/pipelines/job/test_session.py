@@ -40,7 +40,7 @@ def logs(session: Session) -> set[str]:
 
 def holders(session: Session) -> list[NamedActor]:
     assert session._learners._holders is not None
-    return [holder for holder in session._learners._holders.actors if holder is not None]
+    return session._learners._holders.there()
 
 
 def block(actor: Any) -> None:
